@@ -1,0 +1,270 @@
+"""The command line, ``act-steering``: exit status 0 when it did what was asked, 2 with one sentence when not."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import torch
+
+from .errors import MapError
+from .fitting import fit
+from .mapfile import load_map, save_map
+from .maps import ActMap, Interval, Moved, Order, Support
+from .prompts import PromptSet, load_prompt_set, read_lines
+from .steering import steer
+from .transport import Estimator
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from .models.transformers import TransformersModel
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit status."""
+    args = _parser().parse_args(arguments)
+    try:
+        args.command(args)
+    except MapError as error:
+        print(f"act-steering: {error}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        print(f"act-steering: {error.name} is missing; run 'pip install \"act-steering[demo]\"'.", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("act-steering: stopped; nothing was written.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="act-steering", description="Steer generative models with Activation Transport maps."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], None], purpose: str, example: str):
+        sub = commands.add_parser(
+            name,
+            help=purpose,
+            description=purpose,
+            epilog=f"example:\n  act-steering {example}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        sub.set_defaults(command=run)
+        return sub
+
+    demo = command("demo", _demo, "Fit a map on a small language model and watch it work.", "demo")
+    demo.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for the map (%(default)s)")
+
+    fitting = command(
+        "fit",
+        _fit,
+        "Fit a map from two lists of prompts.",
+        "fit --prompts prompt_sets/gloomy_to_cheerful.txt --out cheerful.safetensors",
+    )
+    _add_model(fitting)
+    fitting.add_argument("--prompts", type=Path, help="prompt set: a text file with [source] and [target] headings")
+    fitting.add_argument("--source", type=Path, help="instead: a text file of source prompts, one a line")
+    fitting.add_argument("--target", type=Path, help="and one of target prompts")
+    fitting.add_argument("--out", type=Path, required=True, help="the map to write, a .safetensors file")
+    fitting.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
+    fitting.add_argument("--sites", default="auto", help="norms, attention, mlp, blocks, all, auto, or patterns")
+    fitting.add_argument("--estimator", choices=get_args(Estimator), default="linear")
+    fitting.add_argument("--order", choices=get_args(Order), default="causal")
+    fitting.add_argument("--support", choices=get_args(Support), default="unbounded")
+    fitting.add_argument("--interval", choices=get_args(Interval), default="token", help="of an observed support")
+    fitting.add_argument("--moved", choices=get_args(Moved), default="source")
+    fitting.add_argument("--batch-size", type=int, default=32, help="prompts that run together (%(default)s)")
+    fitting.add_argument("--memory", type=float, metavar="MIB", help="most memory the fit may take besides the model")
+    fitting.add_argument("--seed", type=int, default=0)
+    for key in ("title", "author", "description", "license"):
+        fitting.add_argument(f"--{key}", default="", help=f"{key} that the file shows")
+
+    inspect = command("inspect", _inspect, "Show what is in a map.", "inspect cheerful.safetensors")
+    inspect.add_argument("map", type=Path)
+    inspect.add_argument("--model", help="also try it on this model: a folder, a GGUF file, or 'default'")
+
+    generate = command(
+        "generate",
+        _generate,
+        "Continue a prompt with a steered language model.",
+        "generate --map cheerful.safetensors --strength 0 1 'When I woke up, I'",
+    )
+    _add_model(generate)
+    generate.add_argument("prompt", nargs="+", help="one or several prompts")
+    generate.add_argument("--map", type=Path, required=True)
+    generate.add_argument("--strength", type=float, nargs="+", default=[1.0], help="one or several strengths (1)")
+    generate.add_argument("--tokens", type=int, default=40, help="most new tokens (%(default)s)")
+    generate.add_argument("--temperature", type=float, default=0.8)
+    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
+    return parser
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--model", default="default", help="model folder or GGUF file; the default is the small model of the demo"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
+
+
+def _load_model(name: str, dtype: str = "float32", device: str = "cpu") -> TransformersModel:
+    import transformers
+
+    from .models.transformers import TransformersModel
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    print("Loading the language model ...", flush=True)
+    try:
+        on = torch.device(device)
+    except RuntimeError as error:
+        raise MapError(f"There is no device {device!r}; try cpu or cuda.") from error
+    if name == "default":
+        return TransformersModel.default(dtype=DTYPES[dtype], device=on)
+    return TransformersModel.from_pretrained(name, dtype=DTYPES[dtype], device=on)
+
+
+def _bar(label: str, total: int | None = None) -> tqdm[Any]:
+    from tqdm import tqdm
+
+    return tqdm(desc=label, total=total, bar_format="{desc}: {bar:30} {n_fmt}/{total_fmt} [{elapsed}]", file=sys.stdout)
+
+
+def _fit_with_bar(model: TransformersModel, prompts: PromptSet, **settings: object) -> ActMap:
+    with _bar(f"Fitting {prompts.source_name} to {prompts.target_name}") as bar:
+
+        def progress(done: int, total: int, _site: str) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        return fit(model, prompts.source, prompts.target, progress=progress, **settings)  # pyright: ignore
+
+
+def _fit(args: argparse.Namespace) -> None:
+    out: Path = args.out
+    if out.exists() and not args.overwrite:
+        raise MapError(f"{out} is there already; choose another name, or add --overwrite.")
+    if out.suffix != ".safetensors" or not out.parent.is_dir():
+        raise MapError(f"{out} cannot be written; name a .safetensors file in a folder that exists.")
+    if args.prompts:
+        prompts = load_prompt_set(args.prompts)
+    elif args.source and args.target:
+        sides = (args.source, args.target)
+        prompts = PromptSet(*(side.stem for side in sides), *(tuple(read_lines(side)) for side in sides))
+    else:
+        raise MapError("Name a prompt set with --prompts, or two files with --source and --target.")
+    model = _load_model(args.model, args.dtype, args.device)
+    names = ("sites", "estimator", "order", "support", "interval", "moved", "batch_size", "seed")
+    settings = {name: getattr(args, name) for name in names}
+    budget = None if args.memory is None else int(args.memory * 2**20)
+    act_map = _fit_with_bar(model, prompts, memory_budget=budget, **settings)
+    title = args.title or f"{prompts.source_name} to {prompts.target_name}"
+    save_map(act_map, out, title=title, author=args.author, description=args.description, license=args.license)
+    for note in act_map.record.notes:
+        print(f"Note: {note}.")
+    print(f"Saved {out} ({out.stat().st_size / 1e6:.2f} MB): {len(act_map)} sites, {act_map.record.walk} walk.")
+    print(f"Try it:  act-steering generate --map {out} --strength 0 1 'When I woke up this morning, I'")
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    act_map = load_map(args.map)
+    record, card = act_map.record, act_map.card
+    rows = {
+        "title": card.title,
+        "author": card.author,
+        "description": card.description,
+        "license": card.license,
+        "strength": card.strength_range and "{:g} to {:g} recommended".format(*card.strength_range),
+        "fitted": f"{record.estimator}, {record.order}, {record.support} support, {record.walk} walk",
+        "prompts": f"{record.source_count} source, {record.target_count} target; first: {record.source_prompts[:1]} "
+        f"to {record.target_prompts[:1]}",
+        "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
+        "notes": "; ".join((*record.notes, *record.patches, *record.edits)),
+    }
+    for name, base in record.base.items():
+        rows[name] = f"{base.architecture}, structure {base.structure[:12]}, weights {base.weights[:12] or 'none'}"
+    for name, text in rows.items():
+        if text:
+            print(textwrap.fill(f"{name:<15} {text}", 110, subsequent_indent=" " * 16))
+    print(f"{'sites':<15} {len(act_map)}, channels without a slope: {act_map.fallbacks}\n")
+
+    most = max((t.effect or 0.0 for t in act_map.transports.values()), default=0.0)
+    print(f"{'effect':>8}  {'slope':>6}  {'':20}  site (effect: median shift of the mean, in deviations of the source)")
+    for site, transport in act_map.transports.items():
+        effect = transport.effect or 0.0
+        bar = "#" * round(20 * effect / most) if most else ""
+        print(f"{effect:8.3f}  {float(transport.omega.median()):6.3f}  {bar:20}  {site.key}")
+
+    if args.model:
+        model = _load_model(args.model)
+        with steer(model.module, act_map) as steering:
+            model.generate("The", max_new_tokens=1)
+            print(f"\nOn {model.name}: {steering.coverage}.")
+            for warning in steering.warnings:
+                print(f"Warning: {warning}")
+            steering.check()
+
+
+def _generate(args: argparse.Namespace) -> None:
+    act_map = load_map(args.map)
+    model = _load_model(args.model, args.dtype, args.device)
+    for strength in args.strength:
+        with steer(model.module, act_map, strength) as steering:
+            for warning in steering.warnings if strength == args.strength[0] else ():
+                print(f"Warning: {warning}")
+            texts = model.generate_all(
+                args.prompt,
+                max_new_tokens=args.tokens,
+                temperature=args.temperature,
+                seed=args.seed,
+                chat=args.chat,
+            )
+            steering.check()
+        for prompt, text in zip(args.prompt, texts, strict=True):
+            print(f"\n[strength {strength:g}] {prompt}{'' if not args.chat else chr(10)}{text}")
+
+
+def _demo(args: argparse.Namespace) -> None:
+    from . import demo
+
+    model = _load_model("default")
+    prompts = load_prompt_set(demo.prompt_set())
+    act_map = _fit_with_bar(model, prompts)
+    args.output.mkdir(parents=True, exist_ok=True)
+    path = save_map(
+        act_map,
+        args.output / "gloomy_to_cheerful.safetensors",
+        title="Gloomy to cheerful",
+        description="Turns the mood of continued sentences; negative strengths make them gloomy.",
+        license="CC0-1.0",
+        strength_range=(-1.0, 1.0),
+    )
+    print(
+        f"Fitted {len(act_map)} sites on {len(prompts.source)} + {len(prompts.target)} sentences; saved "
+        f"{path} ({path.stat().st_size / 1e6:.2f} MB) and loaded it again."
+    )
+    with _bar(f"Continuing {demo.CONTINUATIONS} openings at each strength", len(demo.STRENGTHS)) as bar:
+        rows = demo.measure(model, load_map(path), demo.STRENGTHS, bar.update)
+    print("\nstrength   mood (VADER, 95% interval)   perplexity of prose   one of the continuations")
+    for row in rows:
+        low, high = row.interval
+        sample = textwrap.shorten(row.sample, 88)
+        print(
+            f"{row.strength:8.2f}   {row.mood:+.2f}  [{low:+.2f}, {high:+.2f}]   {row.perplexity:19.1f}      {sample}"
+        )
+    print(
+        f"\nThe map is {path}. What to try next:\n"
+        f"  act-steering generate --map {path} --strength -1 0 1 'The letter from my aunt said'\n"
+        f"  act-steering inspect {path}\n"
+        "  act-steering fit --source calm.txt --target wild.txt --out wild.safetensors   (one sentence a line)"
+    )

@@ -1,0 +1,81 @@
+"""The demonstration: a map is fitted, saved and loaded, and a real language model is seen to follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+from .maps import ActMap
+from .models.transformers import TransformersModel
+from .prompts import read_lines
+from .steering import steer
+
+DATA = Path(__file__).parent / "demo_data"
+STRENGTHS = (-1.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
+CONTINUATIONS = 64
+NEW_TOKENS = 24
+
+
+@dataclass(frozen=True)
+class Row:
+    """What the model did at one strength.
+
+    Attributes:
+        sample: the continuation of the first opening.
+        mood: mean VADER compound score of the continuations, from -1 to 1.
+        interval: 95% bootstrap interval of it.
+        perplexity: of prose that the fit never saw.
+    """
+
+    strength: float
+    sample: str
+    mood: float
+    interval: tuple[float, float]
+    perplexity: float
+
+
+def openings() -> list[str]:
+    """Neutral beginnings for the model to continue."""
+    return read_lines(DATA / "openings.txt")[:CONTINUATIONS]
+
+
+def measure(
+    model: TransformersModel, act_map: ActMap, strengths: Sequence[float], step: Callable[[], object]
+) -> list[Row]:
+    """One row for each strength; `step` is called after each."""
+    prompts, prose = openings(), read_lines(DATA / "prose.txt")
+    rows: list[Row] = []
+    for strength in strengths:
+        with steer(model.module, act_map, strength) as steering:
+            continuations = model.generate_all(prompts, max_new_tokens=NEW_TOKENS)
+            perplexity = model.perplexity(prose)
+            steering.check()
+        scores = moods(continuations)
+        rows.append(Row(strength, f"{prompts[0]}{continuations[0]}", scores.mean(), interval(scores), perplexity))
+        step()
+    return rows
+
+
+def moods(texts: Sequence[str]) -> np.ndarray:
+    """VADER compound score of each text, from -1 (gloomy) to 1 (cheerful)."""
+    analyzer: Any = SentimentIntensityAnalyzer()
+    return np.array([analyzer.polarity_scores(text)["compound"] for text in texts])
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """95% bootstrap interval (percentiles of 2,000 resamples) of the mean."""
+    drawn: Any = stats.bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=0)
+    return drawn.confidence_interval.low, drawn.confidence_interval.high
+
+
+def prompt_set() -> Path:
+    """The prompt set of the demonstration: beside the package in a checkout, inside it when installed."""
+    inside = Path(__file__).parent / "prompt_sets"
+    folder = inside if inside.is_dir() else Path(__file__).parent.parent / "prompt_sets"
+    return folder / "gloomy_to_cheerful.txt"

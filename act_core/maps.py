@@ -1,0 +1,230 @@
+"""The ACT map: all transports of one model, with what is needed to trust them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import torch
+
+from .errors import MapError
+from .transport import Estimator, Transport
+
+Layout = Literal["vector", "tokens", "spatial"]
+Order = Literal["causal", "simultaneous"]
+Support = Literal["unbounded", "observed"]
+Interval = Literal["token", "pooled"]
+Moved = Literal["source", "both"]
+Spatial = Literal["shift", "pointwise"]
+Walk = Literal["exact", "streamed"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One output tensor of one submodule that is read and moved.
+
+    Attributes:
+        component: part of the pipeline, such as ``language_model`` or ``diffusion_model``.
+        name: dotted name of the submodule inside the component.
+        output: index into the outputs of a submodule that returns several; None for a lone tensor.
+        layout: ``vector`` ``[rows, channels]``, ``tokens`` ``[rows, tokens, channels]`` or
+            ``spatial`` ``[rows, channels, height, width]``.
+        channels: how many.
+    """
+
+    component: str
+    name: str
+    output: int | None
+    layout: Layout
+    channels: int
+
+    @property
+    def key(self) -> str:
+        """``component/name``, with ``#index`` where the submodule has several outputs."""
+        return f"{self.component}/{self.name}" + ("" if self.output is None else f"#{self.output}")
+
+
+def matches(patterns: Sequence[str], key: str) -> bool:
+    """Whether a site key fits one of the fnmatch patterns, with or without its output index."""
+    return any(fnmatchcase(key, p) or fnmatchcase(key.partition("#")[0], p) for p in patterns)
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """What a component was when the map was fitted.
+
+    Attributes:
+        architecture: family, such as ``llama``.
+        structure: SHA-256 over family, site names and channels.
+        weights: SHA-256 over the one-dimensional parameters in bfloat16; empty where there are none.
+    """
+
+    architecture: str
+    structure: str
+    weights: str
+
+
+@dataclass(frozen=True)
+class FitRecord:
+    """How a map came to be.
+
+    Attributes:
+        interval: what the observed support spans: single values (``token``) or pooled ones (``pooled``); feature
+            maps whose mean is shifted have pooled intervals always.
+        moved: which prompts walk on with the upstream maps acting.
+        walk: ``streamed`` where the prompts did not fit into memory and were seen group after group.
+        source_prompts, target_prompts: what it was fitted on; a large set keeps its first prompts only, and
+            ``source_count``, ``target_count`` and ``prompts_sha256`` tell of all of them.
+        base: fingerprints of the base model, by component.
+        patches: what else acted on the model while it was fitted.
+        notes: what the fit had to do differently from what it was asked.
+        edits: what was done to the map since.
+    """
+
+    estimator: Estimator = "linear"
+    order: Order = "causal"
+    support: Support = "unbounded"
+    interval: Interval = "token"
+    moved: Moved = "source"
+    spatial: Spatial = "shift"
+    walk: Walk = "exact"
+    seed: int = 0
+    source_prompts: tuple[str, ...] = ()
+    target_prompts: tuple[str, ...] = ()
+    source_count: int = 0
+    target_count: int = 0
+    prompts_sha256: str = ""
+    base: Mapping[str, Fingerprint] = field(default_factory=dict[str, Fingerprint])
+    versions: Mapping[str, str] = field(default_factory=dict[str, str])
+    patches: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    edits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the author tells about a map; ``strength_range`` is the recommended range of the strength."""
+
+    title: str = ""
+    author: str = ""
+    description: str = ""
+    license: str = ""
+    strength_range: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ActMap:
+    """Transports by site, in execution order, with their record and card. Maps are never changed in place."""
+
+    transports: Mapping[Site, Transport]
+    record: FitRecord = field(default_factory=FitRecord)
+    card: Card = field(default_factory=Card)
+
+    def __post_init__(self) -> None:
+        if not self.transports:
+            raise MapError("A map needs at least one site.")
+        for site, transport in self.transports.items():
+            if transport.channels != site.channels:
+                raise MapError(f"Site {site.key} has {site.channels} channels, its transport {transport.channels}.")
+
+    def __len__(self) -> int:
+        return len(self.transports)
+
+    def __getitem__(self, key: str) -> Transport:
+        """The transport of the site with this key."""
+        return self.transports[self.site(key)]
+
+    def site(self, key: str) -> Site:
+        """The site with this key.
+
+        Raises:
+            KeyError: no such site.
+        """
+        for site in self.transports:
+            if site.key == key:
+                return site
+        raise KeyError(key)
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Components in the order in which their first site runs."""
+        return tuple(dict.fromkeys(site.component for site in self.transports))
+
+    @property
+    def fallbacks(self) -> int:
+        """Channels without a usable slope, over all sites."""
+        return sum(transport.fallbacks for transport in self.transports.values())
+
+    def restrict(self, *patterns: str) -> ActMap:
+        """Only the sites that fit one of the patterns (fnmatch on ``component/name``)."""
+        kept = {site: t for site, t in self.transports.items() if matches(patterns, site.key)}
+        if not kept:
+            raise MapError(f"No site of the map fits {', '.join(patterns)}; the first is {self._first.key}.")
+        return self._edited(kept, f"restricted to {', '.join(patterns)}")
+
+    def scaled(self, strength: float) -> ActMap:
+        """The map that at strength 1 does what this one does at `strength`."""
+        return self._transformed(lambda transport: transport.scaled(strength), f"scaled by {strength:g}")
+
+    def inverse(self) -> ActMap:
+        """The map from target to source, ``(a - beta) / omega`` per channel; its ``fallbacks`` counts the
+        channels whose slope was too small to invert."""
+        inverse = self._transformed(Transport.inverse, "inverted")
+        record = replace(
+            inverse.record,
+            source_prompts=self.record.target_prompts,
+            target_prompts=self.record.source_prompts,
+            source_count=self.record.target_count,
+            target_count=self.record.source_count,
+        )
+        return replace(inverse, record=record)
+
+    def then(self, other: ActMap) -> ActMap:
+        """The one map that at strength 1 acts like this map followed by `other`.
+
+        Raises:
+            MapError: one of them has observed support, or a site of the same key differs in shape.
+        """
+        composed = dict(self.transports)
+        for site, transport in other.transports.items():
+            mine = next((s for s in composed if s.key == site.key), None)
+            if mine is None:
+                composed[site] = transport
+            elif mine != site or self.record.spatial != other.record.spatial:
+                raise MapError(f"The two maps read site {site.key} differently; they cannot be composed.")
+            else:
+                composed[site] = composed[site].then(transport)
+        if any(t.bounded for t in composed.values()):
+            raise MapError(
+                "Only maps with unbounded support can be composed into one; apply the two maps one after the other."
+            )
+        edited = self._edited(composed, f"then {other.card.title or 'another map'}")
+        return replace(edited, record=replace(edited.record, base={**other.record.base, **self.record.base}))
+
+    def difference(self, other: ActMap) -> dict[str, float]:
+        """Largest relative difference of any omega or beta, by site key.
+
+        Raises:
+            MapError: the two maps do not have the same sites.
+        """
+        if set(self.transports) != set(other.transports):
+            raise MapError("The two maps have different sites and cannot be compared.")
+        differences: dict[str, float] = {}
+        for site, mine in self.transports.items():
+            theirs = other.transports[site]
+            x, y = (torch.cat([t.omega, t.beta]).double() for t in (mine, theirs))
+            scale = torch.maximum(x.abs(), y.abs()).clamp(min=torch.finfo(torch.float64).tiny)
+            differences[site.key] = float(((x - y).abs() / scale).max())
+        return differences
+
+    @property
+    def _first(self) -> Site:
+        return next(iter(self.transports))
+
+    def _transformed(self, change: Callable[[Transport], Transport], edit: str) -> ActMap:
+        return self._edited({site: change(t) for site, t in self.transports.items()}, edit)
+
+    def _edited(self, transports: Mapping[Site, Transport], edit: str) -> ActMap:
+        return ActMap(transports, replace(self.record, edits=(*self.record.edits, edit)), self.card)

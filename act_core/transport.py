@@ -1,0 +1,222 @@
+"""Estimators: the values of one channel in, the affine map of that channel out.
+
+A transport moves the activations of a *source* onto those of a *target*, channel by channel, with
+``T(a) = omega * a + beta``. It is the best affine approximation of the one-dimensional optimal transport
+between the two sets of values, which couples them in sorted order (Rodriguez et al., "Controlling Language
+and Diffusion Models by Transporting Activations", ICLR 2025, section 3.2, definition 3.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor
+
+from .errors import MapError
+
+Estimator = Literal["linear", "mean", "gaussian"]
+ESTIMATORS: tuple[Estimator, ...] = ("linear", "mean", "gaussian")
+
+# A slope below this cannot be inverted without blowing rounding noise up a thousandfold.
+LEAST_INVERTIBLE_SLOPE = 1e-3
+
+
+class Statistics(NamedTuple):
+    """Means and population deviations of the pooled values, float32 ``[channels]`` each."""
+
+    source_mean: Tensor
+    source_std: Tensor
+    target_mean: Tensor
+    target_std: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Transport:
+    """The affine maps of all channels of one site.
+
+    Attributes:
+        omega: slopes, float32 ``[channels]``.
+        beta: offsets, float32 ``[channels]``, in units of the activation.
+        low, high: support interval, float32 ``[channels]`` each; None where support is unbounded.
+        statistics: of the values it was fitted on; None when a file does not carry them.
+        fallbacks: how many channels had no usable slope and only shift their mean.
+        effect: how far the mean moves, in deviations of the source, median over channels; None if not known.
+    """
+
+    omega: Tensor
+    beta: Tensor
+    low: Tensor | None = None
+    high: Tensor | None = None
+    statistics: Statistics | None = None
+    fallbacks: int = 0
+    effect: float | None = None
+
+    @property
+    def channels(self) -> int:
+        return self.omega.numel()
+
+    @property
+    def bounded(self) -> bool:
+        """Whether the map acts inside its support interval only."""
+        return self.low is not None
+
+    def apply(self, a: Tensor, strength: float = 1.0) -> Tensor:
+        """``(1 - strength) * a + strength * T(a)`` for activations ``[..., channels]`` of any floating dtype."""
+        if strength == 0:
+            return a
+        gain, offset = (self.omega - 1) * strength, self.beta * strength
+        return displace(a, gain, offset, self.low, self.high)
+
+    def inverse(self) -> Transport:
+        """``(a - beta) / omega``; a channel whose slope is too small to invert takes its mean shift back.
+
+        Raises:
+            MapError: a slope is too small and the statistics that give the mean shift are not there.
+        """
+        omega, beta = self.omega.double(), self.beta.double()
+        flat = omega < LEAST_INVERTIBLE_SLOPE
+        inverse_omega = torch.where(flat, 1.0, 1.0 / omega.masked_fill(flat, 1.0))
+        inverse_beta = -beta * inverse_omega
+        if bool(flat.any()):
+            if self.statistics is None:
+                raise MapError(
+                    "This map has channels with a slope near zero and no statistics, so it cannot be inverted; "
+                    "fit the opposite map instead, with source and target prompts exchanged."
+                )
+            mean = self.statistics.source_mean.double()
+            inverse_beta = torch.where(flat, mean - (omega * mean + beta), inverse_beta)
+        low = high = None
+        if self.low is not None and self.high is not None:
+            low, high = (_keep(omega * edge.double() + beta) for edge in (self.low, self.high))
+        swapped = self.statistics and Statistics(*self.statistics[2:], *self.statistics[:2])
+        return Transport(
+            _keep(inverse_omega), _keep(inverse_beta), low, high, swapped, int(flat.sum()), swapped and _effect(swapped)
+        )
+
+    def then(self, other: Transport) -> Transport:
+        """The one affine map that acts like this transport followed by `other`; both must be unbounded."""
+        if self.bounded or other.bounded:
+            raise MapError(
+                "Only maps with unbounded support can be composed into one; apply the two maps one after the other."
+            )
+        omega, beta = other.omega.double(), other.beta.double()
+        return Transport(
+            _keep(omega * self.omega.double()),
+            _keep(omega * self.beta.double() + beta),
+            fallbacks=max(self.fallbacks, other.fallbacks),
+        )
+
+    def scaled(self, strength: float) -> Transport:
+        """The transport that at strength 1 does what this one does at `strength`."""
+        return replace(
+            self,
+            omega=_keep(1 + strength * (self.omega.double() - 1)),
+            beta=_keep(strength * self.beta.double()),
+            statistics=None,
+            effect=None if self.effect is None else abs(strength) * self.effect,
+        )
+
+
+def displace(a: Tensor, gain: Tensor, offset: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+    """``a + (gain * a + offset)``, where given only for values inside ``[low, high]``.
+
+    The coefficients broadcast against `a` and take its dtype and device. The displacement is rounded before it
+    is added, so half-precision activations keep their precision: a slope near 1 is never rounded itself.
+    """
+    moved = torch.addcmul(offset.to(a), a, gain.to(a)).add_(a)
+    if low is None or high is None:
+        return moved
+    return torch.where((a >= low.to(a)) & (a <= high.to(a)), moved, a)
+
+
+def fit_transport(
+    source: Tensor,
+    target: Tensor,
+    estimator: Estimator = "linear",
+    *,
+    activation_dtype: torch.dtype | None = None,
+    interval: tuple[Tensor, Tensor] | None = None,
+) -> Transport:
+    """Fit one transport per channel, in float64, on the device of the values.
+
+    With n source and m target values the two empirical quantile functions are step functions; they are coupled
+    exactly, with the widths of the common steps as weights (for n = m: sorted value to sorted value).
+
+    Args:
+        source: pooled values ``[n, channels]``, one a prompt.
+        target: pooled values ``[m, channels]``.
+        estimator: ``linear`` (least squares on the coupling, the paper's Linear-AcT), ``mean`` (shift of the
+            mean, Mean-AcT), or ``gaussian`` (mean and deviation, the closed form between Gaussians).
+        activation_dtype: of the activations before pooling; it sets below which deviation a channel counts as
+            constant. Default: the dtype of `source`.
+        interval: lower and upper end of the support, ``[channels]`` each; None leaves it unbounded.
+
+    Raises:
+        MapError: fewer than two values on a side, shapes that do not match, or values that are not finite.
+    """
+    if estimator not in ESTIMATORS:
+        raise MapError(f"There is no estimator {estimator!r}; choose one of {', '.join(ESTIMATORS)}.")
+    if source.ndim != 2 or target.ndim != 2 or source.shape[1] != target.shape[1]:
+        raise MapError(
+            f"Source {list(source.shape)} and target {list(target.shape)} must both be [values, channels] "
+            "with the same channels."
+        )
+    if len(source) < 2 or len(target) < 2:
+        raise MapError("A transport needs at least two source and two target values; add prompts.")
+    eps = torch.finfo(activation_dtype or source.dtype).eps
+
+    a, b = source.double(), target.double()
+    if not (bool(a.isfinite().all()) and bool(b.isfinite().all())):
+        raise MapError("Some activations are NaN or infinite; run the model in a wider dtype, such as bfloat16.")
+    mean_a, mean_b = a.mean(0), b.mean(0)
+    std_a, std_b = (v.std(0, correction=0) for v in (a, b))
+
+    flat = std_a <= (4 * eps * mean_a.abs()).clamp(min=1e-6)
+    if estimator == "mean":
+        omega = torch.ones_like(mean_a)
+    else:
+        # Neither rounding nor a tie may carry the slope past the bounds that Cauchy-Schwarz gives it.
+        steepest = std_b / std_a.masked_fill(flat, 1.0)
+        if estimator == "gaussian":
+            omega = steepest
+        else:
+            covariance = _coupled_covariance(a - mean_a, b - mean_b)
+            slope = covariance / std_a.square().masked_fill(flat, 1.0)
+            omega = torch.minimum(slope.clamp(min=0), steepest)
+        omega = omega.masked_fill(flat, 1.0)
+    beta = mean_b - omega * mean_a
+
+    low, high = (None, None) if interval is None else (_keep(edge) for edge in interval)
+    statistics = Statistics(*(_keep(s) for s in (mean_a, std_a, mean_b, std_b)))
+    fallbacks = 0 if estimator == "mean" else int(flat.sum())
+    transport = Transport(_keep(omega), _keep(beta), low, high, statistics, fallbacks, _effect(statistics))
+    if not (bool(transport.omega.isfinite().all()) and bool(transport.beta.isfinite().all())):
+        raise MapError("Some activations are too large for the float32 of a map; scale the model's input down.")
+    return transport
+
+
+def _coupled_covariance(a: Tensor, b: Tensor) -> Tensor:
+    """Covariance under the sorted coupling of centred values ``[n, channels]`` and ``[m, channels]``."""
+    n, m = len(a), len(b)
+    a, b = a.sort(0).values, b.sort(0).values
+    if n == m:
+        return (a * b).mean(0)
+    # Both step functions jump at multiples of 1/n and 1/m: counted in units of 1/(n m) these are whole numbers.
+    starts = torch.cat([torch.arange(0, n * m, m), torch.arange(0, n * m, n)])
+    edges = cast("Tensor", starts.unique()).to(a.device)
+    widths = torch.diff(edges, append=edges.new_tensor([n * m])).to(a) / (n * m)
+    return widths @ (a[edges // m] * b[edges // n])
+
+
+def _effect(statistics: Statistics) -> float:
+    mean_a, std_a, mean_b, _ = statistics
+    moved = std_a > 0
+    return float(((mean_b - mean_a).abs() / std_a)[moved].median()) if bool(moved.any()) else 0.0
+
+
+def _keep(values: Tensor) -> Tensor:
+    """A float32 copy on the CPU that outlives the caller's inference mode."""
+    with torch.inference_mode(False):
+        return values.detach().to("cpu", torch.float32, copy=True)
