@@ -66,8 +66,11 @@ def pool(x: Tensor, layout: Layout, mask: Tensor | None) -> Tensor:
         return x.mean((2, 3), dtype=torch.float32)
     if mask is None:
         return x.mean(1, dtype=torch.float32)
-    real = mask.unsqueeze(-1)
-    return x.masked_fill(~real, 0).sum(1, dtype=torch.float32) / real.sum(1)
+    weights = (mask / mask.sum(1, keepdim=True)).unsqueeze(1)
+    pooled = torch.bmm(weights, x.float())
+    if not bool(pooled.isfinite().all()):  # what stands at the padding may be anything, and does not count
+        pooled = torch.bmm(weights, x.float().masked_fill(~mask.unsqueeze(-1), 0))
+    return pooled.squeeze(1)
 
 
 def extremes(x: Tensor, layout: Layout, mask: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ DATA = Path(__file__).parent / "demo_data"
 STRENGTHS = (-1.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 CONTINUATIONS = 64
 NEW_TOKENS = 24
+PARAGRAPHS = 20
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def measure(
     model: TransformersModel, act_map: ActMap, strengths: Sequence[float], step: Callable[[], object]
 ) -> list[Row]:
     """One row for each strength; `step` is called after each."""
-    prompts, prose = openings(), read_lines(DATA / "prose.txt")
+    prompts, prose = openings(), read_lines(DATA / "prose.txt")[:PARAGRAPHS]
     rows: list[Row] = []
     for strength in strengths:
         with steer(model.module, act_map, strength) as steering:

@@ -169,10 +169,10 @@ def _check_settings(settings: FitRecord) -> None:
 def _dry_run(
     model: FitModel, components: Sequence[Component], prompts: Sequence[str], sites: str, *, metered: bool
 ) -> tuple[list[Site], Need]:
-    """The sites in execution order, from a run of the two longest prompts, and what a prompt takes."""
-    longest = sorted(prompts, key=len)[-2:]
+    """The sites in execution order, from a run of two prompts, and what a prompt takes at most, if metered."""
+    by_length = sorted(prompts, key=len)
     # Prompts whose conditioning differs in shape come in several batches: the first shows all there is to see.
-    batch = model.batches(longest, len(longest))[0]
+    batch = model.batches(by_length[-2:] if metered else by_length[:2], 2)[0]
     if not metered:
         return discover(components, sites, batch.run, batch.rows), Need(0, 0)
     with MemoryMeter() as meter:

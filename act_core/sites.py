@@ -32,7 +32,7 @@ class Coverage:
     Attributes:
         expected: keys of all sites of the map.
         missing: keys that the model does not have.
-        fires: how often each found site fired.
+        fires: how often each found site fired; a site inside a compiled graph counts once.
     """
 
     expected: tuple[str, ...]

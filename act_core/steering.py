@@ -115,14 +115,19 @@ class Steering:
             )
 
     def __enter__(self) -> Steering:
-        for site, module in self._modules.items():
-            forward = _FORWARDS.setdefault(module, _SteeredForward())
-            forward.add(module, site.output, self._layers[site])
+        try:
+            for site, module in self._modules.items():
+                forward = _FORWARDS.setdefault(module, _SteeredForward())
+                forward.add(module, site.output, self._layers[site])
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         for site, module in self._modules.items():
-            _FORWARDS[module].remove(self._layers[site])
+            if forward := _FORWARDS.get(module):
+                forward.remove(self._layers[site])
 
 
 def active_maps(root: nn.Module) -> tuple[str, ...]:
@@ -145,7 +150,10 @@ class _Layer:
 
     @property
     def fires(self) -> int:
-        return self._fires + (self.slot.fires - self._fires_before if self.slot else 0)
+        if self.slot is None:
+            return self._fires
+        counted = self.slot.fires - self._fires_before
+        return self._fires + max(counted, int(self.slot.compiled and self.strength != 0))
 
     def join(self, slot: _Slot) -> None:
         self.slot, self._fires_before = slot, slot.fires
@@ -201,6 +209,7 @@ class _Slot:
         self.layers: list[_Layer] = []
         self.steps: list[_Step] = []
         self.fires = 0
+        self.compiled = False
 
     def refold(self) -> None:
         """Fold the layers anew. Steps are updated in place where they can be, so that no graph is compiled again."""
@@ -211,7 +220,9 @@ class _Slot:
     def __call__(self, x: Tensor) -> Tensor:
         for step in self.steps:
             x = step(x)
-        if not torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            self.compiled = True  # written and never read here: a counter would make a new graph at each call
+        else:
             self.fires += 1
         return x
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -167,11 +168,12 @@ def fit_transport(
         raise MapError("A transport needs at least two source and two target values; add prompts.")
     eps = torch.finfo(activation_dtype or source.dtype).eps
 
-    a, b = source.double(), target.double()
+    a, b = source.detach().double(), target.detach().double()
     if not (bool(a.isfinite().all()) and bool(b.isfinite().all())):
         raise MapError("Some activations are NaN or infinite; run the model in a wider dtype, such as bfloat16.")
     mean_a, mean_b = a.mean(0), b.mean(0)
-    std_a, std_b = (v.std(0, correction=0) for v in (a, b))
+    a, b = a - mean_a, b - mean_b
+    std_a, std_b = (v.square().mean(0).sqrt() for v in (a, b))
 
     flat = std_a <= (4 * eps * mean_a.abs()).clamp(min=1e-6)
     if estimator == "mean":
@@ -182,8 +184,7 @@ def fit_transport(
         if estimator == "gaussian":
             omega = steepest
         else:
-            covariance = _coupled_covariance(a - mean_a, b - mean_b)
-            slope = covariance / std_a.square().masked_fill(flat, 1.0)
+            slope = _coupled_covariance(a, b) / std_a.square().masked_fill(flat, 1.0)
             omega = torch.minimum(slope.clamp(min=0), steepest)
         omega = omega.masked_fill(flat, 1.0)
     beta = mean_b - omega * mean_a
@@ -200,7 +201,7 @@ def fit_transport(
 def _coupled_covariance(a: Tensor, b: Tensor) -> Tensor:
     """Covariance under the sorted coupling of centred values ``[n, channels]`` and ``[m, channels]``."""
     n, m = len(a), len(b)
-    a, b = a.sort(0).values, b.sort(0).values
+    a, b = _sorted(a), _sorted(b)
     if n == m:
         return (a * b).mean(0)
     # Both step functions jump at multiples of 1/n and 1/m: counted in units of 1/(n m) these are whole numbers.
@@ -208,6 +209,13 @@ def _coupled_covariance(a: Tensor, b: Tensor) -> Tensor:
     edges = cast("Tensor", starts.unique()).to(a.device)
     widths = torch.diff(edges, append=edges.new_tensor([n * m])).to(a) / (n * m)
     return widths @ (a[edges // m] * b[edges // n])
+
+
+def _sorted(values: Tensor) -> Tensor:
+    """Each column in ascending order; on a CPU numpy's sort is several times as fast as torch's."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.sort(values.numpy(), axis=0))
+    return values.sort(0).values
 
 
 def _effect(statistics: Statistics) -> float:

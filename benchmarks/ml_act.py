@@ -1,0 +1,182 @@
+"""The fit of the reference implementation, apple/ml-act, run from a checkout of it and otherwise untouched.
+
+Only what is handed to it is ours: the model object, and a dataset of our prompts. Its loop over the modules, its
+hooks, and the file it writes for each prompt and module run as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import logging
+import sys
+import tempfile
+import warnings
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+from unittest.mock import MagicMock
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from act_core.models.transformers import TransformersModel
+
+from .common import stop
+
+# Imported by ml-act at the top of modules that the fit needs, for parts of them that it never reaches: image
+# pipelines, logging to a web service, and drawing.
+STANDINS = ("diffusers", "wandb", "PIL")
+
+# A site of our maps and of theirs: its slopes and offsets.
+Coefficients = tuple[Tensor, Tensor]
+
+
+class MlAct:
+    """ml-act's incremental fit of Linear-AcT on a given model.
+
+    Args:
+        checkout: folder of the repository.
+        model: whose module is fitted.
+        patterns: regular expressions of the module names.
+    """
+
+    def __init__(self, checkout: Path, model: TransformersModel, patterns: Sequence[str]) -> None:
+        if not (checkout / "act" / "scripts" / "learn_intervention.py").is_file():
+            stop(f"There is no checkout of apple/ml-act at {checkout}; clone it and give its folder.")
+        self._model = model
+        self._patterns = patterns
+        self._configs = checkout.resolve() / "act" / "configs"
+        try:
+            self._script = _imported(checkout.resolve(), "act.scripts.learn_intervention")
+        except ImportError as error:
+            stop(
+                f"ml-act needs {error.name}; run 'pip install --no-deps -c constraints.txt -r benchmarks/requirements.txt'."
+            )
+
+    def fit(
+        self, source: Sequence[str], target: Sequence[str], batch_size: int, quantiles: str
+    ) -> dict[str, Coefficients]:
+        """Slopes and offsets by module name, in the order in which the modules were fitted.
+
+        Args:
+            source, target: prompts, equally many.
+            batch_size: prompts that run together; it should divide their number, else a batch holds both sides.
+            quantiles: name of the support of the maps, as in its configuration: ``q_0_100`` or ``q_all``.
+        """
+        script = self._script
+        with tempfile.TemporaryDirectory() as folder, self._fed(source, target), _quiet():
+            config = self._config(folder, batch_size, quantiles)
+            responses = script.ResponsesManager(config.responses)
+            interventions = script.InterventionsManager(responses.output_path, config.interventions)
+            try:
+                interventions.learn_intervention_all_incremental(responses)
+            finally:
+                responses.model.remove_hooks()  # it leaves those of the last module
+            folder = Path(interventions.output_path)
+            return {name: _coefficients(folder / f"{name}.statedict") for name in responses.module_names}
+
+    def _config(self, folder: str, batch_size: int, quantiles: str) -> Any:
+        """Its own configuration of text generation with linear_ot, for our model and prompts."""
+        import hydra
+
+        names = ",".join(f"'{pattern}'" for pattern in self._patterns)
+        settings = {
+            "device": "cpu",
+            "cache_dir": folder,
+            "data_dir": folder,
+            "batch_size": batch_size,
+            "intervention_params": "linear_ot",
+            "intervention_params.hook_params.quantiles_src": quantiles,
+            "model": "gpt2",
+            "model.module_names": f"[{names}]",
+            # As its own script sets it for an incremental fit: a run ends at the module it is for.
+            "responses.intervention_params.hook_params.raise_exception": "true",
+            # Our order of prompts, and no worker process to start for each site: that only helps it.
+            "responses.shuffle": "false",
+            "responses.balanced_data": "false",
+            "responses.num_workers": "0",
+        }
+        with hydra.initialize_config_dir(str(self._configs), version_base=None):
+            return hydra.compose("text_generation", [f"{key}={value}" for key, value in settings.items()])
+
+    @contextlib.contextmanager
+    def _fed(self, source: Sequence[str], target: Sequence[str]) -> Generator[None, None, None]:
+        """Inside the block ml-act gets our model and our prompts."""
+        dataset = _Prompts(self._model, source, target)
+
+        def get_model(**_: object) -> tuple[Any, None]:
+            return self._model.module, None
+
+        def get_dataset(**_: object) -> tuple[_Prompts, Any]:
+            return dataset, dataset.collate
+
+        replaced = {"get_model": get_model, "get_dataset": get_dataset}
+        originals = {name: getattr(self._script, name) for name in replaced}
+        for name, ours in replaced.items():
+            setattr(self._script, name, ours)
+        try:
+            yield
+        finally:
+            for name, original in originals.items():
+                setattr(self._script, name, original)
+
+
+class _Prompts(Dataset[dict[str, Any]]):
+    """Prompts as ml-act wants them, in the order of `TransformersModel.batches`: each side from short to long."""
+
+    def __init__(self, model: TransformersModel, source: Sequence[str], target: Sequence[str]) -> None:
+        self._model = model
+        self._items: list[dict[str, Any]] = []
+        # The names of the subsets are those of its own task 'toxicity', of which only they are used.
+        for subset, side in (("toxic", source), ("non-toxic", target)):
+            tokens = sorted((model.tokenizer(prompt)["input_ids"] for prompt in side), key=len)
+            self._items += [{"id": f"{subset}-{i}", "ids": ids, "subset": subset} for i, ids in enumerate(tokens)]
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self._items[index]
+
+    def collate(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        ids = [torch.tensor(item["ids"]) for item in items]
+        pad = int(self._model.tokenizer.pad_token_id)
+        return {
+            "id": [item["id"] for item in items],
+            "subset": [item["subset"] for item in items],
+            "input_ids": torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=pad),
+            "attention_mask": torch.nn.utils.rnn.pad_sequence([torch.ones_like(i) for i in ids], batch_first=True),
+        }
+
+
+def _imported(checkout: Path, name: str) -> Any:
+    absent = [standin for standin in STANDINS if standin not in sys.modules]
+    sys.path.insert(0, str(checkout))
+    sys.modules.update({standin: MagicMock() for standin in absent})
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it was written for an earlier hydra
+            return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(checkout))
+        for standin in absent:
+            del sys.modules[standin]
+
+
+def _coefficients(path: Path) -> Coefficients:
+    state = torch.load(path, weights_only=True)
+    return state["net.w1"].flatten(), state["net.b1"].flatten()
+
+
+@contextlib.contextmanager
+def _quiet() -> Generator[None, None, None]:
+    """Without its progress bars and log lines, one of each for every site."""
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
