@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -96,12 +97,12 @@ def _parser() -> argparse.ArgumentParser:
         "generate",
         _generate,
         "Continue a prompt with a steered language model.",
-        "generate --map cheerful.safetensors --strength 0 1 'When I woke up, I'",
+        "generate --map cheerful.safetensors --strength 0 --strength 1 'When I woke up, I'",
     )
     _add_model(generate)
     generate.add_argument("prompt", nargs="+", help="one or several prompts")
     generate.add_argument("--map", type=Path, required=True)
-    generate.add_argument("--strength", type=float, nargs="+", default=[1.0], help="one or several strengths (1)")
+    generate.add_argument("--strength", type=float, action="append", help="can be given several times (1)")
     generate.add_argument("--tokens", type=int, default=40, help="most new tokens (%(default)s)")
     generate.add_argument("--temperature", type=float, default=0.8)
     generate.add_argument("--seed", type=int, default=0)
@@ -126,28 +127,30 @@ def _load_model(name: str, dtype: str = "float32", device: str = "cpu") -> Trans
     transformers.utils.logging.set_verbosity_error()
     print("Loading the language model ...", flush=True)
     try:
-        on = torch.device(device)
-    except RuntimeError as error:
-        raise MapError(f"There is no device {device!r}; try cpu or cuda.") from error
+        on = torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise MapError(f"There is no device {device!r} here; try cpu.") from error
     if name == "default":
         return TransformersModel.default(dtype=DTYPES[dtype], device=on)
     return TransformersModel.from_pretrained(name, dtype=DTYPES[dtype], device=on)
 
 
-def _bar(label: str, total: int | None = None) -> tqdm[Any]:
+def _bar(label: str, total: int) -> tqdm[Any]:
     from tqdm import tqdm
 
     return tqdm(desc=label, total=total, bar_format="{desc}: {bar:30} {n_fmt}/{total_fmt} [{elapsed}]", file=sys.stdout)
 
 
-def _fit_with_bar(model: TransformersModel, prompts: PromptSet, **settings: object) -> ActMap:
-    with _bar(f"Fitting {prompts.source_name} to {prompts.target_name}") as bar:
+def _fit_with_bar(model: TransformersModel, prompts: PromptSet, **settings: Any) -> ActMap:
+    with ExitStack() as stack:
+        bars: list[tqdm[Any]] = []
 
         def progress(done: int, total: int, _site: str) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
+            if not bars:  # not before there is something to fit
+                bars.append(stack.enter_context(_bar(f"Fitting {prompts.source_name} to {prompts.target_name}", total)))
+            bars[0].update(done - bars[0].n)
 
-        return fit(model, prompts.source, prompts.target, progress=progress, **settings)  # pyright: ignore
+        return fit(model, prompts.source, prompts.target, progress=progress, **settings)
 
 
 def _fit(args: argparse.Namespace) -> None:
@@ -173,7 +176,7 @@ def _fit(args: argparse.Namespace) -> None:
     for note in act_map.record.notes:
         print(f"Note: {note}.")
     print(f"Saved {out} ({out.stat().st_size / 1e6:.2f} MB): {len(act_map)} sites, {act_map.record.walk} walk.")
-    print(f"Try it:  act-steering generate --map {out} --strength 0 1 'When I woke up this morning, I'")
+    print(f"Try it:  act-steering generate --map {out} --strength 0 --strength 1 'When I woke up this morning, I'")
 
 
 def _inspect(args: argparse.Namespace) -> None:
@@ -186,8 +189,8 @@ def _inspect(args: argparse.Namespace) -> None:
         "license": card.license,
         "strength": card.strength_range and "{:g} to {:g} recommended".format(*card.strength_range),
         "fitted": f"{record.estimator}, {record.order}, {record.support} support, {record.walk} walk",
-        "prompts": f"{record.source_count} source, {record.target_count} target; first: {record.source_prompts[:1]} "
-        f"to {record.target_prompts[:1]}",
+        "prompts": f"{record.source_count} source, such as {_first(record.source_prompts)}; "
+        f"{record.target_count} target, such as {_first(record.target_prompts)}",
         "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
         "notes": "; ".join((*record.notes, *record.patches, *record.edits)),
     }
@@ -215,13 +218,17 @@ def _inspect(args: argparse.Namespace) -> None:
             steering.check()
 
 
+def _first(prompts: Sequence[str]) -> str:
+    return repr(textwrap.shorten(prompts[0], 60)) if prompts else "none kept"
+
+
 def _generate(args: argparse.Namespace) -> None:
     act_map = load_map(args.map)
     model = _load_model(args.model, args.dtype, args.device)
-    for strength in args.strength:
+    for warning in steer(model.module, act_map).warnings:
+        print(f"Warning: {warning}")
+    for strength in args.strength or [1.0]:
         with steer(model.module, act_map, strength) as steering:
-            for warning in steering.warnings if strength == args.strength[0] else ():
-                print(f"Warning: {warning}")
             texts = model.generate_all(
                 args.prompt,
                 max_new_tokens=args.tokens,
@@ -264,7 +271,7 @@ def _demo(args: argparse.Namespace) -> None:
         )
     print(
         f"\nThe map is {path}. What to try next:\n"
-        f"  act-steering generate --map {path} --strength -1 0 1 'The letter from my aunt said'\n"
+        f"  act-steering generate --map {path} --strength -1 --strength 1 'The letter from my aunt said'\n"
         f"  act-steering inspect {path}\n"
         "  act-steering fit --source calm.txt --target wild.txt --out wild.safetensors   (one sentence a line)"
     )

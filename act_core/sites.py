@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -171,10 +172,9 @@ def discover(
             if name and matches(modules, key):
                 handlers[module] = partial(note, component, name, patterns)
     if not handlers:
-        wanted = sites.split(",")[0].strip()
-        close = difflib.get_close_matches(wanted, everything, n=3, cutoff=0.3)
-        hint = f" Closest names: {', '.join(close)}." if close else ""
-        raise MapError(f"No part of the model fits the sites {sites!r}.{hint}")
+        kinds = dict.fromkeys(re.sub(r"\d+", "*", key) for key in everything if not key.endswith("/"))
+        close = difflib.get_close_matches(sites.split(",")[0].strip(), kinds, n=3, cutoff=0)
+        raise MapError(f"No part of the model fits the sites {sites!r}; the closest names are {', '.join(close)}.")
     with intercepted(handlers):
         run()
     if not found:
