@@ -15,7 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import MagicMock
 
 import torch
@@ -30,8 +30,14 @@ from .common import stop
 # pipelines, logging to a web service, and drawing.
 STANDINS = ("diffusers", "wandb", "PIL")
 
-# A site of our maps and of theirs: its slopes and offsets.
-Coefficients = tuple[Tensor, Tensor]
+
+class Fitted(NamedTuple):
+    """One module of its map: slopes, offsets, and the pooled values ``[prompts, channels]`` it was fitted on."""
+
+    omega: Tensor
+    beta: Tensor
+    source: Tensor
+    target: Tensor
 
 
 class MlAct:
@@ -58,8 +64,8 @@ class MlAct:
 
     def fit(
         self, source: Sequence[str], target: Sequence[str], batch_size: int, quantiles: str
-    ) -> dict[str, Coefficients]:
-        """Slopes and offsets by module name, in the order in which the modules were fitted.
+    ) -> dict[str, Fitted]:
+        """Its map by module name, in the order in which the modules were fitted.
 
         Args:
             source, target: prompts, equally many.
@@ -75,8 +81,7 @@ class MlAct:
                 interventions.learn_intervention_all_incremental(responses)
             finally:
                 responses.model.remove_hooks()  # it leaves those of the last module
-            folder = Path(interventions.output_path)
-            return {name: _coefficients(folder / f"{name}.statedict") for name in responses.module_names}
+            return {name: _read(interventions.output_path, responses.output_path, name) for name in responses.module_names}
 
     def _config(self, folder: str, batch_size: int, quantiles: str) -> Any:
         """Its own configuration of text generation with linear_ot, for our model and prompts."""
@@ -166,9 +171,14 @@ def _imported(checkout: Path, name: str) -> Any:
             del sys.modules[standin]
 
 
-def _coefficients(path: Path) -> Coefficients:
-    state = torch.load(path, weights_only=True)
-    return state["net.w1"].flatten(), state["net.b1"].flatten()
+def _read(maps: Path, responses: Path, name: str) -> Fitted:
+    """One module's map and values, from the files that ml-act has written."""
+    state = torch.load(maps / f"{name}.statedict", weights_only=True)
+    sides: list[Tensor] = []
+    for subset in ("toxic", "non-toxic"):
+        files = sorted((responses / subset / f"{name}:0" / "mean").glob("*.pt"))
+        sides.append(torch.stack([torch.load(file, weights_only=True)["responses"] for file in files]))
+    return Fitted(state["net.w1"].flatten(), state["net.b1"].flatten(), *sides)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,96 @@
+"""The baseline of the lockstep fit: the model runs anew for each site, as in the paper's own description."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from act_core import ActMap, MapError
+from act_core.causal import MicroBatch, Side, pool
+from act_core.fitting import FitModel
+from act_core.forwards import intercepted, output_tensors, submodules, with_output
+from act_core.maps import FitRecord, Moved, Site
+from act_core.sites import discover, displace_at
+from act_core.transport import Estimator, Transport, fit_transport
+
+
+class _Reached(BaseException):
+    """Ends a run right after the site. Not an Exception, so that no model code swallows it."""
+
+    def __init__(self, activation: Tensor) -> None:
+        super().__init__()
+        self.activation = activation
+
+
+def fit_by_rerunning(
+    model: FitModel,
+    source: Sequence[str],
+    target: Sequence[str],
+    sites: str,
+    estimator: Estimator = "linear",
+    moved: Moved = "source",
+    batch_size: int = 32,
+) -> ActMap:
+    """What `act_core.fit` computes, by as many passes of all prompts as there are sites.
+
+    For each site every micro-batch runs from the beginning, moved by the transports of the sites before it, and
+    stops there. Everything stays in memory, and the model runs no further than it must.
+    """
+    components = list(model.components)
+    names = {component.name: submodules(component.module) for component in components}
+    sides: dict[Side, list[MicroBatch]] = {
+        "source": model.batches(source, batch_size),
+        "target": model.batches(target, batch_size),
+    }
+    transports: dict[Site, Transport] = {}
+    with torch.no_grad():
+        longest = sorted([*source, *target], key=len)[-2:]
+        dry = model.batches(longest, len(longest))[0]
+        for site in discover(components, sites, dry.run, dry.rows):
+            modules = {site: names[site.component][site.name] for site in (*transports, site)}
+            pooled: dict[Side, Tensor] = {}
+            dtype = torch.float32
+            for side, batches in sides.items():
+                acting = transports if side == "source" or moved == "both" else {}
+                values, dtype = _run_up_to(site, modules, acting, batches)
+                pooled[side] = torch.cat(values)
+            transports[site] = fit_transport(pooled["source"], pooled["target"], estimator, activation_dtype=dtype)
+    return ActMap(transports, FitRecord(estimator, moved=moved))
+
+
+def _run_up_to(
+    last: Site, modules: dict[Site, nn.Module], acting: dict[Site, Transport], batches: Sequence[MicroBatch]
+) -> tuple[list[Tensor], torch.dtype]:
+    """Pooled activations of each batch at a site, and their dtype, while the transports of other sites act."""
+
+    def handle(sites: Sequence[Site], output: Any) -> Any:
+        for site in sites:
+            tensor = output_tensors(output).get(site.output)
+            if tensor is None:
+                continue
+            if site == last:
+                raise _Reached(tensor)
+            t = acting[site]
+            moved = displace_at(tensor, site.layout, "shift", t.omega - 1, t.beta, t.low, t.high)
+            output = with_output(output, site.output, moved)
+        return output
+
+    by_module: dict[nn.Module, list[Site]] = {}
+    for site in (*acting, last):
+        by_module.setdefault(modules[site], []).append(site)
+    pooled: list[Tensor] = []
+    dtype = torch.float32
+    with intercepted({module: partial(handle, sites) for module, sites in by_module.items()}):
+        for batch in batches:
+            try:
+                batch.run()
+            except _Reached as reached:
+                pooled.append(pool(reached.activation, last.layout, batch.mask))
+                dtype = reached.activation.dtype
+            else:
+                raise MapError(f"Some prompts never passed site {last.key}; leave that site out.")
+    return pooled, dtype

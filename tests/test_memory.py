@@ -1,0 +1,103 @@
+"""Measuring what a run takes, and planning how many prompts fit."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from act_core import MapError
+from act_core.memory import MemoryMeter, Need, Plan
+
+KIB = 256  # float32 values
+
+
+def test_meter_counts_what_is_alive_and_the_most_there_was() -> None:
+    with MemoryMeter() as meter:
+        a = torch.zeros(KIB)
+        b = a + 1
+        del a
+        c = b * 2
+        del b
+    assert meter.alive == 1024
+    assert meter.peak == 2048
+    del c
+    assert meter.alive == 0
+
+
+def test_meter_does_not_count_what_was_there_before_nor_views_nor_changes_in_place() -> None:
+    before = torch.zeros(KIB)
+    with MemoryMeter() as meter:
+        before.add_(1).view(16, 16).mul_(2)
+        same = before.flatten().t()
+    assert same.shape == (KIB,)
+    assert (meter.alive, meter.peak) == (0, 0)
+
+
+def test_meter_samples_what_is_held_at_a_point() -> None:
+    with MemoryMeter() as meter:
+        a = torch.ones(KIB)
+        b = a + a
+        meter.sample()
+        c = b + a
+        assert len(c) == KIB
+    assert (meter.held, meter.peak) == (2048, 3072)
+
+
+def test_meter_counts_every_result_of_an_operator() -> None:
+    with MemoryMeter() as meter:
+        kept = torch.ones(KIB).sort()
+    assert len(kept) == 2
+    assert meter.alive == 1024 + 2048  # values in float32, indices in int64
+
+
+def test_everything_fits_into_a_large_budget() -> None:
+    assert Need(running=10_000, waiting=1000).plan(40, 8, 1 << 30, [64]) == Plan(40, 8)
+
+
+@given(
+    running=st.integers(1, 10**6),
+    share=st.floats(0.01, 1),
+    prompts=st.integers(4, 500),
+    batch=st.integers(1, 64),
+    budget=st.integers(1, 10**9),
+    channels=st.lists(st.integers(1, 512), min_size=1, max_size=5),
+)
+def test_a_plan_never_takes_more_than_the_budget(
+    running: int, share: float, prompts: int, batch: int, budget: int, channels: list[int]
+) -> None:
+    need = Need(running, max(1, int(running * share)))
+    fitting = 8 * 8 * prompts * max(channels)
+    kept = 4 * prompts * sum(channels)
+    try:
+        plan = need.plan(prompts, batch, budget, channels)
+    except MapError as error:
+        least = int(re.findall(r"at least (\d+) MiB", str(error))[0]) << 20
+        # What the sentence asks for is enough, and more than what was refused.
+        assert least > budget
+        assert need.plan(prompts, batch, least, channels).resident >= 4
+        return
+    assert 1 <= plan.batch <= batch
+    assert 4 <= plan.resident <= prompts
+    streamed = plan.resident < prompts
+    waiting = max(0, plan.resident - plan.batch)
+    assert plan.batch * running + waiting * need.waiting + fitting + streamed * kept <= budget
+
+
+def test_halving_goes_down_to_two_prompts_a_side() -> None:
+    plan, tried = Plan(12, 32), []
+    while plan.resident >= 4:
+        tried.append(plan.resident)
+        plan = plan.halved()
+    assert tried == sorted(tried, reverse=True)
+    assert tried[-1] == 4
+
+
+@pytest.mark.parametrize("resident", range(4, 30))
+def test_halving_keeps_batches_within_the_resident_prompts(resident: int) -> None:
+    plan = Plan(resident, 32).halved()
+    assert plan.resident < resident
+    assert 1 <= plan.batch <= max(1, plan.resident)

