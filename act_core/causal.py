@@ -188,8 +188,10 @@ class Walk:
         """
         state = _thread_state()
         with intercepted(self._handlers()):
-            workers = [_Worker(batch, side, state) for batch, side in self._batches]
+            workers: list[_Worker] = []
             try:
+                for batch, side in self._batches:
+                    workers.append(_Worker(batch, side, state))
                 for index, site in enumerate(self._sites):
                     values: dict[Side, list[Values]] = {"source": [], "target": []}
                     for worker in workers:

@@ -34,6 +34,7 @@ def _no_progress(done: int, total: int, site: str) -> None:
     pass
 
 
+_OUT_OF_MEMORY = "The model runs out of memory even with two prompts a side; use shorter prompts or smaller pictures."
 _VERSIONED = ("torch", "transformers", "diffusers")
 
 
@@ -108,7 +109,10 @@ def fit(
 
     components = list(model.components)
     with torch.no_grad():
-        found, need = _dry_run(model, components, [*source, *target], sites, metered=memory_budget is not None)
+        try:
+            found, need = _dry_run(model, components, [*source, *target], sites, metered=memory_budget is not None)
+        except torch.OutOfMemoryError as error:
+            raise MapError(_OUT_OF_MEMORY) from error
         count = len(source) + len(target)
         if memory_budget is None:
             plan = Plan(count, batch_size)
@@ -123,10 +127,7 @@ def fit(
             except torch.OutOfMemoryError as error:
                 plan = plan.halved()
                 if plan.resident < 4:
-                    raise MapError(
-                        "The model runs out of memory even with two prompts a side; use shorter prompts or smaller "
-                        "pictures, or free memory."
-                    ) from error
+                    raise MapError(_OUT_OF_MEMORY) from error
                 notes.append(f"out of memory: started again with {plan.resident} prompts at a time")
                 logger.warning("Fit %s.", notes[-1])
 
@@ -256,7 +257,7 @@ class _Fitter:
             with closing(walk.steps()) as steps:
                 for site, values, move_on in steps:
                     seen[site].add(values, to_cpu=len(groups) > 1)
-                    transports[site] = self._fit_site(site, seen[site], values["source"][0])
+                    transports[site] = self._fit_site(site, seen[site], (values["source"] or values["target"])[0])
                     if group is groups[-1]:
                         del seen[site]
                     move_on(transports[site])

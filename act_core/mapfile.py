@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -70,6 +71,8 @@ def save_map(
         _write_whole(path, _serialised(act_map, card, statistics=statistics))
     except OSError as error:
         raise MapError(f"{path} could not be written: {error.strerror or error}; choose another folder.") from error
+    except MapError as error:
+        raise MapError(f"{path.name} was not written, since nobody could read it: {error}") from error
     return path
 
 
@@ -81,10 +84,8 @@ def load_map(path: str | os.PathLike[str]) -> ActMap:
     """
     path = Path(path)
     try:
-        _check_container(path)
-        with safe_open(path, framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
-            return _read(file)
-    except (MapError, SafetensorError) as error:
+        return _read_whole(path)
+    except MapError as error:
         raise MapError(f"{path.name} is no usable map: {error}") from error
     except OSError as error:
         raise MapError(f"{path} cannot be read: {error.strerror or error}.") from error
@@ -93,7 +94,9 @@ def load_map(path: str | os.PathLike[str]) -> ActMap:
 def _serialised(act_map: ActMap, card: Card, *, statistics: bool) -> bytes:
     tensors: dict[str, Tensor] = {}
     for site, transport in act_map.transports.items():
-        tensors |= {f"{site.key}.{name}": tensor for name, tensor in _tensors(transport, statistics=statistics)}
+        for name, tensor in _tensors(transport, statistics=statistics):
+            # A copy, since safetensors refuses views and tensors that sites share.
+            tensors[f"{site.key}.{name}"] = tensor.clone(memory_format=torch.contiguous_format)
     kept = max(len(act_map.record.source_prompts), len(act_map.record.target_prompts))
     while True:
         data = safetensors.torch.save(tensors, _header(act_map, card, kept))
@@ -146,9 +149,19 @@ def _write_whole(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        _read_whole(part)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _read_whole(path: Path) -> ActMap:
+    _check_container(path)
+    try:
+        with safe_open(path, framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
+            return _read(file)
+    except SafetensorError as error:
+        raise MapError("it is damaged or no safetensors file; download or save it again.") from error
 
 
 def _check_container(path: Path) -> None:
@@ -178,7 +191,7 @@ def _read(file: Any) -> ActMap:
         told = {_site(entry): (_count(entry["fallbacks"]), _effect(entry["effect"])) for entry in sites}
         record = _record(json.loads(metadata["act.record"]))
         card = _card(metadata)
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         raise MapError(f"its description is damaged ({error}); download or save it again.") from error
     if len({site.key for site in told}) != len(sites):
         raise MapError("it names a site twice; download or save it again.")
@@ -233,6 +246,8 @@ def _site(entry: Mapping[str, Any]) -> Site:
 def _record(entry: Mapping[str, Any]) -> FitRecord:
     """A record whose every value is of the type that `FitRecord` declares; what is missing takes its default."""
     values: dict[str, Any] = {}
+    if not isinstance(entry, dict):
+        raise ValueError("the record is no table")
     for name, declared in get_type_hints(FitRecord).items():
         if name not in entry:
             continue
@@ -248,7 +263,9 @@ def _record(entry: Mapping[str, Any]) -> FitRecord:
             values[name] = _texts(value)
             continue
         else:
-            values[name] = tuple(_text(item) for item in value)
+            if not isinstance(value, list):
+                raise ValueError(f"{name} is no list")
+            values[name] = tuple(_text(item) for item in cast("list[object]", value))
             continue
         if not valid:
             raise ValueError(f"{name} is {value!r}")

@@ -187,12 +187,15 @@ class ActMap:
         Raises:
             MapError: one of them has observed support, or a site of the same key differs in shape.
         """
+        spatial = any(site.layout == "spatial" for site in (*self.transports, *other.transports))
+        if spatial and self.record.spatial != other.record.spatial:
+            raise MapError("The two maps move feature maps by different rules; apply them one after the other.")
         composed = dict(self.transports)
         for site, transport in other.transports.items():
             mine = next((s for s in composed if s.key == site.key), None)
             if mine is None:
                 composed[site] = transport
-            elif mine != site or self.record.spatial != other.record.spatial:
+            elif mine != site:
                 raise MapError(f"The two maps read site {site.key} differently; they cannot be composed.")
             else:
                 composed[site] = composed[site].then(transport)

@@ -78,7 +78,10 @@ class Plan:
     batch: int
 
     def halved(self) -> Plan:
+        """Half of the resident prompts; four, the least that can be fitted, are tried before it is given up."""
         resident = self.resident // 2
+        if self.resident > 4:
+            resident = max(4, resident)
         return Plan(resident, max(1, min(self.batch, resident // 2)))
 
 

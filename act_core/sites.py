@@ -94,12 +94,6 @@ PRESETS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "mlp": ("*.mlp.dense_4h_to_h",),
         "blocks": _numbered("*.layers."),
     },
-    "opt": {
-        "norms": ("*.layers.*.self_attn_layer_norm", "*.layers.*.final_layer_norm"),
-        "attention": ("*.self_attn.out_proj",),
-        "mlp": ("*.fc2",),
-        "blocks": _numbered("*.layers."),
-    },
 }
 # On language models attention outputs steer as far as norms do, and the text stays fluent (benchmarks/effect.py).
 AUTO_PRESET = "attention"

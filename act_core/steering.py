@@ -115,6 +115,8 @@ class Steering:
             )
 
     def __enter__(self) -> Steering:
+        if any(layer.slot for layer in self._layers.values()):
+            raise MapError(f"{_titled(self.act_map)} is on already by this very object; call steer again to stack it.")
         try:
             for site, module in self._modules.items():
                 forward = _FORWARDS.setdefault(module, _SteeredForward())
@@ -185,9 +187,10 @@ class _Step:
         return displace_at(x, self.site.layout, self.spatial, self.gain, self.offset, self.low, self.high)
 
     def _place(self, x: Tensor) -> None:
-        self.gain, self.offset = self.gain.to(x), self.offset.to(x)
-        if self.low is not None and self.high is not None:
-            self.low, self.high = self.low.to(x), self.high.to(x)
+        with torch.inference_mode(False):
+            self.gain, self.offset = self.gain.to(x), self.offset.to(x)
+            if self.low is not None and self.high is not None:
+                self.low, self.high = self.low.to(x), self.high.to(x)
 
     def takes(self, other: _Step) -> bool:
         """Take the values of `other` in place, if it does the same to the same activation."""
@@ -213,7 +216,8 @@ class _Slot:
 
     def refold(self) -> None:
         """Fold the layers anew. Steps are updated in place where they can be, so that no graph is compiled again."""
-        steps = list(_folded(self.layers))
+        with torch.inference_mode(False):  # the steps outlive the mode in which they were made
+            steps = list(_folded(self.layers))
         if len(steps) != len(self.steps) or not all(a.takes(b) for a, b in zip(self.steps, steps, strict=True)):
             self.steps = steps
 

@@ -22,6 +22,8 @@ ESTIMATORS: tuple[Estimator, ...] = ("linear", "mean", "gaussian")
 
 # A slope below this cannot be inverted without blowing rounding noise up a thousandfold.
 LEAST_INVERTIBLE_SLOPE = 1e-3
+# A channel that deviates less counts as constant.
+LEAST_DEVIATION = 1e-6
 
 
 class Statistics(NamedTuple):
@@ -175,7 +177,7 @@ def fit_transport(
     a, b = a - mean_a, b - mean_b
     std_a, std_b = (v.square().mean(0).sqrt() for v in (a, b))
 
-    flat = std_a <= (4 * eps * mean_a.abs()).clamp(min=1e-6)
+    flat = std_a <= (4 * eps * mean_a.abs()).clamp(min=LEAST_DEVIATION)
     if estimator == "mean":
         omega = torch.ones_like(mean_a)
     else:
@@ -220,7 +222,7 @@ def _sorted(values: Tensor) -> Tensor:
 
 def _effect(statistics: Statistics) -> float:
     mean_a, std_a, mean_b, _ = statistics
-    moved = std_a > 0
+    moved = std_a > LEAST_DEVIATION
     return float(((mean_b - mean_a).abs() / std_a)[moved].median()) if bool(moved.any()) else 0.0
 
 

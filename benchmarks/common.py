@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
 import platform
 import sys
 import time
@@ -103,12 +104,11 @@ def report(checks: Iterable[Check]) -> int:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A Markdown table; the first column is text and the others are figures."""
+    """A Markdown table, each row as soon as it is there; the first column is text and the others are figures."""
     print("\n| " + " | ".join(columns) + " |")
-    print("|---" + "|---:" * (len(columns) - 1) + "|")
+    print("|---" + "|---:" * (len(columns) - 1) + "|", flush=True)
     for row in rows:
-        print("| " + " | ".join(map(str, row)) + " |")
-    sys.stdout.flush()
+        print("| " + " | ".join(map(str, row)) + " |", flush=True)
 
 
 def print_title(title: str, *packages: str) -> None:
@@ -116,8 +116,12 @@ def print_title(title: str, *packages: str) -> None:
     logging.getLogger("act_core").setLevel(logging.ERROR)
     names = ("act-steering", "torch", "transformers", *packages)
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    kernels = os.environ.get("ONEDNN_MAX_CPU_ISA")
     print(f"## {title}\n")
-    print(f"{cpu_name()}, {torch.get_num_threads()} threads; Python {platform.python_version()}, {versions}.")
+    print(
+        f"{cpu_name()}, {torch.get_num_threads()} threads; Python {platform.python_version()}, {versions}"
+        + (f", ONEDNN_MAX_CPU_ISA={kernels}." if kernels else ".")
+    )
     sys.stdout.flush()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -46,7 +46,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 @pytest.mark.parametrize("batch_size", [7, 4, 1], ids=["1 batch", "2 batches, the last smaller", "7 batches"])
 @pytest.mark.parametrize("make", [tiny_llama, mixed, chain])
 def test_lockstep_equals_rerunning_bit_for_bit(make: Callable[[], FitModel], batch_size: int, moved: Moved) -> None:
-    model, sites = make(), {tiny_llama: "all", mixed: MIXED_SITES, chain: "toy/layers.*"}[make]
+    model, sites = make(), "all" if make is tiny_llama else MIXED_SITES if make is mixed else "toy/layers.*"
     walked = fit(model, SOURCE, TARGET, sites=sites, batch_size=batch_size, moved=moved)
     rerun = fit_by_rerunning(model, SOURCE, TARGET, sites, batch_size=batch_size, moved=moved)
     assert len(walked) > 2
@@ -210,7 +210,7 @@ def test_extremes_of_feature_maps_and_vectors_are_by_channel() -> None:
 # --- the walk itself
 
 
-def walk(model: TensorModel, sites: str, size: int = 3) -> Iterator[tuple[Any, Any, Callable[[Transport], None]]]:
+def walk(model: TensorModel, sites: str, size: int = 3) -> Generator[tuple[Any, Any, Callable[[Transport], None]]]:
     batch = model.batches(SOURCE[:2], 2)[0]
     found = discover(model.components, sites, batch.run, 2)
     source, target = (model.batches(side, size) for side in (SOURCE, TARGET))

@@ -588,8 +588,8 @@ def test_maps_fitted_in_inference_mode_can_be_used_outside(support: Any, llama: 
 
 def test_compiled_parts_are_fitted_under_their_own_names() -> None:
     plain, compiled = mixed(), mixed()
-    split: Any = compiled.module.split
-    compiled.module.split = torch.compile(split, backend="eager")
+    parts: Any = compiled.module
+    parts.split = torch.compile(parts.split, backend="eager")
     assert_identical(
         fit(compiled, SOURCE, TARGET, sites=MIXED_SITES, batch_size=3),
         fit(plain, SOURCE, TARGET, sites=MIXED_SITES, batch_size=3),

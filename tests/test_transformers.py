@@ -7,13 +7,15 @@ import json
 import math
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from helpers import byte_tokenizer, keys, prompts, swapped, tiny_llama
-from transformers import BertConfig, BertModel
+from transformers import ViTConfig, ViTModel
 
 from act_core import ActMap, MapError, fit, load_map, save_map, steer
+from act_core.causal import MicroBatch
 from act_core.models.transformers import TransformersModel
 
 SOURCE = [
@@ -68,26 +70,28 @@ def test_a_fitted_map_changes_the_text_and_strength_zero_does_not(smollm2: Trans
     assert swapped(smollm2.module) == []
 
 
-def test_a_fitted_map_brings_the_source_closer_to_the_target(smollm2: TransformersModel, fitted: ActMap) -> None:
-    def state(texts: list[str]) -> torch.Tensor:
-        with torch.inference_mode():
-            hidden = [smollm2.batches([text], 1)[0].run() for text in texts]
-        return torch.stack([h.last_hidden_state.mean((0, 1)) for h in hidden]).mean(0)  # pyright: ignore
+def test_a_causal_fit_takes_the_mean_of_the_source_to_that_of_the_target(smollm2: TransformersModel) -> None:
+    act_map = fit(smollm2, SOURCE, TARGET, sites="*.input_layernorm, */model.norm", batch_size=4)
 
-    target, source = state(TARGET), state(SOURCE)
-    with steer(smollm2.module, fitted):
-        steered = state(SOURCE)
-    # The sites are norms; the last hidden state lies behind all of them.
-    assert float((steered - target).norm()) < float((source - target).norm())
+    def mean_state(texts: list[str]) -> torch.Tensor:
+        with torch.inference_mode():
+            runs: list[Any] = [smollm2.batches([text], 1)[0].run() for text in texts]
+        return torch.stack([run.last_hidden_state.mean((0, 1)) for run in runs]).mean(0)
+
+    source, target = mean_state(SOURCE), mean_state(TARGET)
+    with steer(smollm2.module, act_map):
+        steered = mean_state(SOURCE)
+    # The last state is itself a site: what remains is float32 rounding of other batches, through thirty layers.
+    assert float((steered - target).norm()) < 0.01 * float((source - target).norm())
 
 
 def test_same_seed_same_text_and_other_seed_other_text(smollm2: TransformersModel) -> None:
-    assert continued(smollm2, seed=3) == continued(smollm2, seed=3)
-    assert len({continued(smollm2, seed=seed, temperature=1.5) for seed in range(3)}) > 1
+    first, again, other = (continued(smollm2, seed=seed, temperature=1.5) for seed in (3, 3, 4))
+    assert first == again != other
 
 
-def test_temperature_zero_depends_on_no_seed(smollm2: TransformersModel) -> None:
-    assert continued(smollm2, 1, temperature=0) == continued(smollm2, 2, temperature=0)
+def test_temperature_zero_depends_on_no_seed(llama: TransformersModel) -> None:
+    assert continued(llama, 1, temperature=0) == continued(llama, 2, temperature=0)
 
 
 def test_generating_leaves_the_global_random_state_alone(smollm2: TransformersModel) -> None:
@@ -104,9 +108,9 @@ def test_a_prompt_continues_alike_alone_and_in_a_batch(smollm2: TransformersMode
 
 
 def test_what_comes_back_leaves_the_prompt_out(smollm2: TransformersModel) -> None:
-    assert PROMPT not in continued(smollm2)
-    count = len(smollm2.tokenizer(smollm2.generate(PROMPT, max_new_tokens=3, temperature=0))["input_ids"])
-    assert 1 <= count <= 3
+    text = smollm2.generate(PROMPT, max_new_tokens=3, temperature=0)
+    assert PROMPT not in text
+    assert 1 <= len(smollm2.tokenizer(text)["input_ids"]) <= 3
 
 
 def test_perplexity_is_lower_for_prose_than_for_its_words_shuffled(smollm2: TransformersModel) -> None:
@@ -159,23 +163,24 @@ def test_prompts_of_similar_length_run_together(llama: TransformersModel) -> Non
 def test_all_prompts_are_in_the_batches(llama: TransformersModel) -> None:
     batches = llama.batches(prompts("source", 7), 3)
     assert [batch.rows for batch in batches] == [3, 3, 1]
-    lengths = [n for batch in batches for n in lengths_of(llama, batch.mask, batch.rows, batch.run.keywords)]  # pyright: ignore
+    lengths = [n for batch in batches for n in lengths_of(batch)]
     assert sorted(lengths) == sorted(len(prompt) for prompt in prompts("source", 7))
 
 
-def lengths_of(
-    model: TransformersModel, mask: torch.Tensor | None, rows: int, run: dict[str, torch.Tensor]
-) -> list[int]:
-    assert run["input_ids"].device == model.device
-    return mask.sum(1).tolist() if mask is not None else [run["input_ids"].shape[1]] * rows
+def lengths_of(batch: MicroBatch) -> list[int]:
+    with torch.no_grad():
+        hidden: Any = batch.run()
+    width = hidden.last_hidden_state.shape[1]
+    return [width] * batch.rows if batch.mask is None else batch.mask.sum(1).tolist()
 
 
 def test_padding_a_batch_does_not_change_what_a_prompt_gives(llama: TransformersModel) -> None:
     short, long = "rain", "a much longer prompt"
     with torch.no_grad():
-        alone = llama.batches([short], 1)[0].run().last_hidden_state[0]  # pyright: ignore
-        padded = llama.batches([short, long], 2)[0].run().last_hidden_state[0, : len(short)]  # pyright: ignore
-    assert torch.allclose(alone, padded, atol=1e-4)  # float32 in another order, through three layers
+        alone: Any = llama.batches([short], 1)[0].run()
+        padded: Any = llama.batches([short, long], 2)[0].run()
+    one, other = (run.last_hidden_state[0, : len(short)] for run in (alone, padded))
+    assert torch.allclose(one, other, atol=1e-4)  # float32 in another order, through three layers
 
 
 def test_a_tokenizer_without_padding_gets_one() -> None:
@@ -263,16 +268,14 @@ def test_a_folder_or_file_that_is_no_model_is_one_sentence(tmp_path: Path) -> No
     file = tmp_path / "file.safetensors"
     file.write_bytes(b"x")
     for path in (tmp_path, file):
-        with pytest.raises(MapError, match="is no model folder: it has no config.json"):
+        with pytest.raises(MapError, match=r"is no model folder: it has no config\.json"):
             TransformersModel.from_pretrained(path)
 
 
 def broken(folder: Path, kind: str) -> None:
     """A model folder that cannot be loaded."""
     if kind == "another kind of model":
-        BertModel(BertConfig(vocab_size=9, hidden_size=8, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(
-            folder
-        )
+        ViTModel(ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1)).save_pretrained(folder)
         return
     saved(folder)
     config = folder / "config.json"

@@ -66,8 +66,8 @@ class TransformersModel:
         try:
             module: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
             tokenizer = cast("Any", transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True))
-        except (ValueError, OSError, KeyError) as error:
-            raise MapError(f"{folder} is no causal language model that transformers can load: {error}") from error
+        except Exception as error:
+            raise MapError(f"{folder} is no causal language model that can be loaded: {_first_line(error)}") from error
         return cls(module.to(device).eval(), tokenizer, path.stem)
 
     @classmethod
@@ -152,7 +152,9 @@ class TransformersModel:
             batch_size: texts that run together.
         """
         prefixes: list[list[int]] = [self._tokens(text) for text in after] if after is not None else [[] for _ in texts]
-        whole = [(self._tokens(text), prefix) for text, prefix in zip(texts, prefixes, strict=True) if text]
+        whole = [
+            (self._tokens(text, room=len(prefix)), prefix) for text, prefix in zip(texts, prefixes, strict=True) if text
+        ]
         total, count = 0.0, 0
         with torch.inference_mode():
             for at in range(0, len(whole), batch_size):
@@ -230,8 +232,13 @@ def _unpacked(gguf: Path) -> Path:
             module.save_pretrained(whole)
             tokenizer.save_pretrained(whole)
             whole.rename(folder)
-    except (ValueError, OSError, KeyError) as error:
+    except Exception as error:
         if folder.is_dir():  # another process was faster
             return folder
-        raise MapError(f"{gguf.name} could not be unpacked into {cache}: {error}") from error
+        raise MapError(f"{gguf.name} could not be unpacked into {cache}: {_first_line(error)}") from error
     return folder
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__).rstrip(".:") + "."
