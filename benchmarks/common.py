@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 DATA = Path(__file__).parent / "data"
+HOW_TO_INSTALL = "run 'pip install --no-deps -c constraints.txt -r benchmarks/requirements.txt'"
 PROMPT_SET = ROOT / "prompt_sets" / "gloomy_to_cheerful.txt"
 
 
@@ -63,7 +64,7 @@ def alternate(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[s
     """Seconds of each side, run by turns and with the first turn alternating, so that both see the same machine."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(repeats):
-        for name in sides if turn % 2 == 0 else reversed(sides):
+        for name in list(sides) if turn % 2 == 0 else list(sides)[::-1]:
             times[name].append(timed(sides[name]))
     return times
 
@@ -115,7 +116,10 @@ def print_title(title: str, *packages: str) -> None:
     """What is measured, on what: a heading, the versions and the machine."""
     logging.getLogger("act_core").setLevel(logging.ERROR)
     names = ("act-steering", "torch", "transformers", *packages)
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    try:
+        versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+    except importlib.metadata.PackageNotFoundError as error:
+        stop(f"This benchmark needs {error.name}; {HOW_TO_INSTALL}.")
     kernels = os.environ.get("ONEDNN_MAX_CPU_ISA")
     print(f"## {title}\n")
     print(

@@ -83,7 +83,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dev", action="store_true", help="the table of what was tried, on openings_dev.txt")
     parser.add_argument("--seeds", type=int, help="continuations of each opening (4; with --dev 1)")
     parser.add_argument("--openings", type=int, help="only the first openings")
-    parser.add_argument("--prompts", type=int, default=112, help="prompts a side that the map is fitted on (%(default)s)")
+    parser.add_argument(
+        "--prompts", type=int, default=112, help="prompts a side that the map is fitted on (%(default)s)"
+    )
     parser.add_argument("--ratings", type=int, help="train the second scorer on fewer snippets")
     parser.add_argument(
         "--presets", nargs="+", default=list(PRESETS), metavar="SITES", help="with --dev: sites to try (%(default)s)"

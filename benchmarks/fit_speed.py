@@ -82,9 +82,7 @@ def against_rerunning(model: TransformersModel, prompts: PromptSet, args: argpar
     goal = 0.4 * args.sites
     return [
         Check("times as fast as re-running", str(ratio), f">= {goal:g} (0.4 x sites)", ratio.value >= goal),
-        Check(
-            "largest relative difference of a coefficient", f"{difference:.1e}", "<= 1e-6", difference <= 1e-6
-        ),
+        Check("largest relative difference of a coefficient", f"{difference:.1e}", "<= 1e-6", difference <= 1e-6),
     ]
 
 
@@ -107,7 +105,9 @@ class Difference(NamedTuple):
     excluded: int
 
 
-def difference(mine: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor], source: Tensor, target: Tensor) -> Difference:
+def difference(
+    mine: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor], source: Tensor, target: Tensor
+) -> Difference:
     """Of two (omega, beta), over the channels whose source values `source` deviate by more than 1e-4."""
     source, target = source.double(), target.double()
     counts = source.std(0, correction=0) > LEAST_DEVIATION

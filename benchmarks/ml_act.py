@@ -62,9 +62,7 @@ class MlAct:
                 f"ml-act needs {error.name}; run 'pip install --no-deps -c constraints.txt -r benchmarks/requirements.txt'."
             )
 
-    def fit(
-        self, source: Sequence[str], target: Sequence[str], batch_size: int, quantiles: str
-    ) -> dict[str, Fitted]:
+    def fit(self, source: Sequence[str], target: Sequence[str], batch_size: int, quantiles: str) -> dict[str, Fitted]:
         """Its map by module name, in the order in which the modules were fitted.
 
         Args:
@@ -81,7 +79,9 @@ class MlAct:
                 interventions.learn_intervention_all_incremental(responses)
             finally:
                 responses.model.remove_hooks()  # it leaves those of the last module
-            return {name: _read(interventions.output_path, responses.output_path, name) for name in responses.module_names}
+            return {
+                name: _read(interventions.output_path, responses.output_path, name) for name in responses.module_names
+            }
 
     def _config(self, folder: str, batch_size: int, quantiles: str) -> Any:
         """Its own configuration of text generation with linear_ot, for our model and prompts."""

@@ -18,9 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from .common import stop
-
-HOW_TO_INSTALL = "run 'pip install --no-deps -c constraints.txt -r benchmarks/requirements.txt'"
+from .common import HOW_TO_INSTALL, stop
 
 
 class Rated(NamedTuple):

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Some virtual machines announce AMX and trap when it is used: bfloat16 then ends Python with SIGILL.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
+# On a machine that is shared, threads of one operator wait for each other many times longer than they compute.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
