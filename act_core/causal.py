@@ -138,6 +138,9 @@ class _Worker:
         if self.abandoned:
             raise _Abandoned
 
+    def is_current_thread(self) -> bool:
+        return self._thread is threading.current_thread()
+
     def abandon(self) -> None:
         self.abandoned = True
         self._go.release()
@@ -223,7 +226,8 @@ class Walk:
 
     def _visit(self, site: Site, x: Tensor) -> Tensor:
         worker, index = self._running, self._index[site.key]
-        assert worker is not None
+        if worker is None or not worker.is_current_thread():
+            return x  # somebody else runs the model meanwhile, such as a progress callback that shows a preview
         if worker.position < index:
             if x.shape[0] != worker.batch.rows or index != worker.position + 1:
                 raise MapError(f"Site {site.key} is not passed by all prompts alike; leave that site out.")

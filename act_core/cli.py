@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import torch
 
@@ -26,6 +27,13 @@ if TYPE_CHECKING:
     from .models.transformers import TransformersModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one sentence, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"act-steering: {message}; see '{self.prog} --help'.\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,9 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="act-steering", description="Steer generative models with Activation Transport maps."
-    )
+    parser = _Parser(prog="act-steering", description="Steer generative models with Activation Transport maps.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], None], purpose: str, example: str):
@@ -166,10 +172,10 @@ def _fit(args: argparse.Namespace) -> None:
         prompts = PromptSet(*(side.stem for side in sides), *(tuple(read_lines(side)) for side in sides))
     else:
         raise MapError("Name a prompt set with --prompts, or two files with --source and --target.")
+    budget = _bytes(args.memory)
     model = _load_model(args.model, args.dtype, args.device)
     names = ("sites", "estimator", "order", "support", "interval", "moved", "batch_size", "seed")
     settings = {name: getattr(args, name) for name in names}
-    budget = None if args.memory is None else int(args.memory * 2**20)
     act_map = _fit_with_bar(model, prompts, memory_budget=budget, **settings)
     title = args.title or f"{prompts.source_name} to {prompts.target_name}"
     save_map(act_map, out, title=title, author=args.author, description=args.description, license=args.license)
@@ -177,6 +183,14 @@ def _fit(args: argparse.Namespace) -> None:
         print(f"Note: {note}.")
     print(f"Saved {out} ({out.stat().st_size / 1e6:.2f} MB): {len(act_map)} sites, {act_map.record.walk} walk.")
     print(f"Try it:  act-steering generate --map {out} --strength 0 --strength 1 'When I woke up this morning, I'")
+
+
+def _bytes(mebibytes: float | None) -> int | None:
+    if mebibytes is None:
+        return None
+    if not 0 < mebibytes < math.inf:
+        raise MapError(f"The memory budget is {mebibytes:g} MiB; it must be a finite number above 0.")
+    return int(mebibytes * 2**20)
 
 
 def _inspect(args: argparse.Namespace) -> None:

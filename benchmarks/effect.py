@@ -57,7 +57,7 @@ class Continuations(NamedTuple):
 
     def distinct_2(self) -> float:
         """Share of the pairs of neighbouring words that differ, over all continuations."""
-        pairs = [pair for text in self.all for pair in pairwise(re.findall(r"\w+(?:['’]\w+)?", text.lower()))]
+        pairs = [pair for text in self.all for pair in pairwise(re.findall(r"\w+(?:'\w+)?", text.lower()))]
         return len(set(pairs)) / len(pairs)
 
 
@@ -111,14 +111,14 @@ def test(args: argparse.Namespace) -> int:
     model = load_model()
     scorer = MoodScorer.train(args.ratings)
     print(
-        f"Second scorer: ridge regression on sentence embeddings, trained on {scorer.trained} snippets that people rated; "
-        f"correlation with the ratings of {scorer.tested} others: {scorer.correlation:.2f}."
+        f"Second scorer: ridge regression on sentence embeddings, trained on {scorer.trained} snippets that people "
+        f"rated; correlation with the ratings of {scorer.tested} others: {scorer.correlation:.2f}."
     )
     act_map = Setting(prompts=args.prompts).fit(model)
     print(
         f"SmolLM2-135M, gloomy to cheerful, {args.prompts} + {args.prompts} prompts, {len(act_map)} sites (auto). "
-        f"{len(openings)} openings x {seeds} seeds = {len(openings) * seeds} continuations of {NEW_TOKENS} tokens at each "
-        "strength. VADER from -1 to 1, ratings from -4 to 4; perplexity under the unsteered model."
+        f"{len(openings)} openings x {seeds} seeds = {len(openings) * seeds} continuations of {NEW_TOKENS} tokens at "
+        "each strength. VADER from -1 to 1, ratings from -4 to 4; perplexity under the unsteered model."
     )
 
     scores: dict[str, list[np.ndarray]] = {"VADER": [], "ratings": []}  # of [seeds, openings], by strength
@@ -184,9 +184,9 @@ def development(args: argparse.Namespace) -> int:
     bare = continued(model, None, 0, openings, seeds)
     mood, fluency, variety = moods(bare.all).mean(), bare.perplexity(model), bare.distinct_2()
     print(
-        f"SmolLM2-135M, gloomy to cheerful, {len(openings)} openings x {seeds} seeds, {NEW_TOKENS} new tokens. Unsteered: "
-        f"VADER {mood:+.2f}, perplexity {fluency:.1f}, distinct-2 {variety:.2f}; the columns give the mean VADER and the "
-        "ratios of the other two, at strength 0.5 and at 1."
+        f"SmolLM2-135M, gloomy to cheerful, {len(openings)} openings x {seeds} seeds, {NEW_TOKENS} new tokens. "
+        f"Unsteered: VADER {mood:+.2f}, perplexity {fluency:.1f}, distinct-2 {variety:.2f}; the columns give the mean "
+        "VADER and the ratios of the other two, at strength 0.5 and at 1."
     )
 
     def rows() -> Generator[tuple[object, ...], None, None]:

@@ -57,8 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     print_title("Memory of the fit")
     print(
-        f"SmolLM2-135M, float32, {args.sites}, batches of at most 32. Peak resident memory of a fresh process during the "
-        "fit, less what it held before, after a tiny fit to warm up."
+        f"SmolLM2-135M, float32, {args.sites}, batches of at most 32. Peak resident memory of a fresh process during "
+        "the fit, less what it held before, after a tiny fit to warm up."
     )
     rows: list[tuple[object, ...]] = []
     checks: list[Check] = []
@@ -98,10 +98,10 @@ def accuracy(count: int, sites: str, budgets: Sequence[int]) -> None:
         means, slopes = _distances(exact, other)
         rows.append((name, *(f"{v:.2f}" for v in (means.median(), means.max(), slopes.median(), slopes.max()))))
     print(
-        f"\n### Distance from the exact map of {count} + {count} prompts\n\nOf each site, the median over channels: how "
-        "far apart the transported means are, in deviations of the source, and how far the slopes. Median and greatest "
-        f"over the sites. The exact map moves the mean by {effects.median():.2f} deviations (median over sites). The last "
-        "rows are yardsticks: what half of the prompts, and giving up the causal order, would change."
+        f"\n### Distance from the exact map of {count} + {count} prompts\n\nOf each site, the median over channels: "
+        "how far apart the transported means are, in deviations of the source, and how far the slopes. Median and "
+        f"greatest over the sites. The exact map moves the mean by {effects.median():.2f} deviations (median over sites). The "
+        "last rows are yardsticks: what half of the prompts, and giving up the causal order, would change."
     )
     print_table(("map", "mean, median", "mean, greatest", "slope, median", "slope, greatest"), rows)
 

@@ -86,6 +86,10 @@ def against_rerunning(model: TransformersModel, prompts: PromptSet, args: argpar
     ]
 
 
+# Slopes and offsets of one site.
+Coefficients = tuple[Tensor, Tensor]
+
+
 class Difference(NamedTuple):
     """The largest difference between two maps of one site, over the channels that count.
 
@@ -105,10 +109,8 @@ class Difference(NamedTuple):
     excluded: int
 
 
-def difference(
-    mine: tuple[Tensor, Tensor], theirs: tuple[Tensor, Tensor], source: Tensor, target: Tensor
-) -> Difference:
-    """Of two (omega, beta), over the channels whose source values `source` deviate by more than 1e-4."""
+def compare(mine: Coefficients, theirs: Coefficients, source: Tensor, target: Tensor) -> Difference:
+    """Of two maps of one site, over the channels whose source values `source` deviate by more than 1e-4."""
     source, target = source.double(), target.double()
     counts = source.std(0, correction=0) > LEAST_DEVIATION
     (omega, beta), (omega_2, beta_2) = ((w.double(), b.double()) for w, b in (mine, theirs))
@@ -180,10 +182,10 @@ def against_ml_act(model: TransformersModel, prompts: PromptSet, args: argparse.
         bounded, other = ours["q_0_100"].transports[site], ours["other batches"].transports[site]
         again = fit_transport(pooled.source, pooled.target)
         values, pooled_values = (unbounded.source, unbounded.target), (pooled.source, pooled.target)
-        free[site.key] = difference((transport.omega, transport.beta), unbounded[:2], *values)
-        estimator[site.key] = difference((again.omega, again.beta), pooled[:2], *pooled_values)
-        gated = difference((bounded.omega, bounded.beta), pooled[:2], *pooled_values)
-        own = difference((bounded.omega, bounded.beta), (other.omega, other.beta), *pooled_values)
+        free[site.key] = compare((transport.omega, transport.beta), unbounded[:2], *values)
+        estimator[site.key] = compare((again.omega, again.beta), pooled[:2], *pooled_values)
+        gated = compare((bounded.omega, bounded.beta), pooled[:2], *pooled_values)
+        own = compare((bounded.omega, bounded.beta), (other.omega, other.beta), *pooled_values)
         if number in (1, 2, 3, 4, 6, 10, 15, 20, 30, 40, 50, len(ours["q_all"])):
             figures = (free[site.key], estimator[site.key], gated, own)
             rows.append((f"{number} `{site.name}`", *(f"{d.omega:.1e}" for d in figures)))

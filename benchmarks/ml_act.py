@@ -20,11 +20,11 @@ from unittest.mock import MagicMock
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from act_core.models.transformers import TransformersModel
 
-from .common import stop
+from .common import HOW_TO_INSTALL, stop
 
 # Imported by ml-act at the top of modules that the fit needs, for parts of them that it never reaches: image
 # pipelines, logging to a web service, and drawing.
@@ -58,9 +58,7 @@ class MlAct:
         try:
             self._script = _imported(checkout.resolve(), "act.scripts.learn_intervention")
         except ImportError as error:
-            stop(
-                f"ml-act needs {error.name}; run 'pip install --no-deps -c constraints.txt -r benchmarks/requirements.txt'."
-            )
+            stop(f"ml-act needs {error.name}; {HOW_TO_INSTALL}.")
 
     def fit(self, source: Sequence[str], target: Sequence[str], batch_size: int, quantiles: str) -> dict[str, Fitted]:
         """Its map by module name, in the order in which the modules were fitted.
@@ -79,9 +77,8 @@ class MlAct:
                 interventions.learn_intervention_all_incremental(responses)
             finally:
                 responses.model.remove_hooks()  # it leaves those of the last module
-            return {
-                name: _read(interventions.output_path, responses.output_path, name) for name in responses.module_names
-            }
+            folders = interventions.output_path, responses.output_path
+            return {name: _read(*folders, name) for name in responses.module_names}
 
     def _config(self, folder: str, batch_size: int, quantiles: str) -> Any:
         """Its own configuration of text generation with linear_ot, for our model and prompts."""

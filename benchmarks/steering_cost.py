@@ -43,16 +43,12 @@ CASES = (
 
 
 class Cost(NamedTuple):
-    """Seconds without and with a map (medians), and the middle half of the extra cost of single pairs."""
+    """Seconds without a map, and what a map adds in proportion: medians over pairs, and the middle half of these."""
 
     bare: float
-    steered: float
+    extra: float
     low: float
     high: float
-
-    @property
-    def extra(self) -> float:
-        return self.steered / self.bare - 1
 
     def __str__(self) -> str:
         return f"{self.extra:+.1%} ({self.low:+.1%} to {self.high:+.1%})"
@@ -69,9 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     print_title("Cost of steering")
     print(
-        "SmolLM2-135M, strength 1. Prefill: 4 x 128 tokens, logits of the last one, no cache. Decoding: one sequence, one "
-        "token at a time with a KV cache. Bare and steered calls alternate, on caches of their own; in brackets the "
-        "middle half of the pairs."
+        "SmolLM2-135M, strength 1. Prefill: 4 x 128 tokens, logits of the last one, no cache. Decoding: one sequence, "
+        "one token at a time with a KV cache. Bare and steered calls alternate, on caches of their own; in brackets "
+        "the middle half of the pairs."
     )
     if "bfloat16" in args.dtypes and not runs_bfloat16():
         args.dtypes.remove("bfloat16")
@@ -159,7 +155,7 @@ def _paired(
     bare_times, steered_times = (times[steering][warm:] for steering in (False, True))
     extra = sorted(b / a - 1 for a, b in zip(bare_times, steered_times, strict=True))
     quarter = len(extra) // 4
-    return Cost(median(bare_times), median(steered_times), extra[quarter], extra[-1 - quarter])
+    return Cost(median(bare_times), median(extra), extra[quarter], extra[-1 - quarter])
 
 
 if __name__ == "__main__":

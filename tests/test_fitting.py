@@ -332,6 +332,17 @@ def test_a_budget_covers_a_language_model_too(llama: TransformersModel) -> None:
     assert streamed.record.walk == "streamed"
 
 
+def test_the_progress_callback_may_run_the_model_itself() -> None:
+    """As a preview does; what it runs is neither measured nor moved."""
+    model, plain, previews = chain(), fit(chain(), SOURCE, TARGET, sites=LAYERS), []
+    preview = model.batches(SOURCE, len(SOURCE))[0]
+    untouched = preview.run()
+    act_map = fit(model, SOURCE, TARGET, sites=LAYERS, progress=lambda *_: previews.append(preview.run()))
+    assert max(act_map.difference(plain).values()) == 0
+    assert len(previews) == len(act_map)
+    assert all(torch.equal(shown, untouched) for shown in previews)
+
+
 # --- memory: running out of it
 
 

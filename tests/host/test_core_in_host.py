@@ -13,7 +13,8 @@ import pytest
 def unet(host_python: Path) -> dict:
     script = Path(__file__).with_name("unet_in_host.py")
     host = host_python.parents[2]
-    run = subprocess.run([host_python, script, host], capture_output=True, text=True, timeout=300, cwd=host, check=False)
+    command = [host_python, script, host]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=host, check=False)
     assert run.returncode == 0, run.stderr
     return json.loads(run.stdout.splitlines()[-1])
 
