@@ -66,11 +66,8 @@ def pool(x: Tensor, layout: Layout, mask: Tensor | None) -> Tensor:
         return x.mean((2, 3), dtype=torch.float32)
     if mask is None:
         return x.mean(1, dtype=torch.float32)
-    weights = (mask / mask.sum(1, keepdim=True)).unsqueeze(1)
-    pooled = torch.bmm(weights, x.float())
-    if not bool(pooled.isfinite().all()):  # what stands at the padding may be anything, and does not count
-        pooled = torch.bmm(weights, x.float().masked_fill(~mask.unsqueeze(-1), 0))
-    return pooled.squeeze(1)
+    # Not a matrix product, which autocast and TF32 would round.
+    return x.masked_fill(~mask.unsqueeze(-1), 0).sum(1, dtype=torch.float32) / mask.sum(1, keepdim=True)
 
 
 def extremes(x: Tensor, layout: Layout, mask: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -127,10 +124,17 @@ class _Worker:
         self._go.release()
         self._stopped.acquire()
         if self.error is not None:
-            raise self.error
+            # Not kept: the traceback holds the activations of the failed run.
+            error, self.error = self.error, None
+            try:
+                raise error
+            finally:
+                del error
 
     def wait_at_site(self, values: Values) -> None:
         """Stand still until the scheduler sends it on, from its own thread."""
+        if self.abandoned:  # the model runs on while it unwinds
+            raise _Abandoned
         self.values = values
         self.position += 1
         self._stopped.release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -44,12 +45,15 @@ def main(arguments: list[str] | None = None) -> int:
     except MapError as error:
         print(f"act-steering: {error}", file=sys.stderr)
         return 2
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         print(f"act-steering: {error.name} is missing; run 'pip install \"act-steering[demo]\"'.", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("act-steering: stopped; nothing was written.", file=sys.stderr)
+        print("act-steering: stopped.", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of a pipe has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     return 0
 
 
@@ -91,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     fitting.add_argument("--moved", choices=get_args(Moved), default="source")
     fitting.add_argument("--batch-size", type=int, default=32, help="prompts that run together (%(default)s)")
     fitting.add_argument("--memory", type=float, metavar="MIB", help="most memory the fit may take besides the model")
-    fitting.add_argument("--seed", type=int, default=0)
+    fitting.add_argument("--seed", type=_seed, default=0)
     for key in ("title", "author", "description", "license"):
         fitting.add_argument(f"--{key}", default="", help=f"{key} that the file shows")
 
@@ -111,9 +115,15 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--strength", type=float, action="append", help="can be given several times (1)")
     generate.add_argument("--tokens", type=int, default=40, help="most new tokens (%(default)s)")
     generate.add_argument("--temperature", type=float, default=0.8)
-    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--seed", type=_seed, default=0)
     generate.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
     return parser
+
+
+def _seed(text: str) -> int:
+    if not 0 <= int(text) < 2**63:
+        raise ValueError
+    return int(text)
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -136,6 +146,8 @@ def _load_model(name: str, dtype: str = "float32", device: str = "cpu") -> Trans
         on = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
         raise MapError(f"There is no device {device!r} here; try cpu.") from error
+    if on.type == "meta":
+        raise MapError("The device 'meta' holds no values; try cpu.")
     if name == "default":
         return TransformersModel.default(dtype=DTYPES[dtype], device=on)
     return TransformersModel.from_pretrained(name, dtype=DTYPES[dtype], device=on)
@@ -154,6 +166,7 @@ def _fit_with_bar(model: TransformersModel, prompts: PromptSet, **settings: Any)
         def progress(done: int, total: int, _site: str) -> None:
             if not bars:  # not before there is something to fit
                 bars.append(stack.enter_context(_bar(f"Fitting {prompts.source_name} to {prompts.target_name}", total)))
+            bars[0].total = total
             bars[0].update(done - bars[0].n)
 
         return fit(model, prompts.source, prompts.target, progress=progress, **settings)
@@ -163,8 +176,10 @@ def _fit(args: argparse.Namespace) -> None:
     out: Path = args.out
     if out.exists() and not args.overwrite:
         raise MapError(f"{out} is there already; choose another name, or add --overwrite.")
-    if out.suffix != ".safetensors" or not out.parent.is_dir():
-        raise MapError(f"{out} cannot be written; name a .safetensors file in a folder that exists.")
+    if out.suffix != ".safetensors" or out.is_dir() or not os.access(out.parent, os.W_OK):
+        raise MapError(f"{out} cannot be written; name a .safetensors file in a folder that you may write to.")
+    if args.prompts and (args.source or args.target):
+        raise MapError("Give either --prompts, or --source and --target, not both.")
     if args.prompts:
         prompts = load_prompt_set(args.prompts)
     elif args.source and args.target:

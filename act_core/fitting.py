@@ -111,7 +111,7 @@ def fit(
     with torch.no_grad():
         try:
             found, need = _dry_run(model, components, [*source, *target], sites, metered=memory_budget is not None)
-        except torch.OutOfMemoryError as error:
+        except torch.cuda.OutOfMemoryError as error:
             raise MapError(_OUT_OF_MEMORY) from error
         count = len(source) + len(target)
         if memory_budget is None:
@@ -124,10 +124,11 @@ def fit(
             try:
                 transports = _Fitter(model, components, found, settings, progress).run(groups, plan.batch)
                 break
-            except torch.OutOfMemoryError as error:
+            except torch.cuda.OutOfMemoryError as error:
                 plan = plan.halved()
                 if plan.resident < 4:
                     raise MapError(_OUT_OF_MEMORY) from error
+                torch.cuda.empty_cache()
                 notes.append(f"out of memory: started again with {plan.resident} prompts at a time")
                 logger.warning("Fit %s.", notes[-1])
 
@@ -194,8 +195,8 @@ def _groups(
         order = torch.randperm(len(side), generator=generator)
         shuffled.append([side[int(i)] for i in order])
     for count in range(-(-total // resident), total):
-        # The first group must be able to fit, so each side comes in parts of two or more.
-        parts = [_split(side, min(count, len(side) // 2)) for side in shuffled]
+        # The first part of a side is the largest, and must be two prompts at least.
+        parts = [_split(side, min(count, len(side) - 1)) for side in shuffled]
         empty: Sequence[str] = ()
         groups = [(a, b) for a, b in zip_longest(*parts, fillvalue=empty)]
         if max(len(a) + len(b) for a, b in groups) <= resident:

@@ -7,7 +7,7 @@ swapped ``forward`` is guarded.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -15,28 +15,33 @@ from torch import Tensor, nn
 Forward = Callable[..., Any]
 
 
-@contextmanager
-def swapped_forward(module: nn.Module, forward: Forward) -> Generator[None, None, None]:
-    """``module.forward`` is `forward` inside the block, and exactly what it was afterwards."""
-    own = "forward" in module.__dict__
-    previous = module.__dict__.get("forward")
-    module.__dict__["forward"] = forward
-    try:
-        yield
-    finally:
-        if own:
-            module.__dict__["forward"] = previous
-        else:
-            module.__dict__.pop("forward", None)
+_ABSENT = object()
+
+
+def own_forward(module: nn.Module) -> object:
+    """What stands at ``forward`` in the module's own ``__dict__``, to be given to `restore_forward`."""
+    return module.__dict__.get("forward", _ABSENT)
+
+
+def restore_forward(module: nn.Module, before: object) -> None:
+    """Make ``module.forward`` exactly what it was."""
+    if before is _ABSENT:
+        module.__dict__.pop("forward", None)
+    else:
+        module.__dict__["forward"] = before
 
 
 @contextmanager
 def intercepted(handlers: Mapping[nn.Module, Callable[[Any], Any]]) -> Generator[None, None, None]:
     """Inside the block each module returns what its handler makes of its output."""
-    with ExitStack() as stack:
+    before = {module: own_forward(module) for module in handlers}
+    try:
         for module, handler in handlers.items():
-            stack.enter_context(swapped_forward(module, _through(module.forward, handler)))
+            module.__dict__["forward"] = _through(module.forward, handler)
         yield
+    finally:
+        for module, forward in before.items():
+            restore_forward(module, forward)
 
 
 def _through(forward: Forward, handler: Callable[[Any], Any]) -> Forward:

@@ -71,8 +71,8 @@ def save_map(
         _write_whole(path, _serialised(act_map, card, statistics=statistics))
     except OSError as error:
         raise MapError(f"{path} could not be written: {error.strerror or error}; choose another folder.") from error
-    except MapError as error:
-        raise MapError(f"{path.name} was not written, since nobody could read it: {error}") from error
+    except (MapError, TypeError, ValueError) as error:  # of what the caller gave, such as a title that is no text
+        raise MapError(f"{path.name} was not written, since it could not be read again: {error}") from error
     return path
 
 
@@ -142,7 +142,8 @@ def _header(act_map: ActMap, card: Card, kept: int) -> dict[str, str]:
 
 
 def _write_whole(path: Path, data: bytes) -> None:
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    path = path.resolve()  # a link stays a link
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         # Not a temporary file of the library, which only its owner could read.
         with part.open("xb") as file:
@@ -275,7 +276,7 @@ def _record(entry: Mapping[str, Any]) -> FitRecord:
 
 def _card(metadata: Mapping[str, str]) -> Card:
     title, author, description, license_name = (
-        metadata.get(f"modelspec.{name}", "") for name in ("title", "author", "description", "license")
+        _text(metadata.get(f"modelspec.{name}", "")) for name in ("title", "author", "description", "license")
     )
     card = Card(title, author, description, license_name)
     if "act.strength_range" not in metadata:
@@ -293,14 +294,16 @@ def _count(value: object) -> int:
 
 
 def _effect(value: object) -> float | None:
-    if value is not None and (not isinstance(value, (int, float)) or not math.isfinite(value)):
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not 0 <= (effect := float(cast("float", value))) < math.inf:
         raise ValueError(f"{value!r} is no effect")
-    return value
+    return effect
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no text")
+    if not isinstance(value, str) or not value.replace("\n", "").replace("\t", "").isprintable():
+        raise ValueError(f"{value!r} is no plain text")
     return value
 
 

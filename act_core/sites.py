@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .errors import MapError
 from .forwards import intercepted, output_tensors, submodules
 from .maps import Layout, Site, Spatial, matches
-from .transport import displace
+from .transport import displace, displacement
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Coverage:
     Attributes:
         expected: keys of all sites of the map.
         missing: keys that the model does not have.
-        fires: how often each found site fired; a site inside a compiled graph counts once.
+        fires: how often each found site fired; one inside a compiled graph counts once, from when
+            it was compiled.
     """
 
     expected: tuple[str, ...]
@@ -209,5 +211,5 @@ def displace_at(
     low, high = (None if edge is None else edge.view(-1, 1, 1) for edge in (low, high))
     if spatial == "pointwise":
         return displace(x, gain, offset, low, high)
-    mean = x.mean((2, 3), keepdim=True)
-    return x + (displace(mean, gain, offset, low, high) - mean)
+    mean = x.mean((2, 3), keepdim=True, dtype=torch.float32)
+    return x + displacement(mean, gain, offset, low, high).to(x.dtype)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -14,9 +13,9 @@ from torch import Tensor, nn
 
 from .errors import MapError
 from .fingerprints import weights_hash
-from .forwards import Forward, output_tensors, submodules, swapped_forward, with_output
+from .forwards import Forward, output_tensors, own_forward, restore_forward, submodules, with_output
 from .maps import ActMap, Site, Spatial
-from .sites import Coverage, channel_dim, displace_at
+from .sites import Coverage, channel_dim, displace_at, layout_of
 from .transport import Transport
 
 
@@ -81,7 +80,7 @@ class Steering:
 
     @strength.setter
     def strength(self, value: float) -> None:
-        if not math.isfinite(value):
+        if not isinstance(value, (int, float)) or not math.isfinite(value):
             raise MapError(f"The strength is {value}; it must be a finite number, such as 1.")
         self._strength = value
         for layer in self._layers.values():
@@ -129,13 +128,14 @@ class Steering:
     def __exit__(self, *_: object) -> None:
         for site, module in self._modules.items():
             if forward := _FORWARDS.get(module):
-                forward.remove(self._layers[site])
+                forward.remove(module, self._layers[site])
 
 
 def active_maps(root: nn.Module) -> tuple[str, ...]:
     """Titles of the maps that steer a module or its submodules at this moment."""
     forwards = (_FORWARDS.get(module) for module in root.modules())
-    return tuple(dict.fromkeys(_titled(m) for forward in forwards if forward for m in forward.maps()))
+    layers = (layer for forward in forwards if forward for layer in forward.layers() if layer.strength)
+    return tuple(dict.fromkeys(_titled(layer.act_map) for layer in layers))
 
 
 class _Layer:
@@ -161,11 +161,11 @@ class _Layer:
         self.slot, self._fires_before = slot, slot.fires
 
     def leave(self) -> None:
-        self._fires, self.slot = self.fires, None
+        self._fires, self.slot = self.fires, None  # once it has left, this changes nothing
 
 
 class _Step:
-    """One affine move of one activation, as tensors that a compiled graph reads anew at each call."""
+    """One affine move of one activation, as float32 tensors that a compiled graph reads anew at each call."""
 
     def __init__(
         self, site: Site, spatial: Spatial, gain: Tensor, offset: Tensor, bounds: tuple[Tensor, Tensor] | None
@@ -177,24 +177,25 @@ class _Step:
         self.low, self.high = bounds or (None, None)
 
     def __call__(self, x: Tensor) -> Tensor:
-        if x.shape[channel_dim(self.site.layout)] != self.site.channels:
+        layout = self.site.layout
+        if layout_of(x) != layout or x.shape[channel_dim(layout)] != self.site.channels:
             raise MapError(
                 f"Site {self.site.key} now gives an activation of shape {list(x.shape)}, but the map moves "
                 f"{self.site.channels} channels there; fit a map for this model."
             )
-        if self.gain.dtype != x.dtype or self.gain.device != x.device:
-            self._place(x)
+        if self.gain.device != x.device:
+            self._move_to(x.device)
         return displace_at(x, self.site.layout, self.spatial, self.gain, self.offset, self.low, self.high)
 
-    def _place(self, x: Tensor) -> None:
+    def _move_to(self, device: torch.device) -> None:
         with torch.inference_mode(False):
-            self.gain, self.offset = self.gain.to(x), self.offset.to(x)
+            self.gain, self.offset = self.gain.to(device), self.offset.to(device)
             if self.low is not None and self.high is not None:
-                self.low, self.high = self.low.to(x), self.high.to(x)
+                self.low, self.high = self.low.to(device), self.high.to(device)
 
     def takes(self, other: _Step) -> bool:
         """Take the values of `other` in place, if it does the same to the same activation."""
-        if (self.site.layout, self.spatial, self.low is None) != (other.site.layout, other.spatial, other.low is None):
+        if (self.site, self.spatial, self.low is None) != (other.site, other.spatial, other.low is None):
             return False
         with torch.inference_mode():
             for mine, theirs in zip(self._tensors(), other._tensors(), strict=True):
@@ -270,7 +271,7 @@ class _SteeredForward:
     def __init__(self) -> None:
         self.slots: dict[int | None, _Slot] = {}
         self.forward: Forward | None = None
-        self._swap = ExitStack()
+        self._before: object = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         assert self.forward is not None
@@ -281,28 +282,30 @@ class _SteeredForward:
         return output
 
     def add(self, module: nn.Module, output: int | None, layer: _Layer) -> None:
-        if not any(self.maps()):
-            self.forward = module.forward
-            self._swap.enter_context(swapped_forward(module, self))
+        # In an order in which `remove` mends whatever an interrupt leaves half done.
         slot = self.slots.setdefault(output, _Slot())
-        slot.layers.append(layer)
         layer.join(slot)
+        slot.layers.append(layer)
         slot.refold()
+        if self.forward is None:
+            self._before = own_forward(module)
+            self.forward = module.forward
+            module.__dict__["forward"] = self
 
-    def remove(self, layer: _Layer) -> None:
+    def remove(self, module: nn.Module, layer: _Layer) -> None:
         slot = layer.slot
-        if slot is None:
-            return
+        if slot is not None and layer in slot.layers:
+            slot.layers.remove(layer)
+            if slot.layers:
+                slot.refold()
         layer.leave()
-        slot.layers.remove(layer)
-        if slot.layers:
-            slot.refold()
-        if not any(self.maps()):
-            self._swap.close()
-            self.forward = None  # it holds the module, which must stay free to be collected
+        # Where somebody else has put a forward over this one since, it stays below that one and does nothing.
+        if not any(self.layers()) and module.__dict__.get("forward") is self:
+            restore_forward(module, self._before)
+            self.forward = self._before = None  # they hold the module, which must stay free to be collected
 
-    def maps(self) -> Iterator[ActMap]:
-        return (layer.act_map for slot in self.slots.values() for layer in slot.layers)
+    def layers(self) -> Iterator[_Layer]:
+        return (layer for slot in self.slots.values() for layer in slot.layers)
 
 
 # Owned by the modules: an entry goes when its module goes.
@@ -317,6 +320,8 @@ def _tensor_at(output: Any, index: int | None, slot: _Slot) -> Tensor:
 
 
 def _roots(model: nn.Module | Mapping[str, nn.Module], act_map: ActMap) -> dict[str, nn.Module]:
+    if not isinstance(model, (nn.Module, Mapping)):
+        raise MapError(f"steer takes a PyTorch module, not a {type(model).__name__}; give its .module.")
     if not isinstance(model, nn.Module):
         return {name: module for name, module in model.items() if name in act_map.components}
     if len(act_map.components) > 1:
@@ -327,12 +332,15 @@ def _roots(model: nn.Module | Mapping[str, nn.Module], act_map: ActMap) -> dict[
 
 
 def _output_channels(module: nn.Module) -> int | None:
-    """How many channels a module returns, where its own attributes tell."""
-    for attribute in ("out_features", "out_channels", "num_channels", "nf"):
-        if isinstance(count := getattr(module, attribute, None), int):
-            return count
+    """How many channels a module returns, where its kind tells."""
+    if isinstance(module, nn.Linear):
+        return module.out_features
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return module.out_channels
     weight = getattr(module, "weight", None)
-    return weight.numel() if isinstance(weight, Tensor) and weight.ndim == 1 else None
+    if "Norm" in type(module).__name__ and isinstance(weight, Tensor) and weight.ndim == 1:
+        return weight.numel()
+    return None
 
 
 def _titled(act_map: ActMap) -> str:

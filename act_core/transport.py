@@ -79,7 +79,7 @@ class Transport:
             MapError: a slope is too small and the statistics that give the mean shift are not there.
         """
         omega, beta = self.omega.double(), self.beta.double()
-        flat = omega < LEAST_INVERTIBLE_SLOPE
+        flat = omega.abs() < LEAST_INVERTIBLE_SLOPE
         inverse_omega = torch.where(flat, 1.0, 1.0 / omega.masked_fill(flat, 1.0))
         inverse_beta = -beta * inverse_omega
         if bool(flat.any()):
@@ -92,7 +92,8 @@ class Transport:
             inverse_beta = torch.where(flat, mean - (omega * mean + beta), inverse_beta)
         low = high = None
         if self.low is not None and self.high is not None:
-            low, high = (_keep(omega * edge.double() + beta) for edge in (self.low, self.high))
+            ends = [omega * edge.double() + beta for edge in (self.low, self.high)]
+            low, high = _keep(torch.minimum(*ends)), _keep(torch.maximum(*ends))
         swapped = self.statistics and Statistics(*self.statistics[2:], *self.statistics[:2])
         return Transport(
             _keep(inverse_omega), _keep(inverse_beta), low, high, swapped, int(flat.sum()), swapped and _effect(swapped)
@@ -128,10 +129,17 @@ def displace(a: Tensor, gain: Tensor, offset: Tensor, low: Tensor | None = None,
     The coefficients broadcast against `a` and take its dtype and device. The displacement is rounded before it
     is added, so half-precision activations keep their precision: a slope near 1 is never rounded itself.
     """
-    moved = torch.addcmul(offset.to(a), a, gain.to(a)).add_(a)
+    return displacement(a, gain, offset, low, high).add_(a)
+
+
+def displacement(
+    a: Tensor, gain: Tensor, offset: Tensor, low: Tensor | None = None, high: Tensor | None = None
+) -> Tensor:
+    """What `displace` adds: ``gain * a + offset``, and 0 outside ``[low, high]``."""
+    moved = torch.addcmul(offset.to(a), a, gain.to(a))
     if low is None or high is None:
         return moved
-    return torch.where((a >= low.to(a)) & (a <= high.to(a)), moved, a)
+    return torch.where((a >= low.to(a)) & (a <= high.to(a)), moved, 0)
 
 
 def fit_transport(
@@ -170,6 +178,8 @@ def fit_transport(
         raise MapError("A transport needs at least two source and two target values; add prompts.")
     eps = torch.finfo(activation_dtype or source.dtype).eps
 
+    if source.device.type == "mps":  # which has no float64
+        source, target = source.cpu(), target.cpu()
     a, b = source.detach().double(), target.detach().double()
     if not (bool(a.isfinite().all()) and bool(b.isfinite().all())):
         raise MapError("Some activations are NaN or infinite; run the model in a wider dtype, such as bfloat16.")

@@ -7,6 +7,7 @@ import copy
 import gc
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Generator
 from contextlib import nullcontext
 from statistics import median
@@ -19,6 +20,7 @@ from act_core.models.transformers import TransformersModel
 
 from .common import Check, load_model, load_prompts, print_table, print_title, report, timed
 
+LEAST_PAIRS = 5
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -59,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prefills", type=int, default=60, help="pairs of forward passes (%(default)s)")
     parser.add_argument("--steps", type=int, default=64, help="tokens decoded in a sequence (%(default)s)")
     parser.add_argument("--sequences", type=int, default=8, help="sequences decoded (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=120, help="most seconds for a figure (%(default)s)")
     parser.add_argument("--prompts", type=int, default=32, help="prompts a side that the maps are fitted on")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     args = parser.parse_args(arguments)
@@ -96,8 +99,8 @@ def rows(args: argparse.Namespace, checks: list[Check]) -> Generator[tuple[objec
             if case.dtype != dtype:
                 continue
             act_map = fit(model, prompts.source, prompts.target, sites=case.sites, support=case.support)  # pyright: ignore
-            prefill = prefills(model, act_map, args.prefills)
-            decoding = decodings(model, act_map, args.steps, args.sequences)
+            prefill = prefills(model, act_map, args.prefills, args.seconds)
+            decoding = decodings(model, act_map, args.steps, args.sequences, args.seconds)
             name = f"{len(act_map)} {case.sites}, {case.support}, {dtype}"
             yield name, f"{1e3 * prefill.bare:.0f}", prefill, f"{1e3 * decoding.bare:.1f}", decoding
             for what, cost, most in (("prefill", prefill, case.prefill), ("decoding", decoding, case.decoding)):
@@ -105,7 +108,7 @@ def rows(args: argparse.Namespace, checks: list[Check]) -> Generator[tuple[objec
                     checks.append(Check(f"{what}, {name}", f"{cost.extra:+.1%}", f"<= {most:.0%}", cost.extra <= most))
 
 
-def prefills(model: TransformersModel, act_map: ActMap, pairs: int) -> Cost:
+def prefills(model: TransformersModel, act_map: ActMap, pairs: int, seconds: float) -> Cost:
     """Forward passes over 4 x 128 tokens."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1000, model.module.config.vocab_size, (4, 128), generator=generator)
@@ -114,10 +117,10 @@ def prefills(model: TransformersModel, act_map: ActMap, pairs: int) -> Cost:
         return model.module(input_ids=ids, use_cache=False, logits_to_keep=1)
 
     with torch.inference_mode():
-        return _paired(model, act_map, [(call, call)] * pairs)
+        return _paired(model, act_map, [(call, call)] * pairs, seconds)
 
 
-def decodings(model: TransformersModel, act_map: ActMap, steps: int, sequences: int) -> Cost:
+def decodings(model: TransformersModel, act_map: ActMap, steps: int, sequences: int, seconds: float) -> Cost:
     """Single tokens after a prompt of 16, always the same token, so that both sides do the same work."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1000, model.module.config.vocab_size, (1, 16), generator=generator)
@@ -134,14 +137,18 @@ def decodings(model: TransformersModel, act_map: ActMap, steps: int, sequences: 
                 for cache in caches
             )
             pairs += [(bare, steered)] * steps
-        return _paired(model, act_map, pairs)
+        return _paired(model, act_map, pairs, seconds)
 
 
 def _paired(
-    model: TransformersModel, act_map: ActMap, pairs: list[tuple[Callable[[], object], Callable[[], object]]]
+    model: TransformersModel,
+    act_map: ActMap,
+    pairs: list[tuple[Callable[[], object], Callable[[], object]]],
+    seconds: float,
 ) -> Cost:
-    """Each pair once, bare and steered, the first of them by turns."""
+    """Each pair once, or what of them `seconds` leave time for: bare and steered, the first of them by turns."""
     times: dict[bool, list[float]] = {False: [], True: []}
+    end = time.perf_counter() + seconds
     gc.collect()
     gc.disable()
     try:
@@ -149,9 +156,11 @@ def _paired(
             for steering in (False, True) if turn % 2 else (True, False):
                 with steer(model.module, act_map) if steering else nullcontext():
                     times[steering].append(timed(steered if steering else bare))
+            if turn >= LEAST_PAIRS and time.perf_counter() > end:
+                break
     finally:
         gc.enable()
-    warm = len(pairs) // 10  # the first calls choose kernels and take memory
+    warm = max(1, len(times[True]) // 10)  # the first calls choose kernels and take memory
     bare_times, steered_times = (times[steering][warm:] for steering in (False, True))
     extra = sorted(b / a - 1 for a, b in zip(bare_times, steered_times, strict=True))
     quarter = len(extra) // 4

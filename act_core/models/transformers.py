@@ -24,6 +24,8 @@ from ..sites import Component
 logger = logging.getLogger(__name__)
 
 COMPONENT = "language_model"
+# Nothing is fetched, and no code that lies in a model folder is run.
+_LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
 class TransformersModel:
@@ -39,8 +41,9 @@ class TransformersModel:
         self.module: Any = module
         self.tokenizer = tokenizer
         self.name = name
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
+        # Padding is masked, so that any token will do.
+        candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
+        self._pad = next(token for token in candidates if token is not None)
 
     @classmethod
     def from_pretrained(
@@ -64,11 +67,11 @@ class TransformersModel:
         if not (folder / "config.json").is_file():
             raise MapError(f"{folder} is no model folder: it has no config.json; give the folder that has one.")
         try:
-            module: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, local_files_only=True)
-            tokenizer = cast("Any", transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True))
+            module: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, **_LOCAL)
+            tokenizer = cast("Any", transformers.AutoTokenizer.from_pretrained(folder, **_LOCAL))
         except Exception as error:
             raise MapError(f"{folder} is no causal language model that can be loaded: {_first_line(error)}") from error
-        return cls(module.to(device).eval(), tokenizer, path.stem)
+        return cls(module.to(device=device, dtype=dtype).eval(), tokenizer, path.stem)
 
     @classmethod
     def default(cls, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> TransformersModel:
@@ -129,17 +132,20 @@ class TransformersModel:
             raise MapError(f"The maximum length is {max_new_tokens} tokens; it must be at least 1.")
         if chat:
             texts = [self._as_chat(text) for text in texts]
-        ids, mask = self._padded([self._tokens(text, room=max_new_tokens) for text in texts], left=True)
-        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p} if temperature > 0 else {}
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices), torch.inference_mode():
+        if not 0 <= temperature < math.inf:
+            raise MapError(f"The temperature is {temperature}; it must be 0 or more.")
+        # A chat template brings its own special tokens.
+        tokens = [self._tokens(text, room=max_new_tokens, special=not chat) for text in texts]
+        ids, mask = self._padded(tokens, left=True)
+        sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p}
+        with torch.random.fork_rng(range(torch.cuda.device_count())), torch.inference_mode():
             torch.manual_seed(seed)
             output: Tensor = self.module.generate(
                 input_ids=ids,
                 attention_mask=mask.long(),
                 max_new_tokens=max_new_tokens,
-                pad_token_id=self.tokenizer.pad_token_id,
-                **(sampling or {"do_sample": False}),
+                pad_token_id=self._pad,
+                **(sampling if temperature else {"do_sample": False}),
             )
         return self.tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
 
@@ -153,7 +159,9 @@ class TransformersModel:
         """
         prefixes: list[list[int]] = [self._tokens(text) for text in after] if after is not None else [[] for _ in texts]
         whole = [
-            (self._tokens(text, room=len(prefix)), prefix) for text, prefix in zip(texts, prefixes, strict=True) if text
+            (self._tokens(text, room=len(prefix), special=not prefix), prefix)
+            for text, prefix in zip(texts, prefixes, strict=True)
+            if text
         ]
         total, count = 0.0, 0
         with torch.inference_mode():
@@ -177,8 +185,8 @@ class TransformersModel:
         messages = [{"role": "user", "content": text}]
         return cast("str", self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
 
-    def _tokens(self, text: str, room: int = 0) -> list[int]:
-        ids = cast("list[int]", self.tokenizer(text)["input_ids"])
+    def _tokens(self, text: str, room: int = 0, *, special: bool = True) -> list[int]:
+        ids = cast("list[int]", self.tokenizer(text, add_special_tokens=special)["input_ids"])
         longest = getattr(self.module.config, "max_position_embeddings", len(ids) + room)
         if len(ids) + room > longest:
             raise MapError(
@@ -196,7 +204,7 @@ class TransformersModel:
     def _padded(self, tokens: Sequence[list[int]], *, left: bool = False) -> tuple[Tensor, Tensor]:
         """Token ids and mask of real tokens, ``[rows, tokens]`` each."""
         width = max(len(ids) for ids in tokens)
-        ids = torch.full((len(tokens), width), int(self.tokenizer.pad_token_id))
+        ids = torch.full((len(tokens), width), self._pad)
         mask = torch.zeros(ids.shape, dtype=torch.bool)
         for row, own in enumerate(tokens):
             span = slice(width - len(own), None) if left else slice(len(own))
@@ -222,12 +230,11 @@ def _unpacked(gguf: Path) -> Path:
             module = transformers.AutoModelForCausalLM.from_pretrained(
                 gguf.parent,
                 gguf_file=gguf.name,
-                dtype=torch.float32,
-                quantization_config=transformers.GgufConfig(dequantize=True),
-                local_files_only=True,
+                **_dequantised(),
+                **_LOCAL,
             )
             load = cast("Any", transformers.AutoTokenizer.from_pretrained)
-            tokenizer = load(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+            tokenizer = load(gguf.parent, gguf_file=gguf.name, **_LOCAL)
             whole = Path(part) / "model"
             module.save_pretrained(whole)
             tokenizer.save_pretrained(whole)
@@ -237,6 +244,12 @@ def _unpacked(gguf: Path) -> Path:
             return folder
         raise MapError(f"{gguf.name} could not be unpacked into {cache}: {_first_line(error)}") from error
     return folder
+
+
+def _dequantised() -> dict[str, Any]:
+    """transformers 5 keeps a GGUF model quantised unless it is told; before, it did not know the setting."""
+    config = getattr(transformers, "GgufConfig", None)
+    return {"quantization_config": config(dequantize=True)} if config else {}
 
 
 def _first_line(error: Exception) -> str:
