@@ -100,7 +100,7 @@ def accuracy(count: int, sites: str, budgets: Sequence[int]) -> None:
     print(
         f"\n### Distance from the exact map of {count} + {count} prompts\n\nOf each site, the median over channels: "
         "how far apart the transported means are, in deviations of the source, and how far the slopes. Median and "
-        f"greatest over the sites. The exact map moves the mean by {effects.median():.2f} deviations (median over sites). "
+        f"greatest over the sites. The exact map moves the mean by {effects.median():.2f} deviations (median). "
         "The last rows are yardsticks: what half of the prompts, and giving up the causal order, would change."
     )
     print_table(("map", "mean, median", "mean, greatest", "slope, median", "slope, greatest"), rows)
