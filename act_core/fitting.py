@@ -87,8 +87,9 @@ def fit(
             reference implementation.
         spatial: rule for feature maps, ``shift`` or ``pointwise``.
         batch_size: prompts that run together.
-        memory_budget: bytes that the fit may take besides the model; None sets no bound. Prompts that do not fit
-            are streamed in groups, and the record of the map says so.
+        memory_budget: bytes that the tensors of the fit may take besides the model; None sets no bound. (An allocator
+            may keep more than they take: see `benchmarks/fit_memory.py`.) Prompts that do not fit are streamed in
+            groups, and the record of the map says so; such a map is a coarse approximation of the exact one.
         seed: orders the prompts of a streamed fit.
         progress: called as ``progress(done, total, site)`` after each site, in the caller's thread. An exception
             it raises cancels the fit.

@@ -9,7 +9,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Generator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -336,7 +336,7 @@ def test_the_progress_callback_may_run_the_model_itself() -> None:
     """As a preview does; what it runs is neither measured nor moved."""
     model, plain, previews = chain(), fit(chain(), SOURCE, TARGET, sites=LAYERS), []
     preview = model.batches(SOURCE, len(SOURCE))[0]
-    untouched = preview.run()
+    untouched = cast("torch.Tensor", preview.run())
     act_map = fit(model, SOURCE, TARGET, sites=LAYERS, progress=lambda *_: previews.append(preview.run()))
     assert max(act_map.difference(plain).values()) == 0
     assert len(previews) == len(act_map)

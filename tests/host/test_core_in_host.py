@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 
 @pytest.fixture(scope="module")
-def unet(host_python: Path) -> dict:
+def unet(host_python: Path) -> dict[str, Any]:
     script = Path(__file__).with_name("unet_in_host.py")
     host = host_python.parents[2]
     command = [host_python, script, host]
@@ -19,23 +20,23 @@ def unet(host_python: Path) -> dict:
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def test_fits_feature_maps_and_tokens_of_the_hosts_unet(unet: dict) -> None:
+def test_fits_feature_maps_and_tokens_of_the_hosts_unet(unet: dict[str, Any]) -> None:
     assert unet["layouts"] == ["spatial", "tokens"]
     assert unet["fired"] == len(unet["sites"]) > 20
 
 
-def test_walks_the_hosts_unet_in_the_order_it_runs(unet: dict) -> None:
+def test_walks_the_hosts_unet_in_the_order_it_runs(unet: dict[str, Any]) -> None:
     def first(prefix: str) -> int:
         return next(i for i, name in enumerate(unet["sites"]) if name.startswith(prefix))
 
     assert first("input_blocks.1.0.") < first("input_blocks.1.1.") < first("middle_block.") < first("output_blocks.0.")
 
 
-def test_lockstep_on_the_hosts_unet_equals_rerunning_it_for_each_site(unet: dict) -> None:
+def test_lockstep_on_the_hosts_unet_equals_rerunning_it_for_each_site(unet: dict[str, Any]) -> None:
     assert unet["difference"] == 0  # the same batches and the same arithmetic, so no tolerance
 
 
-def test_steering_moves_the_hosts_unet_and_leaves_nothing_behind(unet: dict) -> None:
+def test_steering_moves_the_hosts_unet_and_leaves_nothing_behind(unet: dict[str, Any]) -> None:
     assert unet["strength 0 is exact"]
     assert unet["after is exact"]
     assert unet["moved"] > 1e-3

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -71,6 +72,10 @@ class TinyUNet:
         return MicroBatch(len(prompts), run)
 
 
+def outputs(model: TinyUNet, prompts: Sequence[str]) -> torch.Tensor:
+    return cast("torch.Tensor", model.batches(prompts, len(prompts))[0].run())
+
+
 def main() -> None:
     model = TinyUNet()
     source, target = ([f"{side} {seed}" for seed in range(7)] for side in ("source", "target"))
@@ -78,12 +83,12 @@ def main() -> None:
     with torch.inference_mode():
         act_map = act_core.fit(model, source, target, sites=sites, batch_size=3)
         again = fit_by_rerunning(model, source, target, sites, batch_size=3)
-        plain = model.batches(source, 7)[0].run()
+        plain = outputs(model, source)
         with act_core.steer(model.module, act_map, 0.0):
-            off = model.batches(source, 7)[0].run()
+            off = outputs(model, source)
         with act_core.steer(model.module, act_map) as steering:
-            on = model.batches(source, 7)[0].run()
-        after = model.batches(source, 7)[0].run()
+            on = outputs(model, source)
+        after = outputs(model, source)
     print(
         json.dumps(
             {
