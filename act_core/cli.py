@@ -298,9 +298,10 @@ def _demo(args: argparse.Namespace) -> None:
         print(
             f"{row.strength:8.2f}   {row.mood:+.2f}  [{low:+.2f}, {high:+.2f}]   {row.perplexity:19.1f}      {sample}"
         )
+    command = os.path.relpath(sys.argv[0])
     print(
         f"\nThe map is {path}. What to try next:\n"
-        f"  act-steering generate --map {path} --strength -1 --strength 1 'The letter from my aunt said'\n"
-        f"  act-steering inspect {path}\n"
-        "  act-steering fit --source calm.txt --target wild.txt --out wild.safetensors   (one sentence a line)"
+        f"  {command} generate --map {path} --strength -1 --strength 1 'The letter from my aunt said'\n"
+        f"  {command} inspect {path}\n"
+        f"  {command} fit --source calm.txt --target wild.txt --out wild.safetensors   (one sentence a line)"
     )
