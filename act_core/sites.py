@@ -97,7 +97,7 @@ PRESETS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "blocks": _numbered("*.layers."),
     },
 }
-# On language models attention outputs steer as far as norms do, and the text stays fluent (benchmarks/effect.py).
+# Chosen on the demo model, for text that stays fluent at strength 1; benchmarks/effect.py --dev compares the presets.
 AUTO_PRESET = "attention"
 
 
