@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 from typing import Protocol, get_args
@@ -20,7 +20,7 @@ from .causal import MicroBatch, Side, Values, Walk
 from .errors import MapError
 from .fingerprints import fingerprint
 from .maps import ActMap, FitRecord, Interval, Moved, Order, Site, Spatial, Support
-from .memory import MemoryMeter, Need, Plan
+from .memory import MemoryMeter, Need, Plan, freed_at_once
 from .sites import Component, discover
 from .steering import active_maps
 from .transport import Estimator, Transport, fit_transport
@@ -87,9 +87,9 @@ def fit(
             reference implementation.
         spatial: rule for feature maps, ``shift`` or ``pointwise``.
         batch_size: prompts that run together.
-        memory_budget: bytes that the tensors of the fit may take besides the model; None sets no bound. (An allocator
-            may keep more than they take: see `benchmarks/fit_memory.py`.) Prompts that do not fit are streamed in
-            groups, and the record of the map says so; such a map is a coarse approximation of the exact one.
+        memory_budget: bytes that the fit may take besides the model; None sets no bound. Prompts that do not fit are
+            streamed in groups, and the record of the map says so; such a map is a coarse approximation of the
+            exact one. The fit is slower for it on a CPU: see `freed_at_once`.
         seed: orders the prompts of a streamed fit.
         progress: called as ``progress(done, total, site)`` after each site, in the caller's thread. An exception
             it raises cancels the fit.
@@ -109,7 +109,7 @@ def fit(
         raise MapError(f"The batch size is {batch_size}; it must be at least 1.")
 
     components = list(model.components)
-    with torch.no_grad():
+    with torch.no_grad(), nullcontext() if memory_budget is None else freed_at_once():
         try:
             found, need = _dry_run(model, components, [*source, *target], sites, metered=memory_budget is not None)
         except torch.cuda.OutOfMemoryError as error:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
+import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +16,33 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from .errors import MapError
+
+# What the libraries behind the operators keep for themselves, and the meter does not see: the buffers in which matrix
+# products are packed, the stacks of threads. Up to 38 MiB were seen on two cores (`benchmarks/fit_memory.py`).
+SCRATCH = 40 << 20
+
+
+@contextmanager
+def freed_at_once() -> Generator[None, None, None]:
+    """Let memory go back to the system as soon as a tensor of 64 KiB or more is freed.
+
+    glibc takes large blocks from the system one by one, but counts ever larger ones as small as such blocks are freed,
+    and keeps small ones in heaps, one for each thread, whose gaps stay resident: several times what tensors take.
+    Costs time, so it is for fits with a budget. Afterwards the limit is where glibc itself stops raising it, 32 MiB.
+    Without glibc nothing happens.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
+    if mallopt is None:
+        yield
+        return
+    mallopt(_M_MMAP_THRESHOLD, 64 << 10)
+    try:
+        yield
+    finally:
+        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+
+
+_M_MMAP_THRESHOLD = -3  # in glibc's malloc.h
 
 
 class MemoryMeter(TorchDispatchMode):
@@ -106,7 +136,7 @@ class Need:
         """
         # Sorting and coupling one site's values takes about eight float64 copies of them.
         fitting = 8 * 8 * prompts * max(channels)
-        free = budget - fitting
+        free = budget - SCRATCH - fitting
         plan = self._within(free, batch)
         if plan.resident >= prompts:
             return Plan(prompts, plan.batch)
@@ -114,7 +144,7 @@ class Need:
         kept = 4 * prompts * sum(channels)
         plan = self._within(free - kept, batch)
         if plan.resident < 4:
-            least = fitting + kept + self.running + 3 * self.waiting
+            least = SCRATCH + fitting + kept + self.running + 3 * self.waiting
             raise MapError(
                 f"A memory budget of {budget / 2**20:.0f} MiB is too small for {prompts} prompts and {len(channels)} "
                 f"sites; allow at least {math.ceil(least / 2**20)} MiB, or fit fewer prompts or sites."
