@@ -18,8 +18,8 @@ from torch.utils._pytree import tree_leaves
 from .errors import MapError
 
 # What the libraries behind the operators keep for themselves, and the meter does not see: the buffers in which matrix
-# products are packed, the stacks of threads. Up to 38 MiB were seen on two cores (`benchmarks/fit_memory.py`).
-SCRATCH = 40 << 20
+# products are packed, the stacks of threads. Up to 67 MiB were seen on two cores (`benchmarks/fit_memory.py`).
+SCRATCH = 72 << 20
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from .common import ROOT, Check, load_model, load_prompts, print_table, print_ti
 
 MIB = 2**20
 BUDGET = 256
-SMALL_BUDGETS = [96, 80]
+SMALL_BUDGETS = [128, 112]
 
 
 def main(arguments: list[str] | None = None) -> int:
