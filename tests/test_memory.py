@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from act_core import MapError
-from act_core.memory import SCRATCH, MemoryMeter, Need, Plan, freed_at_once
+from act_core.memory import SCRATCH, MemoryMeter, Need, Plan
 
 KIB = 256  # float32 values
 
