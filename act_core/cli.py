@@ -94,7 +94,7 @@ def _parser() -> argparse.ArgumentParser:
     fitting.add_argument("--interval", choices=get_args(Interval), default="token", help="of an observed support")
     fitting.add_argument("--moved", choices=get_args(Moved), default="source")
     fitting.add_argument("--batch-size", type=int, default=32, help="prompts that run together (%(default)s)")
-    fitting.add_argument("--memory", type=float, metavar="MIB", help="most memory the tensors of the fit may take")
+    fitting.add_argument("--memory", type=float, metavar="MIB", help="most memory the fit may take")
     fitting.add_argument("--seed", type=_seed, default=0)
     for key in ("title", "author", "description", "license"):
         fitting.add_argument(f"--{key}", default="", help=f"{key} that the file shows")
