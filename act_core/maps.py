@@ -47,8 +47,12 @@ class Site:
 
 
 def matches(patterns: Sequence[str], key: str) -> bool:
-    """Whether a site key fits one of the fnmatch patterns, with or without its output index."""
-    return any(fnmatchcase(key, p) or fnmatchcase(key.partition("#")[0], p) for p in patterns)
+    """Whether a site key fits one of the fnmatch patterns, with or without its output index.
+
+    A lone output is ``#0``, too.
+    """
+    name, index = key.partition("#")[::2]
+    return any(fnmatchcase(text, p) for p in patterns for text in (key, name, f"{name}#{index or 0}"))
 
 
 @dataclass(frozen=True)

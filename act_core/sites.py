@@ -32,15 +32,17 @@ class Coverage:
     """How many sites of a map were found in the model, and how many did fire.
 
     Attributes:
-        expected: keys of all sites of the map.
+        expected: keys of all sites of the map, in the components that are connected.
         missing: keys that the model does not have.
         fires: how often each found site fired; one inside a compiled graph counts once, from when
             it was compiled.
+        unconnected: components of the map that no model was given for.
     """
 
     expected: tuple[str, ...]
     missing: tuple[str, ...]
     fires: Mapping[str, int]
+    unconnected: tuple[str, ...] = ()
 
     @property
     def fired(self) -> tuple[str, ...]:
@@ -57,6 +59,8 @@ class Coverage:
             text += f", {len(self.missing)} not found (first: {self.missing[0]})"
         if self.silent:
             text += f", {len(self.silent)} never ran (first: {self.silent[0]})"
+        if self.unconnected:
+            text += f", {' and '.join(self.unconnected)} not connected"
         return text
 
 
@@ -74,7 +78,29 @@ _LLAMA = {
 # The paper steers what leaves the attention and the feed-forward of Gemma, not what enters them.
 _GEMMA = {**_LLAMA, "norms": ("*.layers.*.post_attention_layernorm", "*.layers.*.post_feedforward_layernorm")}
 
-# Architecture family (of transformers: config.model_type) -> preset -> patterns on the module name.
+_CLIP = {
+    "norms": ("*layers.*.layer_norm[12]", "*final_layer_norm"),
+    "attention": ("*.self_attn.out_proj",),
+    "mlp": ("*.mlp.fc2",),
+    "blocks": _numbered("*.layers."),
+    "output": ("*final_layer_norm", "text_projection"),
+}
+_T5 = {
+    "norms": ("*.layer.[01].layer_norm", "*final_layer_norm"),
+    "attention": ("*.SelfAttention.o",),
+    "mlp": ("*.DenseReluDense.wo",),
+    "blocks": tuple(f"{block}#0" for block in _numbered("*.block.")),
+    "output": ("*final_layer_norm",),
+}
+# Of a norm that also returns the gates of its block, the first output. Both streams: picture and text.
+_MMDIT = {
+    "norms": ("*.norm1#0", "*.norm1_context#0", "*.norm2", "*.norm2_context"),
+    "attention": ("*.attn.to_out.0", "*.attn.to_add_out"),
+    "mlp": ("*.ff.net.2", "*.ff_context.net.2"),
+    "blocks": _numbered("transformer_blocks."),
+}
+
+# Architecture family (of transformers: config.model_type; of diffusers: the class) -> preset -> patterns on the name.
 PRESETS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
@@ -96,9 +122,28 @@ PRESETS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "mlp": ("*.mlp.dense_4h_to_h",),
         "blocks": _numbered("*.layers."),
     },
+    "clip_text_model": _CLIP,
+    "t5": _T5,
+    # All norms, as in the paper: those of the attention blocks, of the residual blocks, and the last.
+    "UNet2DConditionModel": {
+        "norms": ("*.norm", "*.norm[123]", "conv_norm_out"),
+        "attention": ("*.attn[12].to_out.0",),
+        "mlp": ("*.ff.net.2",),
+        "blocks": (*_numbered("*.transformer_blocks."), *_numbered("*.resnets.")),
+    },
+    "SD3Transformer2DModel": _MMDIT,
+    "FluxTransformer2DModel": {
+        **_MMDIT,
+        "norms": (*_MMDIT["norms"], *(f"{block}.norm#0" for block in _numbered("single_transformer_blocks."))),
+        "attention": (*_MMDIT["attention"], "single_transformer_blocks.*.proj_out"),
+        "blocks": (*_MMDIT["blocks"], *_numbered("single_transformer_blocks.")),
+    },
 }
-# Chosen on the demo model, for text that stays fluent at strength 1; benchmarks/effect.py --dev compares the presets.
-AUTO_PRESET = "attention"
+_NAMES = {preset for presets in PRESETS.values() for preset in presets}
+# What `auto` stands for. Chosen on real models: a language model that stays fluent at strength 1
+# (`benchmarks/effect.py --dev`), and a text-to-image model that keeps its subject (`benchmarks/styles.py --dev`).
+AUTO: Mapping[str, tuple[str, ...]] = {}
+_AUTO_ELSEWHERE = ("attention",)
 
 
 def patterns_for(component: Component, sites: str) -> tuple[str, ...]:
@@ -111,7 +156,7 @@ def patterns_for(component: Component, sites: str) -> tuple[str, ...]:
     presets = PRESETS.get(component.architecture, {})
     patterns: list[str] = []
     for name in names:
-        if name not in ("auto", "all", *_LLAMA):
+        if name not in ("auto", "all", *_NAMES):
             patterns.append(name)
         elif not presets:
             raise MapError(
@@ -119,8 +164,11 @@ def patterns_for(component: Component, sites: str) -> tuple[str, ...]:
                 "give patterns instead, such as '*norm*' or '*/model.layers.*.mlp'."
             )
         else:
-            chosen = list(presets) if name == "all" else [AUTO_PRESET if name == "auto" else name]
-            patterns += [f"{component.name}/{pattern}" for preset in chosen for pattern in presets[preset]]
+            chosen = {"all": tuple(presets), "auto": AUTO.get(component.architecture, _AUTO_ELSEWHERE)}.get(
+                name, (name,)
+            )
+            # A preset that only other components have, such as the output of a text encoder, finds nothing in this one.
+            patterns += [f"{component.name}/{pattern}" for preset in chosen for pattern in presets.get(preset, ())]
     return tuple(patterns)
 
 

@@ -18,8 +18,32 @@ from .maps import ActMap, Site, Spatial
 from .sites import Coverage, channel_dim, displace_at, layout_of
 from .transport import Transport
 
+# One for all components of a map, or one for each.
+Strength = float | Mapping[str, float]
 
-def steer(model: nn.Module | Mapping[str, nn.Module], act_map: ActMap, strength: float = 1.0) -> Steering:
+
+class Rows:
+    """Which rows of every batch are moved, such as one branch under classifier-free guidance.
+
+    Several maps may share one; it is read at every call of the model.
+
+    Attributes:
+        chosen: the rows; None for all of them.
+    """
+
+    NONE = slice(0, 0)
+
+    def __init__(self, chosen: slice | None = None) -> None:
+        self.chosen = chosen
+
+
+def steer(
+    model: nn.Module | Mapping[str, nn.Module],
+    act_map: ActMap,
+    strength: Strength = 1.0,
+    *,
+    rows: Mapping[str, Rows] | None = None,
+) -> Steering:
     """Steer a live model: ``with steer(model, act_map, strength=0.7) as steering: ...``.
 
     Inside the block every activation `a` at a site of the map becomes ``(1 - strength) * a + strength * T(a)``:
@@ -29,10 +53,13 @@ def steer(model: nn.Module | Mapping[str, nn.Module], act_map: ActMap, strength:
     Args:
         model: the module whose submodules are the sites, or one module for each component of the map.
         act_map: map of this model, or of one of the same structure.
-        strength: any finite number. It can be changed inside the block: ``steering.strength = 0.3``.
+        strength: any finite number, or one for each component. It can be changed inside the block:
+            ``steering.strength = 0.3``.
+        rows: which rows of a batch are moved, by component; all where nothing is said.
 
     Raises:
-        MapError: the strength is not finite, no site of the map is in the model, or one has other channels.
+        MapError: the strength is not finite or names other components than the map, no site of the map is in the
+            model, or one has other channels.
     """
     roots = _roots(model, act_map)
     found: dict[Site, nn.Module] = {}
@@ -55,7 +82,7 @@ def steer(model: nn.Module | Mapping[str, nn.Module], act_map: ActMap, strength:
                 f"{_titled(act_map)} moves {site.channels} channels at {site.key}, but this model has {channels}; "
                 "use it with the model it was fitted on, or fit a map for this one."
             )
-    return Steering(act_map, found, roots, strength)
+    return Steering(act_map, found, roots, strength, rows or {})
 
 
 class Steering:
@@ -66,25 +93,38 @@ class Steering:
     """
 
     def __init__(
-        self, act_map: ActMap, found: Mapping[Site, nn.Module], roots: Mapping[str, nn.Module], strength: float
+        self,
+        act_map: ActMap,
+        found: Mapping[Site, nn.Module],
+        roots: Mapping[str, nn.Module],
+        strength: Strength,
+        rows: Mapping[str, Rows],
     ) -> None:
         self.act_map = act_map
         self._roots = roots
         self._modules = found
-        self._layers = {site: _Layer(act_map, site, strength) for site in found}
+        self._layers = {site: _Layer(act_map, site, rows.get(site.component)) for site in found}
         self.strength = strength
 
     @property
-    def strength(self) -> float:
+    def strength(self) -> Strength:
         return self._strength
 
     @strength.setter
-    def strength(self, value: float) -> None:
-        if not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise MapError(f"The strength is {value}; it must be a finite number, such as 1.")
-        self._strength = value
-        for layer in self._layers.values():
-            layer.strength = value
+    def strength(self, value: Strength) -> None:
+        components = self.act_map.components
+        by_component = value if isinstance(value, Mapping) else dict.fromkeys(components, value)
+        if set(by_component) != set(components):
+            raise MapError(
+                f"{_titled(self.act_map)} moves {', '.join(components)}, but strengths are given for "
+                f"{', '.join(by_component) or 'nothing'}; give one number, or one for each component."
+            )
+        for number in by_component.values():
+            if not isinstance(number, (int, float)) or not math.isfinite(number):
+                raise MapError(f"The strength is {number}; it must be a finite number, such as 1.")
+        self._strength: Strength = value
+        for site, layer in self._layers.items():
+            layer.strength = by_component[site.component]
             if layer.slot is not None:
                 layer.slot.refold()
 
@@ -101,13 +141,15 @@ class Steering:
     @property
     def coverage(self) -> Coverage:
         """Sites of the map that were found, and how often each has fired while steering."""
-        keys = tuple(site.key for site in self.act_map.transports)
+        keys = tuple(site.key for site in self.act_map.transports if site.component in self._roots)
         fires = {site.key: layer.fires for site, layer in self._layers.items()}
-        return Coverage(keys, tuple(key for key in keys if key not in fires), fires)
+        unconnected = tuple(name for name in self.act_map.components if name not in self._roots)
+        return Coverage(keys, tuple(key for key in keys if key not in fires), fires, unconnected)
 
     def check(self) -> None:
         """Raise a MapError if the map was due and yet no site of it has fired."""
-        if self.strength and not self.coverage.fired:
+        due = any(layer.strength for layer in self._layers.values())
+        if due and not self.coverage.fired:
             raise MapError(
                 f"{_titled(self.act_map)} had no effect: {self.coverage}. The model was not run, or runs its parts in "
                 "a way the map cannot reach; fit a map with other sites."
@@ -141,11 +183,12 @@ def active_maps(root: nn.Module) -> tuple[str, ...]:
 class _Layer:
     """One map at one site."""
 
-    def __init__(self, act_map: ActMap, site: Site, strength: float) -> None:
+    def __init__(self, act_map: ActMap, site: Site, rows: Rows | None) -> None:
         self.act_map = act_map
         self.site = site
         self.transport: Transport = act_map.transports[site]
-        self.strength = strength
+        self.rows = rows
+        self.strength = 0.0
         self.slot: _Slot | None = None
         self._fires = 0
         self._fires_before = 0
@@ -167,11 +210,10 @@ class _Layer:
 class _Step:
     """One affine move of one activation, as float32 tensors that a compiled graph reads anew at each call."""
 
-    def __init__(
-        self, site: Site, spatial: Spatial, gain: Tensor, offset: Tensor, bounds: tuple[Tensor, Tensor] | None
-    ):
-        self.site = site
-        self.spatial: Spatial = spatial
+    def __init__(self, layer: _Layer, gain: Tensor, offset: Tensor, bounds: tuple[Tensor, Tensor] | None) -> None:
+        self.site = layer.site
+        self.spatial: Spatial = layer.act_map.record.spatial
+        self.rows = layer.rows
         self.gain = gain
         self.offset = offset
         self.low, self.high = bounds or (None, None)
@@ -185,6 +227,19 @@ class _Step:
             )
         if self.gain.device != x.device:
             self._move_to(x.device)
+        chosen = None if self.rows is None else self.rows.chosen
+        if chosen is None:
+            return self._moved(x)
+        x = x.clone()
+        x[chosen] = self._moved(x[chosen])
+        return x
+
+    def acts_on(self, x: Tensor) -> bool:
+        """Whether any row of this activation is to be moved."""
+        chosen = None if self.rows is None else self.rows.chosen
+        return chosen is None or len(range(*chosen.indices(x.shape[0]))) > 0
+
+    def _moved(self, x: Tensor) -> Tensor:
         return displace_at(x, self.site.layout, self.spatial, self.gain, self.offset, self.low, self.high)
 
     def _move_to(self, device: torch.device) -> None:
@@ -196,6 +251,8 @@ class _Step:
     def takes(self, other: _Step) -> bool:
         """Take the values of `other` in place, if it does the same to the same activation."""
         if (self.site, self.spatial, self.low is None) != (other.site, other.spatial, other.low is None):
+            return False
+        if self.rows is not other.rows:
             return False
         with torch.inference_mode():
             for mine, theirs in zip(self._tensors(), other._tensors(), strict=True):
@@ -223,7 +280,10 @@ class _Slot:
             self.steps = steps
 
     def __call__(self, x: Tensor) -> Tensor:
-        for step in self.steps:
+        steps = [step for step in self.steps if step.acts_on(x)]
+        if not steps:
+            return x
+        for step in steps:
             x = step(x)
         if torch.compiler.is_compiling():
             self.compiled = True  # written and never read here: a counter would make a new graph at each call
@@ -244,7 +304,7 @@ def _folded(layers: list[_Layer]) -> Iterator[_Step]:
         bounds = None
         if transport.low is not None and transport.high is not None:
             bounds = transport.low, transport.high
-        if pending and bounds is None and pending[0].act_map.record.spatial == layer.act_map.record.spatial:
+        if pending and bounds is None and _alike(pending[0], layer):
             _, gain_before, offset_before = pending
             offset = (1 + gain) * offset_before + offset
             gain = gain_before + gain + gain_before * gain
@@ -257,8 +317,13 @@ def _folded(layers: list[_Layer]) -> Iterator[_Step]:
         yield _step(*pending)
 
 
+def _alike(one: _Layer, other: _Layer) -> bool:
+    """Whether two layers move the same rows by the same rule."""
+    return one.act_map.record.spatial == other.act_map.record.spatial and one.rows is other.rows
+
+
 def _step(layer: _Layer, gain: Tensor, offset: Tensor, bounds: tuple[Tensor, Tensor] | None = None) -> _Step:
-    return _Step(layer.site, layer.act_map.record.spatial, gain.float(), offset.float(), bounds)
+    return _Step(layer, gain.float(), offset.float(), bounds)
 
 
 class _SteeredForward:

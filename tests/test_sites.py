@@ -17,6 +17,7 @@ from act_core.models.transformers import TransformersModel
 from act_core.sites import PRESETS, Component, Coverage, discover, displace_at, layout_of, patterns_for
 
 LAYERS = 2
+LANGUAGE_MODELS = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "gemma2", "gemma3_text", "gpt2", "gpt_neox")
 COUNTS = {"norms": 2, "attention": 1, "mlp": 1, "blocks": 1}
 SIZES: dict[str, Any] = {
     "vocab_size": 257,
@@ -55,7 +56,7 @@ def by_architecture() -> Callable[[str], TransformersModel]:
 
 
 @pytest.mark.parametrize("preset", COUNTS)
-@pytest.mark.parametrize("architecture", PRESETS)
+@pytest.mark.parametrize("architecture", LANGUAGE_MODELS)
 def test_presets_find_what_they_promise(
     by_architecture: Callable[[str], TransformersModel], architecture: str, preset: str
 ) -> None:
@@ -64,7 +65,7 @@ def test_presets_find_what_they_promise(
     assert not [name for name in names if "q_norm" in name or "k_norm" in name]
 
 
-@pytest.mark.parametrize("architecture", PRESETS)
+@pytest.mark.parametrize("architecture", LANGUAGE_MODELS)
 def test_auto_and_all_work_for_every_architecture(
     by_architecture: Callable[[str], TransformersModel], architecture: str
 ) -> None:
@@ -76,7 +77,7 @@ def test_auto_and_all_work_for_every_architecture(
     assert set(auto) <= set(every)
 
 
-@pytest.mark.parametrize("architecture", PRESETS)
+@pytest.mark.parametrize("architecture", LANGUAGE_MODELS)
 def test_sites_of_one_layer_come_before_those_of_the_next(
     by_architecture: Callable[[str], TransformersModel], architecture: str
 ) -> None:
@@ -91,7 +92,7 @@ def sites_of_all(by_architecture: Callable[[str], TransformersModel], architectu
 
 
 def test_every_preset_is_there_for_every_architecture() -> None:
-    assert {frozenset(presets) for presets in PRESETS.values()} == {frozenset(COUNTS)}
+    assert all(set(COUNTS) <= set(presets) for presets in PRESETS.values())
 
 
 def test_presets_and_patterns_mix(llama: TransformersModel) -> None:

@@ -25,13 +25,14 @@ from helpers import (
 )
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounter
+from torch.testing import assert_close
 
 from act_core import ActMap, MapError, fit, steer
 from act_core.forwards import submodules
 from act_core.maps import Card, FitRecord, Site
 from act_core.models.transformers import TransformersModel
 from act_core.sites import displace_at
-from act_core.steering import active_maps
+from act_core.steering import Rows, active_maps
 from act_core.transport import Transport
 
 SOURCE, TARGET = prompts("source", 6), prompts("target", 6)
@@ -397,9 +398,71 @@ def test_components_that_are_not_there_are_listed_and_no_error() -> None:
     modules, act_map = two_components()
     with steer({"image": modules["image"]}, act_map) as steering:
         modules["image"](torch.randn(2, 4))
-    assert steering.coverage.missing == ("text/layers.2",)
-    assert steering.coverage.fired == ("image/layers.2",)
+    assert (steering.coverage.unconnected, steering.coverage.missing) == (("text",), ())
+    assert str(steering.coverage) == "1 of 1 sites fired, text not connected"
     steering.check()
+
+
+def test_each_component_takes_a_strength_of_its_own() -> None:
+    modules, act_map = two_components()
+    x = torch.randn(2, 4)
+    before = {name: module(x) for name, module in modules.items()}
+    with steer(modules, act_map, {"text": 0.0, "image": 2.0}) as steering:
+        assert torch.equal(modules["text"](x), before["text"])
+        assert_close(modules["image"](x), (3 * before["image"].atanh() + 2).tanh())
+        steering.strength = {"text": 1.0, "image": 0.0}
+        assert_close(modules["text"](x), (2 * before["text"].atanh() + 1).tanh())
+        assert torch.equal(modules["image"](x), before["image"])
+
+
+@pytest.mark.parametrize("strength", [{"text": 1.0}, {"text": 1.0, "image": 1.0, "sound": 1.0}, {}])
+def test_strengths_of_other_components_than_the_maps_are_refused(strength: dict[str, float]) -> None:
+    modules, act_map = two_components()
+    with pytest.raises(MapError, match=r"moves text, image, but strengths are given for"):
+        steer(modules, act_map, strength)
+
+
+# --- rows
+
+
+def test_only_the_chosen_rows_are_moved_and_they_may_change_from_call_to_call() -> None:
+    model, act_map, rows = chain(), chain_map(), Rows()
+    (component,) = act_map.components
+    x = torch.randn(4, 4)
+    before = model.module(x)
+    with steer(model.module, act_map):
+        moved = model.module(x)
+    with steer(model.module, act_map, rows={component: rows}) as steering:
+        assert torch.equal(model.module(x), moved)
+        rows.chosen = slice(2, 4)
+        half = model.module(x)
+        assert torch.equal(half[:2], before[:2])
+        assert_close(half[2:], moved[2:])
+        rows.chosen = Rows.NONE
+        fires = dict(steering.coverage.fires)
+        assert torch.equal(model.module(x), before)
+        assert steering.coverage.fires == fires
+
+
+def test_maps_that_share_rows_compose_and_others_act_one_after_the_other() -> None:
+    model, act_map = chain(), chain_map()
+    (component,) = act_map.components
+    x = torch.randn(4, 4)
+    with steer(model.module, act_map), steer(model.module, act_map):
+        twice = model.module(x)
+    with steer(model.module, act_map):
+        once = model.module(x)
+    shared, own = Rows(slice(2)), Rows(slice(2))
+    for first, second in ((shared, shared), (shared, own)):
+        with (
+            steer(model.module, act_map, rows={component: first}),
+            steer(model.module, act_map, rows={component: second}),
+        ):
+            assert_close(model.module(x)[:2], twice[:2])
+    with steer(model.module, act_map, rows={component: shared}), steer(model.module, act_map):
+        both = model.module(x)
+    assert_close(both[:2], twice[:2])
+    assert_close(both[2:], once[2:])
 
 
 def test_a_map_of_several_components_refuses_a_lone_module() -> None:

@@ -18,7 +18,7 @@ import transformers
 from torch import Tensor, nn
 
 from ..causal import MicroBatch
-from ..errors import MapError
+from ..errors import MapError, first_line
 from ..sites import Component
 
 logger = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ class TransformersModel:
             module: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, **_LOCAL)
             tokenizer = cast("Any", transformers.AutoTokenizer.from_pretrained(folder, **_LOCAL))
         except Exception as error:
-            raise MapError(f"{folder} is no causal language model that can be loaded: {_first_line(error)}") from error
+            raise MapError(f"{folder} is no causal language model that can be loaded: {first_line(error)}") from error
         return cls(module.to(device=device, dtype=dtype).eval(), tokenizer, path.stem)
 
     @classmethod
@@ -242,7 +242,7 @@ def _unpacked(gguf: Path) -> Path:
     except Exception as error:
         if folder.is_dir():  # another process was faster
             return folder
-        raise MapError(f"{gguf.name} could not be unpacked into {cache}: {_first_line(error)}") from error
+        raise MapError(f"{gguf.name} could not be unpacked into {cache}: {first_line(error)}") from error
     return folder
 
 
@@ -250,8 +250,3 @@ def _dequantised() -> dict[str, Any]:
     """transformers 5 keeps a GGUF model quantised unless it is told; before, it did not know the setting."""
     config = getattr(transformers, "GgufConfig", None)
     return {"quantization_config": config(dequantize=True)} if config else {}
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__).rstrip(".:") + "."
