@@ -7,24 +7,25 @@ import math
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import torch
 
 from .errors import MapError
-from .fitting import fit
+from .fitting import FitModel, fit
 from .mapfile import load_map, save_map
 from .maps import ActMap, Interval, Moved, Order, Support
 from .prompts import PromptSet, load_prompt_set, read_lines
-from .steering import steer
+from .steering import Steering, steer
 from .transport import Estimator
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from .models.diffusers import DiffusersModel
     from .models.transformers import TransformersModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -82,6 +83,8 @@ def _parser() -> argparse.ArgumentParser:
         "fit --prompts prompt_sets/gloomy_to_cheerful.txt --out cheerful.safetensors",
     )
     _add_model(fitting)
+    _add_pipeline(fitting)
+    fitting.add_argument("--components", choices=("both", "model", "text"), default="both", help="of a pipeline")
     fitting.add_argument("--prompts", type=Path, help="prompt set: a text file with [source] and [target] headings")
     fitting.add_argument("--source", type=Path, help="instead: a text file of source prompts, one a line")
     fitting.add_argument("--target", type=Path, help="and one of target prompts")
@@ -102,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     inspect = command("inspect", _inspect, "Show what is in a map.", "inspect cheerful.safetensors")
     inspect.add_argument("map", type=Path)
     inspect.add_argument("--model", help="also try it on this model: a folder, a GGUF file, or 'default'")
+    _add_device(inspect)
+    _add_pipeline(inspect)
 
     generate = command(
         "generate",
@@ -117,6 +122,25 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--temperature", type=float, default=0.8)
     generate.add_argument("--seed", type=_seed, default=0)
     generate.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
+
+    sweep = command(
+        "sweep",
+        _sweep,
+        "Draw the same prompts at rising strength, as one labelled picture.",
+        "sweep --model demo_model --map ink.safetensors --out sweep.png 'cat, flat sticker' 'rocket, flat sticker'",
+    )
+    sweep.add_argument("prompt", nargs="+", help="one or several prompts, a row each")
+    sweep.add_argument("--model", required=True, help="pipeline folder of the diffusers library")
+    _add_device(sweep)
+    _add_pipeline(sweep)
+    sweep.add_argument("--map", type=Path, required=True)
+    sweep.add_argument("--out", type=Path, required=True, help="the picture to write: .png, .jpg, or a moving .webp")
+    sweep.add_argument("--strength", type=float, action="append", help="can be given several times (0, 0.25 ... 1.25)")
+    sweep.add_argument("--branch", choices=("positive", "negative", "both"), default="positive")
+    sweep.add_argument("--negative", default="", help="what to guide away from")
+    sweep.add_argument("--steps", type=int, default=20, help="of the schedule (%(default)s)")
+    sweep.add_argument("--guidance", type=float, help="scale of the guidance (the pipeline's own)")
+    sweep.add_argument("--seed", type=_seed, default=0)
     return parser
 
 
@@ -130,11 +154,19 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="default", help="model folder or GGUF file; the default is the small model of the demo"
     )
+    _add_device(parser)
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
 
 
-def _load_model(name: str, dtype: str = "float32", device: str = "cpu") -> TransformersModel:
+def _add_pipeline(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help="of a pipeline's pictures")
+
+
+def _load_language_model(name: str, dtype: str = "float32", device: str = "cpu") -> TransformersModel:
     import transformers
 
     from .models.transformers import TransformersModel
@@ -142,15 +174,38 @@ def _load_model(name: str, dtype: str = "float32", device: str = "cpu") -> Trans
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     print("Loading the language model ...", flush=True)
-    try:
-        on = torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
-        raise MapError(f"There is no device {device!r} here; try cpu.") from error
-    if on.type == "meta":
-        raise MapError("The device 'meta' holds no values; try cpu.")
+    on = _device(device)
     if name == "default":
         return TransformersModel.default(dtype=DTYPES[dtype], device=on)
     return TransformersModel.from_pretrained(name, dtype=DTYPES[dtype], device=on)
+
+
+def _load_pipeline(args: argparse.Namespace, **settings: Any) -> DiffusersModel:
+    import diffusers
+    import transformers
+
+    from .models.diffusers import DiffusersModel
+
+    for library in (diffusers, transformers):
+        library.utils.logging.disable_progress_bar()
+    print("Loading the pipeline ...", flush=True)
+    size = tuple(args.size) if args.size else None
+    on = _device(args.device)
+    return DiffusersModel.from_pretrained(args.model, dtype=DTYPES[args.dtype], device=on, size=size, **settings)
+
+
+def _is_pipeline(name: str) -> bool:
+    return (Path(name) / "model_index.json").is_file()
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise MapError(f"There is no device {name!r} here; try cpu.") from error
+    if device.type == "meta":
+        raise MapError("The device 'meta' holds no values; try cpu.")
+    return device
 
 
 def _bar(label: str, total: int) -> tqdm[Any]:
@@ -159,7 +214,7 @@ def _bar(label: str, total: int) -> tqdm[Any]:
     return tqdm(desc=label, total=total, bar_format="{desc}: {bar:30} {n_fmt}/{total_fmt} [{elapsed}]", file=sys.stdout)
 
 
-def _fit_with_bar(model: TransformersModel, prompts: PromptSet, **settings: Any) -> ActMap:
+def _fit_with_bar(model: FitModel, prompts: PromptSet, **settings: Any) -> ActMap:
     with ExitStack() as stack:
         bars: list[tqdm[Any]] = []
 
@@ -176,8 +231,9 @@ def _fit(args: argparse.Namespace) -> None:
     out: Path = args.out
     if out.exists() and not args.overwrite:
         raise MapError(f"{out} is there already; choose another name, or add --overwrite.")
-    if out.suffix != ".safetensors" or out.is_dir() or not os.access(out.parent, os.W_OK):
-        raise MapError(f"{out} cannot be written; name a .safetensors file in a folder that you may write to.")
+    if out.suffix != ".safetensors":
+        raise MapError(f"{out} is no name for a map; let it end in .safetensors.")
+    _check_writable(out)
     if args.prompts and (args.source or args.target):
         raise MapError("Give either --prompts, or --source and --target, not both.")
     if args.prompts:
@@ -188,7 +244,11 @@ def _fit(args: argparse.Namespace) -> None:
     else:
         raise MapError("Name a prompt set with --prompts, or two files with --source and --target.")
     budget = _bytes(args.memory)
-    model = _load_model(args.model, args.dtype, args.device)
+    pipeline = _is_pipeline(args.model)
+    if pipeline:
+        model = _load_pipeline(args, components=args.components)
+    else:
+        model = _load_language_model(args.model, args.dtype, args.device)
     names = ("sites", "estimator", "order", "support", "interval", "moved", "batch_size", "seed")
     settings = {name: getattr(args, name) for name in names}
     act_map = _fit_with_bar(model, prompts, memory_budget=budget, **settings)
@@ -197,7 +257,50 @@ def _fit(args: argparse.Namespace) -> None:
     for note in act_map.record.notes:
         print(f"Note: {note}.")
     print(f"Saved {out} ({out.stat().st_size / 1e6:.2f} MB): {len(act_map)} sites, {act_map.record.walk} walk.")
-    print(f"Try it:  act-steering generate --map {out} --strength 0 --strength 1 'When I woke up this morning, I'")
+    if pipeline:
+        print(f"Try it:  act-steering sweep --model {args.model} --map {out} --out sweep.png '{prompts.source[0]}'")
+    else:
+        print(f"Try it:  act-steering generate --map {out} --strength 0 --strength 1 'When I woke up this morning, I'")
+
+
+def _sweep(args: argparse.Namespace) -> None:
+    from .pictures import grid, save_animation, sweep
+
+    out: Path = args.out
+    if out.suffix not in (".png", ".jpg", ".webp"):
+        raise MapError(f"{out} is no name for a picture; let it end in .png, .jpg or .webp.")
+    _check_writable(out)
+    strengths = args.strength or [0.0, 0.25, 0.5, 0.75, 1.0, 1.25]
+    act_map = load_map(args.map)
+    model = _load_pipeline(args)
+    for warning in model.steer(act_map).warnings:
+        print(f"Warning: {warning}")
+    with _bar("Drawing", len(strengths)) as bar:
+        images = sweep(
+            model,
+            act_map,
+            args.prompt,
+            strengths,
+            branch=args.branch,
+            step=bar.update,
+            negative=args.negative,
+            steps=args.steps,
+            guidance=args.guidance,
+            seed=args.seed,
+        )
+    titles = [f"{strength:g}" for strength in strengths]
+    # Small pictures are shown larger.
+    zoom = max(1, 128 // images[0][0].width)
+    if out.suffix == ".webp":
+        save_animation(images, titles, out, zoom=zoom)
+    else:
+        grid(images, args.prompt, titles, zoom=zoom).save(out)
+    print(f"Saved {out}.")
+
+
+def _check_writable(path: Path) -> None:
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise MapError(f"{path} cannot be written; name a file in a folder that you may write to.")
 
 
 def _bytes(mebibytes: float | None) -> int | None:
@@ -238,13 +341,26 @@ def _inspect(args: argparse.Namespace) -> None:
         print(f"{effect:8.3f}  {float(transport.omega.median()):6.3f}  {bar:20}  {site.key}")
 
     if args.model:
-        model = _load_model(args.model)
-        with steer(model.module, act_map) as steering:
-            model.generate("The", max_new_tokens=1)
-            print(f"\nOn {model.name}: {steering.coverage}.")
+        with _tried(args, act_map) as steering:
+            print(f"\nOn {args.model}: {steering.coverage}.")
             for warning in steering.warnings:
                 print(f"Warning: {warning}")
             steering.check()
+
+
+@contextmanager
+def _tried(args: argparse.Namespace, act_map: ActMap) -> Generator[Steering, None, None]:
+    """The map on the model of a command, after one short run."""
+    if _is_pipeline(args.model):
+        pipeline = _load_pipeline(args)
+        with pipeline.steer(act_map) as steering:
+            pipeline.generate(["a"], steps=1)
+            yield steering
+    else:
+        model = _load_language_model(args.model)
+        with steer(model.module, act_map) as steering:
+            model.generate("The", max_new_tokens=1)
+            yield steering
 
 
 def _first(prompts: Sequence[str]) -> str:
@@ -253,7 +369,7 @@ def _first(prompts: Sequence[str]) -> str:
 
 def _generate(args: argparse.Namespace) -> None:
     act_map = load_map(args.map)
-    model = _load_model(args.model, args.dtype, args.device)
+    model = _load_language_model(args.model, args.dtype, args.device)
     for warning in steer(model.module, act_map).warnings:
         print(f"Warning: {warning}")
     for strength in args.strength or [1.0]:
@@ -273,7 +389,7 @@ def _generate(args: argparse.Namespace) -> None:
 def _demo(args: argparse.Namespace) -> None:
     from . import demo
 
-    model = _load_model("default")
+    model = _load_language_model("default")
     prompts = load_prompt_set(demo.prompt_set())
     act_map = _fit_with_bar(model, prompts)
     args.output.mkdir(parents=True, exist_ok=True)

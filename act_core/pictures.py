@@ -1,0 +1,94 @@
+"""Pictures of what a map does: the same prompts from the same noise, at rising strength."""
+
+from __future__ import annotations
+
+import os
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from .errors import MapError
+from .maps import ActMap
+from .models.diffusers import Branch, DiffusersModel
+
+_GAP = 6
+_TEXT = 13
+_LEFT = 132
+FRAME_MILLISECONDS = 160
+
+
+def sweep(
+    model: DiffusersModel,
+    act_map: ActMap,
+    prompts: Sequence[str],
+    strengths: Sequence[float],
+    *,
+    branch: Branch = "positive",
+    step: Callable[[], object] = lambda: None,
+    **settings: Any,
+) -> list[list[Image.Image]]:
+    """For each prompt its pictures at all strengths, from the same noise.
+
+    Args:
+        model: the pipeline.
+        act_map: its map.
+        prompts: one row each.
+        strengths: one column each.
+        branch: see `DiffusersModel.steer`.
+        step: called after each strength.
+        settings: of `DiffusersModel.generate`.
+
+    Raises:
+        MapError: no strength, the map does not fit, or it has no effect.
+    """
+    if not strengths:
+        raise MapError("There is no strength; give at least one, such as 0 and 1.")
+    columns: list[list[Image.Image]] = []
+    for strength in strengths:
+        with model.steer(act_map, strength, branch) as steering:
+            columns.append(model.generate(prompts, **settings))
+            steering.check()
+        step()
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def grid(
+    images: Sequence[Sequence[Image.Image]], rows: Sequence[str], columns: Sequence[str], *, zoom: int = 1
+) -> Image.Image:
+    """One picture of many, with a text before each row and above each column.
+
+    Args:
+        images: rows of pictures of one size.
+        rows, columns: their texts; those that are too long are wrapped.
+        zoom: how many pixels wide each pixel is shown.
+    """
+    width, height = (side * zoom for side in images[0][0].size)
+    font = ImageFont.load_default(_TEXT)
+    above = [textwrap.fill(text, max(4, 2 * width // _TEXT)) for text in columns]
+    top = _GAP + max(text.count("\n") + 1 for text in above) * (_TEXT + 4)
+    across, down = width + _GAP, height + _GAP
+    sheet = Image.new("RGB", (_LEFT + across * len(columns), top + down * len(rows)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for number, text in enumerate(above):
+        draw.multiline_text((_LEFT + across * number, _GAP // 2), text, "black", font)
+    for number, (text, pictures) in enumerate(zip(rows, images, strict=True)):
+        y = top + down * number
+        draw.multiline_text((_GAP, y), textwrap.fill(text, 2 * _LEFT // _TEXT), "black", font)
+        for column, picture in enumerate(pictures):
+            shown = picture.resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(shown, (_LEFT + across * column, y))
+    return sheet
+
+
+def save_animation(
+    images: Sequence[Sequence[Image.Image]], columns: Sequence[str], path: str | os.PathLike[str], *, zoom: int = 1
+) -> None:
+    """An animated WebP that goes through the columns and back: all rows side by side, the column's text above."""
+    frames: list[Image.Image] = []
+    for number, text in enumerate(columns):
+        titles = [text, *[""] * (len(images) - 1)]
+        frames.append(grid([[row[number] for row in images]], [""], titles, zoom=zoom))
+    frames = [*frames, *frames[-2:0:-1]]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=FRAME_MILLISECONDS, loop=0, quality=85)
