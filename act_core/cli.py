@@ -152,7 +152,9 @@ def _seed(text: str) -> int:
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", default="default", help="model folder or GGUF file; the default is the small model of the demo"
+        "--model",
+        default="default",
+        help="model or pipeline folder, or GGUF file (the small language model)",
     )
     _add_device(parser)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from helpers import tiny_llama
+from PIL import Image
+from pipelines import one_encoder
 
 from act_core import demo, fit, load_map
 from act_core.cli import main
@@ -18,7 +20,7 @@ from act_core.models.transformers import TransformersModel
 SOURCE = ["The rain never stops.", "I lost my keys and my hope.", "Nobody came to see him."]
 TARGET = ["The sun is out again.", "I found my keys and a friend.", "Everybody came to see him."]
 SITES = "*/model.layers.[01].input_layernorm"
-COMMANDS = ("demo", "fit", "inspect", "generate")
+COMMANDS = ("demo", "fit", "inspect", "generate", "sweep")
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -97,6 +99,73 @@ def test_fit_inspect_and_generate_on_the_real_model(run: Run, tmp_path: Path, pr
     status, text, _ = run("generate", "When I woke up", "--map", out, "--tokens", 4, "--strength", "0")
     assert status == 0
     assert "[strength 0] When I woke up" in text
+
+
+@pytest.fixture(scope="module")
+def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random pipeline."""
+    folder = tmp_path_factory.mktemp("pipelines") / "tiny"
+    one_encoder().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pipeline_map(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path, prompt_set: Path) -> Path:
+    """A map of the tiny pipeline, made by the command line."""
+    out = tmp_path_factory.mktemp("maps") / "light.safetensors"
+    assert main(["fit", "--model", str(tiny_pipeline), "--prompts", str(prompt_set), "--out", str(out)]) == 0
+    return out
+
+
+def test_a_pipeline_is_fitted_inspected_and_swept(
+    run: Run, tmp_path: Path, tiny_pipeline: Path, pipeline_map: Path
+) -> None:
+    loaded = load_map(pipeline_map)
+    assert loaded.components == ("clip_l", "diffusion_model")
+    status, text, _ = run("inspect", pipeline_map, "--model", tiny_pipeline)
+    assert status == 0
+    assert f"{len(loaded)} of {len(loaded)} sites fired" in text
+    swept = ("sweep", "--model", tiny_pipeline, "--map", pipeline_map, "--steps", 2, "--strength", 0, "--strength", 4)
+    for name, frames in (("a.png", 1), ("a.webp", 2)):
+        status, *_ = run(*swept, "--out", tmp_path / name, "rain", "a field in the sun")
+        assert status == 0
+        with Image.open(tmp_path / name) as picture:
+            assert getattr(picture, "n_frames", 1) == frames
+            # Two rows, or two columns, of pictures of 16 x 16, each shown eight times as large.
+            assert min(picture.size) > 128
+            assert max(picture.size) > 256
+
+
+def test_the_components_of_a_pipeline_can_be_chosen(
+    run: Run, tmp_path: Path, tiny_pipeline: Path, prompt_set: Path
+) -> None:
+    out = tmp_path / "text.safetensors"
+    status, *_ = run("fit", "--model", tiny_pipeline, "--prompts", prompt_set, "--out", out, "--components", "text")
+    assert status == 0
+    assert load_map(out).components == ("clip_l",)
+
+
+def test_sweep_refuses_what_it_cannot_draw(
+    run: Run, tmp_path: Path, tiny: Path, tiny_map: Path, tiny_pipeline: Path, pipeline_map: Path
+) -> None:
+    def swept(model: Path = tiny_pipeline, map: Path = pipeline_map, out: str = "a.png", *more: object) -> None:
+        result = run("sweep", "rain", "--model", model, "--map", map, "--out", tmp_path / out, *more)
+        results.append(result)
+
+    results: list[tuple[int, str, str]] = []
+    swept(model=tiny)
+    refused(results[-1], "no pipeline folder")
+    swept(map=tiny_map)
+    refused(results[-1], "none of its")
+    swept(out="a.txt")
+    refused(results[-1], "no name for a picture")
+    swept(out="nowhere/a.png")
+    refused(results[-1], "cannot be written")
+    swept(tiny_pipeline, pipeline_map, "a.png", "--size", 17, 16)
+    refused(results[-1], "multiples of 4")
+    swept(tiny_pipeline, pipeline_map, "a.png", "--steps", 0)
+    refused(results[-1], "at least 1")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_fit_from_two_files_and_with_every_setting(run: Run, tmp_path: Path, tiny: Path) -> None:
@@ -221,6 +290,7 @@ def test_a_missing_file_is_one_sentence(run: Run, tmp_path: Path, tiny: Path, co
         "fit": ("--prompts", gone, "--out", tmp_path / "out.safetensors", "--model", tiny),
         "inspect": (gone,),
         "generate": ("rain", "--map", gone, "--model", tiny),
+        "sweep": ("rain", "--map", gone, "--model", tiny, "--out", tmp_path / "out.png"),
     }[command]
     refused(run(command, *arguments), "gone.safetensors")
 
