@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test clean
+.PHONY: demo test demo-model clean
 
 # The model is in a package: nothing is to be fetched while it runs.
 export HF_HUB_OFFLINE = 1
@@ -18,6 +18,12 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --warnings
 	$(BIN)/python -m pytest
+
+# Hours: see tools/train_demo_model/README.md.
+demo-model: $(INSTALLED)
+	$(PIP) --requirement tools/train_demo_model/requirements.txt
+	npm install --prefix tools/train_demo_model --no-package-lock --no-audit --no-fund
+	$(BIN)/python -m tools.train_demo_model
 
 # torch comes first and alone: any other package that asks for it then takes the one that is there.
 $(INSTALLED): pyproject.toml constraints.txt

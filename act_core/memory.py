@@ -18,8 +18,9 @@ from torch.utils._pytree import tree_leaves
 from .errors import MapError
 
 # What the libraries behind the operators keep for themselves, and the meter does not see: the buffers in which matrix
-# products are packed, the stacks of threads. Up to 67 MiB were seen on two cores (`benchmarks/fit_memory.py`).
+# products are packed, the stacks of threads. On two cores it varies by tens of MiB (`benchmarks/fit_memory.py`).
 SCRATCH = 72 << 20
+_M_MMAP_THRESHOLD = -3  # in glibc's malloc.h
 
 
 @contextmanager
@@ -40,9 +41,6 @@ def freed_at_once() -> Generator[None, None, None]:
         yield
     finally:
         mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-
-
-_M_MMAP_THRESHOLD = -3  # in glibc's malloc.h
 
 
 class MemoryMeter(TorchDispatchMode):
