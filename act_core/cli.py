@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import math
 import os
 import sys
 import textwrap
 from collections.abc import Callable, Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import torch
 
 from .errors import MapError
-from .fitting import FitModel, fit
 from .mapfile import load_map, save_map
 from .maps import ActMap, Interval, Moved, Order, Support
 from .prompts import PromptSet, load_prompt_set, read_lines
@@ -23,8 +23,6 @@ from .steering import Steering, steer
 from .transport import Estimator
 
 if TYPE_CHECKING:
-    from tqdm import tqdm
-
     from .models.diffusers import DiffusersModel
     from .models.transformers import TransformersModel
 
@@ -169,12 +167,9 @@ def _add_pipeline(parser: argparse.ArgumentParser) -> None:
 
 
 def _load_language_model(name: str, dtype: str = "float32", device: str = "cpu") -> TransformersModel:
-    import transformers
-
     from .models.transformers import TransformersModel
 
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
+    _quiet_libraries()
     print("Loading the language model ...", flush=True)
     on = _device(device)
     if name == "default":
@@ -183,17 +178,22 @@ def _load_language_model(name: str, dtype: str = "float32", device: str = "cpu")
 
 
 def _load_pipeline(args: argparse.Namespace, **settings: Any) -> DiffusersModel:
-    import diffusers
-    import transformers
-
+    _quiet_libraries()
     from .models.diffusers import DiffusersModel
 
-    for library in (diffusers, transformers):
-        library.utils.logging.disable_progress_bar()
     print("Loading the pipeline ...", flush=True)
     size = tuple(args.size) if args.size else None
     on = _device(args.device)
     return DiffusersModel.from_pretrained(args.model, dtype=DTYPES[args.dtype], device=on, size=size, **settings)
+
+
+def _quiet_libraries() -> None:
+    """No bars and hints of those model libraries that are there; before they are imported, since that prints some."""
+    for name in ("transformers", "diffusers"):
+        if importlib.util.find_spec(name):
+            logging: Any = importlib.import_module(f"{name}.utils.logging")
+            logging.disable_progress_bar()
+            logging.set_verbosity_error()
 
 
 def _is_pipeline(name: str) -> bool:
@@ -210,26 +210,9 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _bar(label: str, total: int) -> tqdm[Any]:
-    from tqdm import tqdm
-
-    return tqdm(desc=label, total=total, bar_format="{desc}: {bar:30} {n_fmt}/{total_fmt} [{elapsed}]", file=sys.stdout)
-
-
-def _fit_with_bar(model: FitModel, prompts: PromptSet, **settings: Any) -> ActMap:
-    with ExitStack() as stack:
-        bars: list[tqdm[Any]] = []
-
-        def progress(done: int, total: int, _site: str) -> None:
-            if not bars:  # not before there is something to fit
-                bars.append(stack.enter_context(_bar(f"Fitting {prompts.source_name} to {prompts.target_name}", total)))
-            bars[0].total = total
-            bars[0].update(done - bars[0].n)
-
-        return fit(model, prompts.source, prompts.target, progress=progress, **settings)
-
-
 def _fit(args: argparse.Namespace) -> None:
+    from .bars import fit_with_bar
+
     out: Path = args.out
     if out.exists() and not args.overwrite:
         raise MapError(f"{out} is there already; choose another name, or add --overwrite.")
@@ -253,7 +236,7 @@ def _fit(args: argparse.Namespace) -> None:
         model = _load_language_model(args.model, args.dtype, args.device)
     names = ("sites", "estimator", "order", "support", "interval", "moved", "batch_size", "seed")
     settings = {name: getattr(args, name) for name in names}
-    act_map = _fit_with_bar(model, prompts, memory_budget=budget, **settings)
+    act_map = fit_with_bar(model, prompts, memory_budget=budget, **settings)
     title = args.title or f"{prompts.source_name} to {prompts.target_name}"
     save_map(act_map, out, title=title, author=args.author, description=args.description, license=args.license)
     for note in act_map.record.notes:
@@ -266,6 +249,7 @@ def _fit(args: argparse.Namespace) -> None:
 
 
 def _sweep(args: argparse.Namespace) -> None:
+    from .bars import bar
     from .pictures import grid, save_animation, sweep
 
     out: Path = args.out
@@ -277,14 +261,14 @@ def _sweep(args: argparse.Namespace) -> None:
     model = _load_pipeline(args)
     for warning in model.steer(act_map).warnings:
         print(f"Warning: {warning}")
-    with _bar("Drawing", len(strengths)) as bar:
+    with bar("Drawing", len(strengths)) as drawing:
         images = sweep(
             model,
             act_map,
             args.prompt,
             strengths,
             branch=args.branch,
-            step=bar.update,
+            step=drawing.update,
             negative=args.negative,
             steps=args.steps,
             guidance=args.guidance,
@@ -389,37 +373,13 @@ def _generate(args: argparse.Namespace) -> None:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    from . import demo
+    _quiet_libraries()
+    from .demo import pictures
+    from .demo.show import show_language, show_pictures
 
-    model = _load_language_model("default")
-    prompts = load_prompt_set(demo.prompt_set())
-    act_map = _fit_with_bar(model, prompts)
-    args.output.mkdir(parents=True, exist_ok=True)
-    path = save_map(
-        act_map,
-        args.output / "gloomy_to_cheerful.safetensors",
-        title="Gloomy to cheerful",
-        description="Turns the mood of continued sentences; negative strengths make them gloomy.",
-        license="CC0-1.0",
-        strength_range=(-1.0, 1.0),
-    )
-    print(
-        f"Fitted {len(act_map)} sites on {len(prompts.source)} + {len(prompts.target)} sentences; saved "
-        f"{path} ({path.stat().st_size / 1e6:.2f} MB) and loaded it again."
-    )
-    with _bar(f"Continuing {demo.CONTINUATIONS} openings at each strength", len(demo.STRENGTHS)) as bar:
-        rows = demo.measure(model, load_map(path), demo.STRENGTHS, bar.update)
-    print("\nstrength   mood (VADER, 95% interval)   perplexity of prose   one of the continuations")
-    for row in rows:
-        low, high = row.interval
-        sample = textwrap.shorten(row.sample, 88)
-        print(
-            f"{row.strength:8.2f}   {row.mood:+.2f}  [{low:+.2f}, {high:+.2f}]   {row.perplexity:19.1f}      {sample}"
-        )
     command = os.path.relpath(sys.argv[0])
-    print(
-        f"\nThe map is {path}. What to try next:\n"
-        f"  {command} generate --map {path} --strength -1 --strength 1 'The letter from my aunt said'\n"
-        f"  {command} inspect {path}\n"
-        f"  {command} fit --source calm.txt --target wild.txt --out wild.safetensors   (one sentence a line)"
-    )
+    model = pictures.demo_model()
+    args.output.mkdir(parents=True, exist_ok=True)
+    show_pictures(model, args.output, command)
+    print("\nThe same with a language model.")
+    show_language(_load_language_model("default"), args.output, command)

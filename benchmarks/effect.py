@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from act_core import ActMap, fit, steer
-from act_core.demo import moods
+from act_core.demo.language import moods
 from act_core.models.transformers import TransformersModel
 from act_core.prompts import read_lines
 

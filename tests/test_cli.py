@@ -13,8 +13,9 @@ from helpers import tiny_llama
 from PIL import Image
 from pipelines import one_encoder
 
-from act_core import demo, fit, load_map
+from act_core import fit, load_map
 from act_core.cli import main
+from act_core.demo import language, shipped
 from act_core.models.transformers import TransformersModel
 
 SOURCE = ["The rain never stops.", "I lost my keys and my hope.", "Nobody came to see him."]
@@ -273,7 +274,7 @@ def test_the_example_in_the_help_works(
 ) -> None:
     example = example_of(run, command)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "prompt_sets").symlink_to(Path(demo.__file__).parent.parent / "prompt_sets")
+    (tmp_path / "prompt_sets").symlink_to(shipped("prompt_sets"))
     if command != "fit":
         Path("cheerful.safetensors").write_bytes(tiny_map.read_bytes())
     status, _, err = run(*example, "--model", tiny)
@@ -413,25 +414,25 @@ def test_the_demonstration_measures_mood_and_perplexity_at_each_strength(
     smollm2: TransformersModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in (("CONTINUATIONS", 2), ("NEW_TOKENS", 4), ("PARAGRAPHS", 1)):
-        monkeypatch.setattr(demo, name, value)
+        monkeypatch.setattr(language, name, value)
     act_map = fit(smollm2, SOURCE, TARGET, sites=SITES)
     steps: list[int] = []
-    rows = demo.measure(smollm2, act_map, (0.0, 1.0), lambda: steps.append(1))
+    rows = language.measure(smollm2, act_map, (0.0, 1.0), lambda: steps.append(1))
     assert [row.strength for row in rows] == [0, 1]
     assert len(steps) == 2
     for row in rows:
         assert -1 <= row.interval[0] <= row.mood <= row.interval[1] <= 1
         assert 1 < row.perplexity < 1000
-        assert row.sample.startswith(demo.openings()[0])
+        assert row.sample.startswith(language.openings()[0])
     assert rows[0].perplexity != rows[1].perplexity
 
 
 def test_moods_of_plain_sentences_are_as_a_reader_would_say() -> None:
-    glad, sad = demo.moods(["What a wonderful, happy day!", "A terrible, sad and lonely day."])
+    glad, sad = language.moods(["What a wonderful, happy day!", "A terrible, sad and lonely day."])
     assert sad < 0 < glad
 
 
 def test_the_demonstration_finds_its_prompts_and_openings() -> None:
-    assert demo.prompt_set().is_file()
-    assert len(demo.openings()) == demo.CONTINUATIONS
-    assert all(opening.strip() for opening in demo.openings())
+    assert (shipped("prompt_sets") / language.PROMPT_SET).is_file()
+    assert len(language.openings()) == language.CONTINUATIONS
+    assert all(opening.strip() for opening in language.openings())

@@ -1,4 +1,4 @@
-"""The demonstration: a map is fitted, saved and loaded, and a real language model is seen to follow it."""
+"""The language part: a real language model is steered from gloomy to cheerful."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import stats
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-from .maps import ActMap
-from .models.transformers import TransformersModel
-from .prompts import read_lines
-from .steering import steer
+from ..maps import ActMap
+from ..models.transformers import TransformersModel
+from ..prompts import read_lines
+from ..steering import steer
+from . import interval
 
-DATA = Path(__file__).parent / "demo_data"
+PROMPT_SET = "gloomy_to_cheerful.txt"
+DATA = Path(__file__).parent / "data"
 STRENGTHS = (-1.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 CONTINUATIONS = 64
 NEW_TOKENS = 24
@@ -67,16 +68,3 @@ def moods(texts: Sequence[str]) -> np.ndarray:
     """VADER compound score of each text, from -1 (gloomy) to 1 (cheerful)."""
     analyzer: Any = SentimentIntensityAnalyzer()
     return np.array([analyzer.polarity_scores(text)["compound"] for text in texts])
-
-
-def interval(values: np.ndarray) -> tuple[float, float]:
-    """95% bootstrap interval (percentiles of 2,000 resamples) of the mean."""
-    drawn: Any = stats.bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=0)
-    return drawn.confidence_interval.low, drawn.confidence_interval.high
-
-
-def prompt_set() -> Path:
-    """The prompt set of the demonstration: beside the package in a checkout, inside it when installed."""
-    inside = Path(__file__).parent / "prompt_sets"
-    folder = inside if inside.is_dir() else Path(__file__).parent.parent / "prompt_sets"
-    return folder / "gloomy_to_cheerful.txt"

@@ -1,0 +1,107 @@
+"""The text-to-image part: the demo model is steered from plain captions to ink icons."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL.Image import Image
+
+from ..errors import MapError
+from ..models.diffusers import DiffusersModel
+from . import interval, shipped
+
+PROMPT_SET = "plain_to_ink.txt"
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
+# In no prompt of the set; the first ones are drawn in the picture, all of them are measured.
+SUBJECTS = (
+    "cat",
+    "rocket",
+    "red apple",
+    "castle",
+    "octopus",
+    "sunflower",
+    "hamburger",
+    "guitar",
+    "umbrella",
+    "snail",
+    "alarm clock",
+    "anchor",
+    "penguin",
+    "bell",
+    "key",
+    "crown",
+)
+SHOWN = 8
+GUIDANCE = 3.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """The pictures of one strength.
+
+    Attributes:
+        colour: mean saturation of their pixels, from 0 to 1; ink has none.
+        interval: 95% bootstrap interval of it, over the subjects.
+    """
+
+    strength: float
+    colour: float
+    interval: tuple[float, float]
+
+
+def demo_model() -> DiffusersModel:
+    """The tiny text-to-image model that ships.
+
+    Raises:
+        MapError: it is not there.
+    """
+    folder = shipped("demo_model")
+    if not folder.is_dir():
+        raise MapError("The demo model is not installed; run the demo in a checkout of the repository.")
+    return DiffusersModel.from_pretrained(folder)
+
+
+def measure(columns: Sequence[Sequence[Image]]) -> list[Row]:
+    """One row for each strength, of the pictures of all subjects at it."""
+    rows: list[Row] = []
+    for strength, images in zip(STRENGTHS, columns, strict=True):
+        colours = np.array([_saturation(image) for image in images])
+        rows.append(Row(strength, float(colours.mean()), interval(colours)))
+    return rows
+
+
+def _saturation(image: Image) -> float:
+    """Mean over the pixels of the difference between the strongest and the weakest of red, green and blue."""
+    values = np.asarray(image, dtype=np.float64) / 255
+    return float((values.max(2) - values.min(2)).mean())
+
+
+def write_page(folder: Path, title: str, rows: Sequence[Row]) -> Path:
+    """A page that shows ``sweep.png`` and ``sweep.webp`` of the same folder with the numbers."""
+    lines = "\n".join(
+        f"<tr><td>{row.strength:g}<td>{row.colour:.3f}<td>{row.interval[0]:.3f} to {row.interval[1]:.3f}"
+        for row in rows
+    )
+    page = folder / "index.html"
+    page.write_text(
+        f"""<!doctype html>
+<meta charset="utf-8">
+<title>{html.escape(title)}</title>
+<style>body {{ font: 16px sans-serif; margin: 2em auto; max-width: 70em }} td, th {{ padding: 0 1em }}</style>
+<h1>{html.escape(title)}</h1>
+<p>The same prompts from the same noise; the column is the strength of the map.</p>
+<img src="sweep.png" alt="pictures at rising strength">
+<p><img src="sweep.webp" alt="the same, moving"></p>
+<table>
+<tr><th>strength<th>colour of {len(SUBJECTS)} pictures<th>95% interval
+{lines}
+</table>
+<p>Colour is the mean saturation of the pixels; ink has none. The map is in this folder.</p>
+""",
+        encoding="utf-8",
+    )
+    return page
