@@ -171,10 +171,11 @@ def _check_container(path: Path) -> None:
         raise MapError("it is a folder; choose a .safetensors file in it.")
     with path.open("rb") as file:
         size, head = os.fstat(file.fileno()).st_size, file.read(8)
-    if head[:1] == b"\x80" or head[:4] == b"PK\x03\x04":
-        raise MapError("it is a pickle under another name, which could run code; ask for a safetensors file.")
     length = int.from_bytes(head, "little")
     if len(head) < 8 or 8 + length > size:
+        # Not before: the length of a proper header may begin with the very byte that a pickle begins with.
+        if head[:1] == b"\x80" or head[:4] == b"PK\x03\x04":
+            raise MapError("it is a pickle under another name, which could run code; ask for a safetensors file.")
         raise MapError("it is cut short or no safetensors file; download or save it again.")
     if length > MAX_HEADER_BYTES:
         raise MapError(f"its header of {length} bytes is larger than any map's; it is some other model file.")

@@ -751,3 +751,13 @@ def test_whatever_values_the_description_holds_a_map_is_valid_or_refused(
     assert len(loaded) == len(sites)
     save_map(loaded, path)
     assert load_map(path).record == loaded.record
+
+
+def test_headers_of_every_length_are_read(fitted: ActMap, tmp_path: Path) -> None:
+    # The first byte of a file is the low byte of the length of its header, and may be that of a pickle, 0x80.
+    firsts: set[int] = set()
+    for letters in range(0, 256, 8):
+        path = save_map(fitted, tmp_path / "map.safetensors", description="a" * letters)
+        firsts.add(path.read_bytes()[0])
+        assert load_map(path).card.description == "a" * letters
+    assert 0x80 in firsts

@@ -9,6 +9,7 @@ import json
 import logging
 import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -98,7 +99,9 @@ class DiffusersModel:
         folder = Path(folder).expanduser()
         kind, absent = _checked_folder(folder)
         try:
-            pipeline = kind.from_pretrained(folder, torch_dtype=dtype, local_files_only=True, **absent).to(device)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # newer versions call torch_dtype dtype, older do not
+                pipeline = kind.from_pretrained(folder, torch_dtype=dtype, local_files_only=True, **absent).to(device)
         except Exception as error:
             raise MapError(f"The pipeline {folder} cannot be loaded: {first_line(error)}") from error
         return cls(pipeline, folder.name, components=components, size=size)
