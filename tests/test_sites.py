@@ -145,7 +145,7 @@ def test_layout_and_channels_are_read_from_the_activation() -> None:
     [
         ("toy/split", ["toy/split#0", "toy/split#1"]),
         ("toy/split#1", ["toy/split#1"]),
-        ("*#0", ["toy/split#0"]),
+        ("toy/split#0, toy/conv#0", ["toy/conv", "toy/split#0"]),  # a lone output is #0, too
         ("toy/split#1, toy/conv", ["toy/conv", "toy/split#1"]),
     ],
 )
