@@ -7,6 +7,7 @@ ModelSpec keys that tools for model files show.
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import os
@@ -31,8 +32,10 @@ FORMAT = "1"
 MAX_HEADER_BYTES = 1 << 20
 MAX_CHANNELS = 1 << 20
 MAX_NAME = 500
+MAX_COVER_BYTES = 1 << 17
 
 _BOUNDS = ("low", "high")
+_COVERS = "ssmd_cover_images"
 _STATISTICS = Statistics._fields
 
 
@@ -45,6 +48,7 @@ def save_map(
     description: str | None = None,
     license: str | None = None,
     strength_range: tuple[float, float] | None = None,
+    cover: bytes | None = None,
     statistics: bool = False,
 ) -> Path:
     """Write a map to one ``.safetensors`` file; whatever fails, no half-written file stands under that name.
@@ -52,7 +56,7 @@ def save_map(
     Args:
         act_map: the map.
         path: of the file; an existing map is replaced.
-        title, author, description, license, strength_range: replace what the map's card says, where given.
+        title, author, description, license, strength_range, cover: replace what the map's card says, where given.
         statistics: also keep means and deviations of the pooled values (three times the size). Sites that could
             not be inverted without them keep them always.
 
@@ -66,6 +70,8 @@ def save_map(
     card = replace(act_map.card, **{key: text for key, text in told.items() if text is not None})
     if strength_range is not None:
         card = replace(card, strength_range=strength_range)
+    if cover is not None:
+        card = replace(card, cover=cover)
 
     try:
         _write_whole(path, _serialised(act_map, card, statistics=statistics))
@@ -138,6 +144,9 @@ def _header(act_map: ActMap, card: Card, kept: int) -> dict[str, str]:
     }
     if card.strength_range is not None:
         header["act.strength_range"] = json.dumps(card.strength_range)
+    if card.cover:
+        # Where trainers of LoRAs keep it, so that browsers of model files show it.
+        header[_COVERS] = json.dumps([base64.b64encode(card.cover).decode()])
     return header
 
 
@@ -279,13 +288,21 @@ def _card(metadata: Mapping[str, str]) -> Card:
     title, author, description, license_name = (
         _text(metadata.get(f"modelspec.{name}", "")) for name in ("title", "author", "description", "license")
     )
-    card = Card(title, author, description, license_name)
+    card = Card(title, author, description, license_name, cover=_cover(metadata))
     if "act.strength_range" not in metadata:
         return card
     low, high = (float(end) for end in json.loads(metadata["act.strength_range"]))
     if not (math.isfinite(low) and math.isfinite(high)):
         raise ValueError("a recommended strength that is not finite")
     return replace(card, strength_range=(low, high))
+
+
+def _cover(metadata: Mapping[str, str]) -> bytes:
+    images: list[str] = json.loads(metadata.get(_COVERS, "[]"))
+    cover = base64.b64decode(images[0], validate=True) if images else b""
+    if (cover and not cover.startswith(b"\xff\xd8")) or len(cover) > MAX_COVER_BYTES:
+        raise ValueError("a cover that is no small JPEG picture")
+    return cover
 
 
 def _count(value: object) -> int:

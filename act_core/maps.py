@@ -109,13 +109,19 @@ class FitRecord:
 
 @dataclass(frozen=True)
 class Card:
-    """What the author tells about a map; ``strength_range`` is the recommended range of the strength."""
+    """What the author tells about a map.
+
+    Attributes:
+        strength_range: the recommended range of the strength.
+        cover: a picture, as the bytes of a JPEG file; empty where there is none.
+    """
 
     title: str = ""
     author: str = ""
     description: str = ""
     license: str = ""
     strength_range: tuple[float, float] | None = None
+    cover: bytes = b""
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,6 +215,19 @@ class ActMap:
             )
         edited = self._edited(composed, f"then {other.card.title or 'another map'}")
         return replace(edited, record=replace(edited.record, base={**other.record.base, **self.record.base}))
+
+    def joined(self, other: ActMap) -> ActMap:
+        """One map with the sites of both, which have none in common: of two components that run one after the other."""
+        shared = {site.key for site in self.transports} & {site.key for site in other.transports}
+        if shared:
+            raise MapError(f"Both maps move the site {min(shared)}; apply them one after the other.")
+        record = replace(
+            other.record,
+            base={**self.record.base, **other.record.base},
+            patches=tuple(dict.fromkeys((*self.record.patches, *other.record.patches))),
+            notes=(*self.record.notes, *other.record.notes),
+        )
+        return ActMap({**self.transports, **other.transports}, record, self.card)
 
     def difference(self, other: ActMap) -> dict[str, float]:
         """Largest relative difference of any omega or beta, by site key.

@@ -100,7 +100,8 @@ _MMDIT = {
     "blocks": _numbered("transformer_blocks."),
 }
 
-# Architecture family (of transformers: config.model_type; of diffusers: the class) -> preset -> patterns on the name.
+# Architecture family (of transformers: config.model_type; of diffusers and ComfyUI: the class) -> preset -> patterns on
+# the name.
 PRESETS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
@@ -138,6 +139,25 @@ PRESETS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "attention": (*_MMDIT["attention"], "single_transformer_blocks.*.proj_out"),
         "blocks": (*_MMDIT["blocks"], *_numbered("single_transformer_blocks.")),
     },
+    # The same models as ComfyUI builds them: SD1, SD2 and SDXL; SD3; Flux.
+    "UNetModel": {
+        "norms": ("*.transformer_blocks.*.norm[123]", "*.norm", "*.in_layers.0", "*.out_layers.0", "out.0"),
+        "attention": ("*.attn[12].to_out.0",),
+        "mlp": ("*.ff.net.2",),
+        "blocks": (*_numbered("*.transformer_blocks."), "*.out_layers.3"),
+    },
+    "OpenAISignatureMMDITWrapper": {
+        "norms": ("joint_blocks.*.norm[12]",),
+        "attention": ("joint_blocks.*.attn.proj",),
+        "mlp": ("joint_blocks.*.mlp.fc2",),
+        "blocks": _numbered("joint_blocks."),
+    },
+    "Flux": {
+        "norms": ("double_blocks.*_norm[12]", "single_blocks.*.pre_norm"),
+        "attention": ("double_blocks.*_attn.proj", "single_blocks.*.linear2"),
+        "mlp": ("double_blocks.*_mlp.2",),
+        "blocks": (*_numbered("double_blocks."), *_numbered("single_blocks.")),
+    },
 }
 _NAMES = {preset for presets in PRESETS.values() for preset in presets}
 # What `auto` stands for. For language models: fluent at strength 1 (`benchmarks/effect.py --dev`). For pictures: what a
@@ -148,6 +168,9 @@ AUTO: Mapping[str, tuple[str, ...]] = {
     "SD3Transformer2DModel": ("attention", "mlp"),
     "FluxTransformer2DModel": ("attention", "mlp"),
     "UNet2DConditionModel": ("norms",),
+    "OpenAISignatureMMDITWrapper": ("attention", "mlp"),
+    "Flux": ("attention", "mlp"),
+    "UNetModel": ("norms",),
 }
 _AUTO_ELSEWHERE = ("attention",)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -23,18 +24,22 @@ Strength = float | Mapping[str, float]
 
 
 class Rows:
-    """Which rows of every batch are moved, such as one branch under classifier-free guidance.
+    """Which parts of every batch are moved, such as one branch under classifier-free guidance.
 
     Several maps may share one; it is read at every call of the model.
 
     Attributes:
-        chosen: the rows; None for all of them.
+        parts: numbers of the parts that are moved; None for the whole batch.
+        of: how many parts of equal size a batch has.
     """
 
-    NONE = slice(0, 0)
+    def __init__(self, parts: tuple[int, ...] | None = None, of: int = 1) -> None:
+        self.parts = parts
+        self.of = of
 
-    def __init__(self, chosen: slice | None = None) -> None:
-        self.chosen = chosen
+    def choose(self, parts: tuple[int, ...] | None, of: int = 1) -> None:
+        """Take other parts from the next call of the model on."""
+        self.parts, self.of = parts, of
 
 
 def steer(
@@ -155,6 +160,21 @@ class Steering:
                 "a way the map cannot reach; fit a map with other sites."
             )
 
+    def forwards(self, before: Callable[[str, str], Forward]) -> dict[tuple[str, str], Forward]:
+        """Steered forwards by component and submodule, for a host that puts them in place itself.
+
+        Args:
+            before: the forward that each of them is to run, by component and submodule.
+        """
+        forwards: dict[tuple[str, str], _SteeredForward] = {}
+        for site, layer in self._layers.items():
+            place = site.component, site.name
+            if place not in forwards:
+                forwards[place] = _SteeredForward()
+                forwards[place].forward = before(*place)
+            forwards[place].insert(site.output, layer)
+        return dict(forwards)
+
     def __enter__(self) -> Steering:
         if any(layer.slot for layer in self._layers.values()):
             raise MapError(f"{_titled(self.act_map)} is on already by this very object; call steer again to stack it.")
@@ -180,10 +200,14 @@ def active_maps(root: nn.Module) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_titled(layer.act_map) for layer in layers))
 
 
+_numbers = itertools.count()
+
+
 class _Layer:
     """One map at one site."""
 
     def __init__(self, act_map: ActMap, site: Site, rows: Rows | None) -> None:
+        self.number = next(_numbers)
         self.act_map = act_map
         self.site = site
         self.transport: Transport = act_map.transports[site]
@@ -227,17 +251,17 @@ class _Step:
             )
         if self.gain.device != x.device:
             self._move_to(x.device)
-        chosen = None if self.rows is None else self.rows.chosen
-        if chosen is None:
+        if self.rows is None or self.rows.parts is None:
             return self._moved(x)
-        x = x.clone()
-        x[chosen] = self._moved(x[chosen])
-        return x
+        chunks = list(x.chunk(self.rows.of))
+        for part in self.rows.parts:
+            chunks[part] = self._moved(chunks[part])
+        return torch.cat(chunks)
 
-    def acts_on(self, x: Tensor) -> bool:
-        """Whether any row of this activation is to be moved."""
-        chosen = None if self.rows is None else self.rows.chosen
-        return chosen is None or len(range(*chosen.indices(x.shape[0]))) > 0
+    @property
+    def acts(self) -> bool:
+        """Whether any row is to be moved."""
+        return self.rows is None or self.rows.parts != ()
 
     def _moved(self, x: Tensor) -> Tensor:
         return displace_at(x, self.site.layout, self.spatial, self.gain, self.offset, self.low, self.high)
@@ -271,16 +295,22 @@ class _Slot:
         self.steps: list[_Step] = []
         self.fires = 0
         self.compiled = False
+        self._folded: list[tuple[int, float]] = []
 
     def refold(self) -> None:
         """Fold the layers anew. Steps are updated in place where they can be, so that no graph is compiled again."""
+        # A host puts the same maps on and takes them off at every step of a schedule.
+        layers = [(layer.number, layer.strength) for layer in self.layers]
+        if layers == self._folded:
+            return
+        self._folded = layers
         with torch.inference_mode(False):  # the steps outlive the mode in which they were made
             steps = list(_folded(self.layers))
         if len(steps) != len(self.steps) or not all(a.takes(b) for a, b in zip(self.steps, steps, strict=True)):
             self.steps = steps
 
     def __call__(self, x: Tensor) -> Tensor:
-        steps = [step for step in self.steps if step.acts_on(x)]
+        steps = [step for step in self.steps if step.acts]
         if not steps:
             return x
         for step in steps:
@@ -348,14 +378,17 @@ class _SteeredForward:
 
     def add(self, module: nn.Module, output: int | None, layer: _Layer) -> None:
         # In an order in which `remove` mends whatever an interrupt leaves half done.
-        slot = self.slots.setdefault(output, _Slot())
-        layer.join(slot)
-        slot.layers.append(layer)
-        slot.refold()
+        self.insert(output, layer)
         if self.forward is None:
             self._before = own_forward(module)
             self.forward = module.forward
             module.__dict__["forward"] = self
+
+    def insert(self, output: int | None, layer: _Layer) -> None:
+        slot = self.slots.setdefault(output, _Slot())
+        layer.join(slot)
+        slot.layers.append(layer)
+        slot.refold()
 
     def remove(self, module: nn.Module, layer: _Layer) -> None:
         slot = layer.slot

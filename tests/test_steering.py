@@ -434,11 +434,11 @@ def test_only_the_chosen_rows_are_moved_and_they_may_change_from_call_to_call() 
         moved = model.module(x)
     with steer(model.module, act_map, rows={component: rows}) as steering:
         assert torch.equal(model.module(x), moved)
-        rows.chosen = slice(2, 4)
+        rows.choose((1,), of=2)
         half = model.module(x)
         assert torch.equal(half[:2], before[:2])
         assert_close(half[2:], moved[2:])
-        rows.chosen = Rows.NONE
+        rows.choose(())
         fires = dict(steering.coverage.fires)
         assert torch.equal(model.module(x), before)
         assert steering.coverage.fires == fires
@@ -452,7 +452,7 @@ def test_maps_that_share_rows_compose_and_others_act_one_after_the_other() -> No
         twice = model.module(x)
     with steer(model.module, act_map):
         once = model.module(x)
-    shared, own = Rows(slice(2)), Rows(slice(2))
+    shared, own = Rows((0,), of=2), Rows((0,), of=2)
     for first, second in ((shared, shared), (shared, own)):
         with (
             steer(model.module, act_map, rows={component: first}),

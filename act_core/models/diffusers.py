@@ -181,11 +181,13 @@ class DiffusersModel:
             raise MapError(f"The guidance is {guidance}; it must be a finite number, such as 3.")
         two_branches = guidance > 1 and not self._embeds_guidance
         count = len(prompts)
-        self._text_rows["positive"].chosen, self._text_rows["negative"].chosen = None, Rows.NONE
+        self._text_rows["positive"].choose(None)
+        self._text_rows["negative"].choose(())
         embeds = self._encode(list(prompts))
-        self._text_rows["positive"].chosen, self._text_rows["negative"].chosen = Rows.NONE, None
-        self._model_rows["positive"].chosen = slice(count, 2 * count) if two_branches else None
-        self._model_rows["negative"].chosen = slice(count) if two_branches else Rows.NONE
+        self._text_rows["positive"].choose(())
+        self._text_rows["negative"].choose(None)
+        self._model_rows["positive"].choose((1,) if two_branches else None, of=2)
+        self._model_rows["negative"].choose((0,) if two_branches else (), of=2)
         away = {"negative_prompt": [negative] * count} if two_branches and negative else {}
         pipeline = self._own_schedule()
         with torch.inference_mode():
