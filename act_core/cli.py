@@ -7,8 +7,7 @@ import importlib.util
 import math
 import os
 import sys
-import textwrap
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, get_args
@@ -19,6 +18,7 @@ from .errors import MapError
 from .mapfile import load_map, save_map
 from .maps import ActMap, Interval, Moved, Order, Support
 from .prompts import PromptSet, load_prompt_set, read_lines
+from .report import describe
 from .steering import Steering, steer
 from .transport import Estimator
 
@@ -299,33 +299,7 @@ def _bytes(mebibytes: float | None) -> int | None:
 
 def _inspect(args: argparse.Namespace) -> None:
     act_map = load_map(args.map)
-    record, card = act_map.record, act_map.card
-    rows = {
-        "title": card.title,
-        "author": card.author,
-        "description": card.description,
-        "license": card.license,
-        "strength": card.strength_range and "{:g} to {:g} recommended".format(*card.strength_range),
-        "fitted": f"{record.estimator}, {record.order}, {record.support} support, {record.walk} walk",
-        "prompts": f"{record.source_count} source, such as {_first(record.source_prompts)}; "
-        f"{record.target_count} target, such as {_first(record.target_prompts)}",
-        "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
-        "notes": "; ".join((*record.notes, *record.patches, *record.edits)),
-    }
-    for name, base in record.base.items():
-        rows[name] = f"{base.architecture}, structure {base.structure[:12]}, weights {base.weights[:12] or 'none'}"
-    for name, text in rows.items():
-        if text:
-            print(textwrap.fill(f"{name:<15} {text}", 110, subsequent_indent=" " * 16))
-    print(f"{'sites':<15} {len(act_map)}, channels without a slope: {act_map.fallbacks}\n")
-
-    most = max((t.effect or 0.0 for t in act_map.transports.values()), default=0.0)
-    print(f"{'effect':>8}  {'slope':>6}  {'':20}  site (effect: median shift of the mean, in deviations of the source)")
-    for site, transport in act_map.transports.items():
-        effect = transport.effect or 0.0
-        bar = "#" * round(20 * effect / most) if most else ""
-        print(f"{effect:8.3f}  {float(transport.omega.median()):6.3f}  {bar:20}  {site.key}")
-
+    print(describe(act_map))
     if args.model:
         with _tried(args, act_map) as steering:
             print(f"\nOn {args.model}: {steering.coverage}.")
@@ -347,10 +321,6 @@ def _tried(args: argparse.Namespace, act_map: ActMap) -> Generator[Steering, Non
         with steer(model.module, act_map) as steering:
             model.generate("The", max_new_tokens=1)
             yield steering
-
-
-def _first(prompts: Sequence[str]) -> str:
-    return repr(textwrap.shorten(prompts[0], 60)) if prompts else "none kept"
 
 
 def _generate(args: argparse.Namespace) -> None:

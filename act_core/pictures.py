@@ -1,17 +1,19 @@
-"""Pictures of what a map does: the same prompts from the same noise, at rising strength."""
+"""Pictures of what a map does: the same prompts from the same noise at rising strength, and the effect at each site."""
 
 from __future__ import annotations
 
 import os
 import textwrap
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw, ImageFont
 
 from .errors import MapError
 from .maps import ActMap
-from .models.diffusers import Branch, DiffusersModel
+
+if TYPE_CHECKING:
+    from .models.diffusers import Branch, DiffusersModel
 
 _GAP = 6
 _TEXT = 13
@@ -92,3 +94,20 @@ def save_animation(
         frames.append(grid([[row[number] for row in images]], [""], titles, zoom=zoom))
     frames = [*frames, *frames[-2:0:-1]]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=FRAME_MILLISECONDS, loop=0, quality=85)
+
+
+def effect_chart(act_map: ActMap) -> Image.Image:
+    """A bar for each site, in the order they run: the median shift of the mean, in deviations of the source."""
+    effects = {site.key: transport.effect or 0.0 for site, transport in act_map.transports.items()}
+    font = ImageFont.load_default(_TEXT)
+    line, left, bar = _TEXT + 4, _GAP + int(max(font.getlength(key) for key in effects)), 320
+    most = max(effects.values()) or 1.0
+    chart = Image.new("RGB", (left + bar + 60, 2 * _GAP + line * len(effects)), "white")
+    draw = ImageDraw.Draw(chart)
+    for number, (key, effect) in enumerate(effects.items()):
+        y = _GAP + line * number
+        draw.text((_GAP, y), key, "black", font)
+        end = left + 2 * _GAP + bar * effect / most
+        draw.rectangle((left + 2 * _GAP, y + 3, end, y + line - 3), "steelblue")
+        draw.text((end + 4, y), f"{effect:.2f}", "black", font)
+    return chart

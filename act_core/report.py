@@ -1,0 +1,47 @@
+"""What a map is, in words."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from .maps import ActMap
+
+_WIDTH = 110
+_BAR = 20
+
+
+def describe(act_map: ActMap) -> str:
+    """Several lines: the card, how the map was fitted, on what, and the effect at each site."""
+    record, card = act_map.record, act_map.card
+    rows = {
+        "title": card.title,
+        "author": card.author,
+        "description": card.description,
+        "license": card.license,
+        "strength": card.strength_range and "{:g} to {:g} recommended".format(*card.strength_range),
+        "fitted": f"{record.estimator}, {record.order}, {record.support} support, {record.walk} walk",
+        "prompts": f"{record.source_count} source, such as {_first(record.source_prompts)}; "
+        f"{record.target_count} target, such as {_first(record.target_prompts)}",
+        "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
+        "notes": "; ".join((*record.notes, *record.patches, *record.edits)),
+    }
+    for name, base in record.base.items():
+        rows[name] = f"{base.architecture}, structure {base.structure[:12]}, weights {base.weights[:12] or 'none'}"
+    lines = [
+        textwrap.fill(f"{name:<15} {text}", _WIDTH, subsequent_indent=" " * 16) for name, text in rows.items() if text
+    ]
+    lines += [f"{'sites':<15} {len(act_map)}, channels without a slope: {act_map.fallbacks}", ""]
+
+    most = max((t.effect or 0.0 for t in act_map.transports.values()), default=0.0)
+    unit = "(effect: median shift of the mean, in deviations of the source)"
+    lines.append(f"{'effect':>8}  {'slope':>6}  {'':{_BAR}}  site {unit}")
+    for site, transport in act_map.transports.items():
+        effect = transport.effect or 0.0
+        bar = "#" * round(_BAR * effect / most) if most else ""
+        lines.append(f"{effect:8.3f}  {float(transport.omega.median()):6.3f}  {bar:{_BAR}}  {site.key}")
+    return "\n".join(lines)
+
+
+def _first(prompts: Sequence[str]) -> str:
+    return repr(textwrap.shorten(prompts[0], 60)) if prompts else "none kept"

@@ -1,0 +1,36 @@
+"""The nodes: schemas, tooltips, progress and errors. What they know of ComfyUI's inside is in `host`."""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .apply import ApplyACTSteering, ApplyACTSteeringCLIP, CreateACTHook
+from .demo import LoadACTDemoModel
+from .files import LoadACTMap, SaveACTMap
+from .fit import FitACTMap
+from .host import folders
+from .look import EditACTMap, InspectACTMap
+from .prompts import ACTPromptSet
+from .sweep import ACTStrengthSweep
+
+NODES: list[type[io.ComfyNode]] = [
+    ACTPromptSet,
+    FitACTMap,
+    SaveACTMap,
+    LoadACTMap,
+    ApplyACTSteering,
+    ApplyACTSteeringCLIP,
+    CreateACTHook,
+    ACTStrengthSweep,
+    InspectACTMap,
+    EditACTMap,
+    LoadACTDemoModel,
+]
+
+
+class ACTSteeringExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        folders.register()
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return NODES

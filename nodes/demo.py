@@ -1,0 +1,26 @@
+"""Load ACT Demo Model: a tiny text-to-image model, so that every example runs on any machine."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from .common import CATEGORY
+from .host.demo_model import load_demo_model
+
+
+class LoadACTDemoModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoadACTDemoModel",
+            display_name="Load ACT Demo Model",
+            category=CATEGORY,
+            description="The pack's own tiny model: 64 x 64 pictures of emoji subjects in five styles, in a blink on "
+            "any machine. Prompts are a subject and a style, such as: cat, black ink icon.",
+            inputs=[],
+            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+        )
+
+    @classmethod
+    def execute(cls) -> io.NodeOutput:
+        return io.NodeOutput(*load_demo_model())

@@ -1,0 +1,114 @@
+"""Save ACT Map and Load ACT Map."""
+
+from __future__ import annotations
+
+import hashlib
+import io as bytes_io
+from typing import Any
+
+import numpy as np
+from comfy_api.latest import io
+from PIL import Image
+
+from ..act_core import ActMap, load_map, save_map
+from ..act_core.report import describe
+from .common import CATEGORY, ACTMapIO
+from .host import folders
+
+COVER = 256
+
+
+class SaveACTMap(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SaveACTMap",
+            display_name="Save ACT Map",
+            category=CATEGORY,
+            description="Saves a map as one small file in models/act_maps, to keep and to share. A file that is there "
+            "already is never overwritten: the new one gets a number.",
+            is_output_node=True,
+            inputs=[
+                ACTMapIO.Input("act_map"),
+                io.String.Input("name", default="my_map", tooltip="Of the file, without .safetensors."),
+                io.String.Input("title", default="", tooltip="What the map is called."),
+                io.String.Input("author", default=""),
+                io.String.Input("description", default="", multiline=True, tooltip="What it does, and to which model."),
+                io.String.Input("license", default="", tooltip="Under which others may use it, such as CC0-1.0."),
+                io.Float.Input(
+                    "strength_low", default=0.0, min=-20.0, max=20.0, step=0.05, tooltip="Recommended strengths: from."
+                ),
+                io.Float.Input(
+                    "strength_high", default=1.0, min=-20.0, max=20.0, step=0.05, tooltip="Recommended strengths: to."
+                ),
+                io.Image.Input("thumbnail", optional=True, tooltip="A picture to show for it."),
+            ],
+            outputs=[io.String.Output(display_name="name", tooltip="As Load ACT Map lists it.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        act_map: ActMap,
+        name: str,
+        title: str,
+        author: str,
+        description: str,
+        license: str,
+        strength_low: float,
+        strength_high: float,
+        thumbnail: Any = None,
+    ) -> io.NodeOutput:
+        path = folders.new_map(name)
+        save_map(
+            act_map,
+            path,
+            title=title or path.stem,
+            author=author,
+            description=description,
+            license=license,
+            strength_range=(strength_low, strength_high),
+            cover=None if thumbnail is None else _jpeg(thumbnail),
+        )
+        text = f"Saved {path} ({path.stat().st_size / 1e6:.2f} MB)."
+        return io.NodeOutput(path.name, ui={"text": (text,)})
+
+
+class LoadACTMap(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoadACTMap",
+            display_name="Load ACT Map",
+            category=CATEGORY,
+            description="Loads a map from models/act_maps, or one that ships.",
+            inputs=[io.Combo.Input("name", options=folders.names(folders.MAPS), tooltip="The map file.")],
+            outputs=[
+                ACTMapIO.Output(display_name="act_map"),
+                io.String.Output(display_name="report", tooltip="What the map is, and what it was fitted on."),
+                io.String.Output(display_name="sha256", tooltip="Hash of the file."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str) -> str:
+        return _sha256(name)
+
+    @classmethod
+    def execute(cls, name: str) -> io.NodeOutput:
+        act_map = load_map(folders.find(folders.MAPS, name))
+        return io.NodeOutput(act_map, describe(act_map), _sha256(name))
+
+
+def _sha256(name: str) -> str:
+    return hashlib.sha256(folders.find(folders.MAPS, name).read_bytes()).hexdigest()
+
+
+def _jpeg(images: Any) -> bytes:
+    """The first picture ``[height, width, 3]`` of a batch, small."""
+    pixels = (images[0].cpu().numpy().clip(0, 1) * 255).round().astype(np.uint8)
+    picture = Image.fromarray(pixels).convert("RGB")
+    picture.thumbnail((COVER, COVER))
+    file = bytes_io.BytesIO()
+    picture.save(file, "JPEG", quality=85)
+    return file.getvalue()

@@ -1,0 +1,211 @@
+"""Prompts through a MODEL and a CLIP, so that a map is fitted inside ComfyUI's own sampling and memory management."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import comfy.model_management
+import comfy.samplers
+import torch
+from comfy.patcher_extension import merge_nested_dicts
+from torch import Tensor
+
+from ...act_core import ActMap, MapError, fit, steer
+from ...act_core.causal import MicroBatch
+from ...act_core.sites import Component
+from .modules import diffusion_model, text_encoders
+from .steering import is_steered
+
+_NUMBER = "act_prompt"
+# The share of the free memory that a fit may take besides the model, and below which it is taken not to need a budget.
+_SHARE, _SMALL_SHARE = 0.7, 0.3
+BATCH = 16
+SIZE = "act_size"
+
+
+class Prompt(str):
+    """A prompt with the number of its conditioning and its noise."""
+
+    number: int
+
+    @classmethod
+    def of(cls, text: str, number: int) -> Prompt:
+        prompt = cls(text)
+        prompt.number = number
+        return prompt
+
+
+class TextEncoders:
+    """The text encoders of a CLIP, one prompt at a time; see `act_core.fitting.FitModel`."""
+
+    def __init__(self, clip: Any) -> None:
+        self._clip = clip
+        self.components: Sequence[Component] = text_encoders(clip)
+        if not self.components:
+            raise MapError("This CLIP has no text encoder that can be steered; fit the model alone.")
+
+    def batches(self, prompts: Sequence[str], size: int) -> list[MicroBatch]:
+        return [MicroBatch(1, partial(self._run, prompt)) for prompt in prompts]
+
+    def encode(self, prompt: str) -> tuple[Tensor, dict[str, Any]]:
+        """Conditioning of one prompt, with the weights and all the sections that it has."""
+        return tuple(self._clip.encode_from_tokens_scheduled(self._clip.tokenize(prompt))[0])
+
+    def _run(self, prompt: str) -> None:
+        tokens = self._clip.tokenize(prompt)
+        # One row a prompt: further sections, and weights, which add a row for the empty prompt, are left out.
+        for name, sections in tokens.items():
+            if isinstance(sections, list) and sections and isinstance(sections[0], list):
+                tokens[name] = [[(token[0], 1.0, *token[2:]) for token in sections[0]]]
+        self._clip.encode_from_tokens(tokens)
+
+
+def fit_text(clip: Any, source: Sequence[str], target: Sequence[str], **settings: Any) -> ActMap:
+    """The map of the text encoders of a CLIP."""
+    return fit(TextEncoders(clip), source, target, **settings)
+
+
+def encode(clip: Any, prompts: Sequence[str], text_map: ActMap | None = None) -> list[tuple[Tensor, dict[str, Any]]]:
+    """Conditioning of prompts, with a map on the text encoders where one is given."""
+    encoders = TextEncoders(clip)
+    if text_map is None:
+        return [encoders.encode(prompt) for prompt in prompts]
+    with steer({part.name: part.module for part in encoders.components}, text_map):
+        return [encoders.encode(prompt) for prompt in prompts]
+
+
+def fit_model(
+    model: Any,
+    latent: Tensor,
+    seed: int,
+    source: Sequence[tuple[str, tuple[Tensor, dict[str, Any]]]],
+    target: Sequence[tuple[str, tuple[Tensor, dict[str, Any]]]],
+    **settings: Any,
+) -> ActMap:
+    """The map of the diffusion model, fitted inside one sampling run at its noisiest step.
+
+    Args:
+        model: a MODEL.
+        latent: empty latent ``[1, channels, ...]`` of the pictures.
+        seed: number n of either side starts from the noise of ``seed + n``.
+        source, target: prompts with their conditioning.
+        settings: of `act_core.fit`.
+    """
+    if is_steered(model):
+        raise MapError("This model is steered by a map already; connect the model from before Apply ACT Steering.")
+    conds = [[cond, {**extra, _NUMBER: number}] for number, (_, (cond, extra)) in enumerate([*source, *target])]
+    sides = [
+        [Prompt.of(text, number) for number, (text, _) in enumerate(side, start=start)]
+        for side, start in ((source, 0), (target, len(source)))
+    ]
+    fitted: list[ActMap] = []
+
+    def walk(denoiser: Denoiser) -> None:
+        denoiser.noise_of = lambda number: number if number < len(source) else number - len(source)
+        budget = denoiser.budget(len(conds))
+        fitted.append(fit(denoiser, *sides, batch_size=BATCH, memory_budget=budget, seed=seed, **settings))
+
+    clone = model.clone()
+    guider = comfy.samplers.CFGGuider(clone)
+    guider.inner_set_conds({"positive": conds})
+    sigmas = comfy.samplers.calculate_sigmas(clone.get_model_object("model_sampling"), "simple", 20)
+    guider.sample(torch.zeros_like(latent), latent, _Walk(walk, seed), sigmas, disable_pbar=True, seed=seed)
+    (act_map,) = fitted
+    # Plain texts: a Prompt stands for tensors.
+    texts = {"source_prompts": [text for text, _ in source], "target_prompts": [text for text, _ in target]}
+    patches = (f"{len(clone.patches)} weights patched, as by a LoRA",) if clone.patches else ()
+    record = replace(act_map.record, **{side: tuple(own) for side, own in texts.items()}, patches=patches)
+    return ActMap(act_map.transports, record, act_map.card)
+
+
+class _Walk(comfy.samplers.Sampler):
+    """A sampler that does not sample: it hands the loaded model and the prepared conditioning to a function."""
+
+    def __init__(self, walk: Callable[[Denoiser], None], seed: int) -> None:
+        self._walk = walk
+        self._seed = seed
+
+    def sample(
+        self, guider: Any, sigmas: Tensor, extra_args: dict[str, Any], callback: Any, noise: Tensor, *_: Any, **__: Any
+    ) -> Tensor:
+        self._walk(Denoiser(guider, sigmas[:1], extra_args["model_options"], noise, self._seed))
+        return noise
+
+
+class Denoiser:
+    """A loaded diffusion model at its noisiest step; see `act_core.fitting.FitModel`."""
+
+    def __init__(self, guider: Any, sigma: Tensor, model_options: dict[str, Any], like: Tensor, seed: int) -> None:
+        self._model = guider.inner_model
+        self._conds = {cond[_NUMBER]: cond for cond in guider.conds["positive"]}
+        self._sigma = sigma
+        self._options = model_options
+        self._like = like
+        self._seed = seed
+        self.noise_of: Callable[[int], int] = lambda number: number
+        self.components: Sequence[Component] = [diffusion_model(self._model)]
+        self._model.current_patcher.prepare_state(sigma, model_options)
+
+    def budget(self, prompts: int) -> int | None:
+        """Bytes that the fit may take; None where it will take little of what is free."""
+        free = comfy.model_management.get_free_memory(self._like.device)
+        needed = self._model.memory_required([prompts, *self._like.shape[1:]])
+        return None if needed < _SMALL_SHARE * free else int(_SHARE * free)
+
+    def batches(self, prompts: Sequence[str], size: int) -> list[MicroBatch]:
+        groups: list[list[Any]] = []
+        for prompt in prompts:
+            assert isinstance(prompt, Prompt)
+            ready = self._ready(prompt.number)
+            group = next((g for g in groups if len(g) < size and _alike(g[0], ready)), None)
+            if group is None:
+                groups.append([ready])
+            else:
+                group.append(ready)
+        return [MicroBatch(len(group), partial(self._run, group)) for group in groups]
+
+    def _ready(self, number: int) -> Any:
+        noise = torch.randn(
+            self._like.shape, generator=torch.Generator().manual_seed(self._seed + self.noise_of(number))
+        ).to(self._like)
+        x = self._model.model_sampling.noise_scaling(self._sigma[0], noise, torch.zeros_like(noise), True)
+        return comfy.samplers.get_area_and_mult(self._conds[number], x, self._sigma)
+
+    def _run(self, group: Sequence[Any]) -> None:
+        count = len(group)
+        own = self._model.current_patcher.apply_hooks(hooks=None)
+        options = merge_nested_dicts(own, self._options.get("transformer_options", {}), copy_dict1=False)
+        options |= {"cond_or_uncond": [0] * count, "uuids": [ready.uuid for ready in group], "sigmas": self._sigma}
+        x, t = torch.cat([ready.input_x for ready in group]), self._sigma.expand(count)
+        c = comfy.samplers.cond_cat([ready.conditioning for ready in group]) | {"transformer_options": options}
+        if "model_function_wrapper" in self._options:
+            arguments = {"input": x, "timestep": t, "c": c, "cond_or_uncond": options["cond_or_uncond"]}
+            self._options["model_function_wrapper"](self._model.apply_model, arguments)
+        else:
+            self._model.apply_model(x, t, **c)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether two prompts can share a batch without one being repeated to the length of the other."""
+    sizes = [{name: cond.size() for name, cond in ready.conditioning.items()} for ready in (one, other)]
+    return sizes[0] == sizes[1] and comfy.samplers.can_concat_cond(one, other)
+
+
+def empty_latent(model: Any, width: int, height: int) -> Tensor:
+    """An empty latent ``[1, channels, height, width]`` for pictures of a size, or of the model's usual one for 0.
+
+    Raises:
+        MapError: the model makes no pictures, or not of that size.
+    """
+    latent_format = model.get_model_object("latent_format")
+    if getattr(latent_format, "latent_dimensions", 2) != 2:
+        raise MapError("This model makes no still pictures; connect an empty latent of the kind that it samples.")
+    usual = model.get_attachment(SIZE) or (512 if type(model.model.model_config).__name__ in ("SD15", "SD20") else 1024)
+    factor = getattr(latent_format, "spacial_downscale_ratio", 8)
+    sides = [(side or usual) // factor for side in (height, width)]
+    if min(sides) < 1:
+        raise MapError(f"Pictures of {width} x {height} are too small; give at least {factor} pixels a side.")
+    return torch.zeros([1, latent_format.latent_channels, *sides])

@@ -1,0 +1,59 @@
+"""The folders of maps and prompt sets, beside ComfyUI's other model folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import folder_paths
+
+from ...act_core import MapError
+
+PACK = Path(__file__).parents[2]
+MAPS = "act_maps"
+PROMPT_SETS = "act_prompt_sets"
+_SHIPPED = {MAPS: PACK / "pretrained_maps", PROMPT_SETS: PACK / "prompt_sets"}
+_SUFFIXES = {MAPS: {".safetensors"}, PROMPT_SETS: {".txt"}}
+
+
+def register() -> None:
+    """Tell ComfyUI of the folders; those that the user's own configuration names come first, the shipped ones last."""
+    for kind, shipped in _SHIPPED.items():
+        named = folder_paths.folder_names_and_paths.get(kind, ([], set()))[0]
+        paths = [*named, str(Path(folder_paths.models_dir) / kind), str(shipped)]
+        folder_paths.folder_names_and_paths[kind] = (list(dict.fromkeys(paths)), _SUFFIXES[kind])
+
+
+def names(kind: str) -> list[str]:
+    """Files of a kind, as a combo lists them."""
+    return folder_paths.get_filename_list(kind)
+
+
+def find(kind: str, name: str) -> Path:
+    """The file behind an entry of a combo."""
+    path = folder_paths.get_full_path(kind, name)
+    if path is None:
+        own = folder_paths.folder_names_and_paths[kind][0][0]
+        raise MapError(f"There is no file {name} in {own}; put it there, or choose another.")
+    return Path(path)
+
+
+def new_map(name: str) -> Path:
+    """Where to save a map: in the user's first folder, under a name that is not taken.
+
+    Raises:
+        MapError: the name is empty, or leads out of the folder.
+    """
+    folder = Path(folder_paths.folder_names_and_paths[MAPS][0][0])
+    stem = name.strip().removesuffix(".safetensors")
+    path = folder / f"{stem}.safetensors"
+    if not stem or folder.resolve() not in path.resolve().parents:
+        raise MapError(f"{name!r} is no name for a map; give a plain file name, such as ink.")
+    number = 1
+    while path.exists():
+        number += 1
+        path = folder / f"{stem}_{number:03}.safetensors"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MapError(f"The folder {path.parent} cannot be made: {error.strerror}; choose another name.") from error
+    return path

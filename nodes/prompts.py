@@ -1,0 +1,42 @@
+"""ACT Prompt Set: the two lists of prompts that a map is fitted on."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+from ..act_core.prompts import load_prompt_set
+from .common import CATEGORY
+from .host import folders
+
+
+class ACTPromptSet(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ACTPromptSet",
+            display_name="ACT Prompt Set",
+            category=CATEGORY,
+            description="Source and target prompts from a file, ready for Fit ACT Map. Your own sets are text files "
+            "in models/act_prompt_sets.",
+            inputs=[
+                io.Combo.Input(
+                    "name", options=folders.names(folders.PROMPT_SETS), tooltip="A prompt set that ships, or your own."
+                ),
+                io.Int.Input(
+                    "count", default=128, min=2, max=4096, tooltip="How many prompts of either side to give at most."
+                ),
+            ],
+            outputs=[
+                io.String.Output(display_name="source", tooltip="What the map leads away from, one prompt a line."),
+                io.String.Output(display_name="target", tooltip="What the map leads to, one prompt a line."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, name: str, count: int) -> float:
+        return folders.find(folders.PROMPT_SETS, name).stat().st_mtime
+
+    @classmethod
+    def execute(cls, name: str, count: int) -> io.NodeOutput:
+        prompts = load_prompt_set(folders.find(folders.PROMPT_SETS, name))
+        return io.NodeOutput("\n".join(prompts.source[:count]), "\n".join(prompts.target[:count]))
