@@ -13,9 +13,7 @@ from .common import CATEGORY, ACTMapIO, percent_input, strength_input
 from .host.modules import DIFFUSION_MODEL
 from .host.steering import Branch, ModelSteering, hook_group, steered_clip
 
-_NO_CLIP = (
-    "Apply ACT Steering has no CLIP to give on, since none is connected to it: connect one, or take the loader's."
-)
+_NO_CLIP = "Apply ACT Steering has no CLIP to give on, since none is connected to it; take the CLIP from its loader."
 
 
 class ApplyACTSteering(io.ComfyNode):
@@ -112,8 +110,8 @@ class CreateACTHook(io.ComfyNode):
             display_name="Create ACT Hook",
             category=CATEGORY,
             description="A map as a hook for the conditioning of a region (Cond Set Props with a mask), with keyframes "
-            "if you like (Set Hook Keyframes). It steers the diffusion model only, and costs one more call of the model "
-            "at each step for each region.",
+            "if you like (Set Hook Keyframes). It steers the diffusion model only, and costs one more call of the "
+            "model at each step for each region.",
             inputs=[
                 ACTMapIO.Input("act_map"),
                 strength_input("strength", "Of the map; keyframes multiply it."),

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import subprocess
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from server import Host, started
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +19,24 @@ def host_python() -> Path:
     if not (host / "main.py").is_file() or not python.is_file():
         pytest.skip(f"no ComfyUI with its .venv at {host}; set COMFYUI_PATH to yours")
     return python
+
+
+@pytest.fixture(scope="session")
+def host(host_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[Host, None, None]:
+    """A running ComfyUI with this pack, the demo model, and tiny random models of other kinds."""
+    base = tmp_path_factory.mktemp("comfy") / "base"
+    script = Path(__file__).with_name("tiny_models_in_host.py")
+    made = subprocess.run(
+        [host_python, script, host_python.parents[2], base / "models"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=host_python.parents[2],
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    with started(host_python, base) as running:
+        yield running
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,0 +1,173 @@
+"""A ComfyUI of its own for the tests: started on a free port with an empty base directory, and talked to over HTTP."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+PACK = Path(__file__).resolve().parents[2]
+START_SECONDS = 180
+RUN_SECONDS = 300
+
+Prompt = dict[str, dict[str, Any]]
+
+
+class Graph:
+    """A workflow in API form, written node by node: ``graph.add("KSampler", model=model, seed=0, ...)``."""
+
+    def __init__(self) -> None:
+        self.prompt: Prompt = {}
+
+    def add(self, class_type: str, **inputs: Any) -> Node:
+        number = str(len(self.prompt) + 1)
+        linked = {name: value.link() if isinstance(value, Node) else value for name, value in inputs.items()}
+        self.prompt[number] = {"class_type": class_type, "inputs": linked}
+        return Node(number)
+
+
+@dataclass(frozen=True)
+class Node:
+    """An output of a node: the first, or another one by its number."""
+
+    number: str
+    output: int = 0
+
+    def __getitem__(self, output: int) -> Node:
+        return Node(self.number, output)
+
+    def link(self) -> list[Any]:
+        return [self.number, self.output]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the host says of a prompt that has ended.
+
+    Attributes:
+        outputs: by node.
+        error: message of the node that failed; empty where none did.
+        node: its class.
+    """
+
+    outputs: dict[str, dict[str, Any]]
+    error: str = ""
+    node: str = ""
+    status: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+class Host:
+    """A running ComfyUI."""
+
+    def __init__(self, url: str, base: Path, log: Path) -> None:
+        self.url = url
+        self.base = base
+        self.log = log
+
+    def get(self, path: str) -> Any:
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+            return json.loads(answer.read())
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        data = json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                text = answer.read()
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{path} answered {error.code}: {error.read().decode()[:2000]}") from error
+        return json.loads(text) if text else None
+
+    def queue(self, graph: Graph) -> str:
+        """Put a workflow into the queue; its id."""
+        return self.post("/prompt", {"prompt": graph.prompt, "client_id": uuid.uuid4().hex})["prompt_id"]
+
+    def wait(self, prompt_id: str) -> Run:
+        end = time.monotonic() + RUN_SECONDS
+        while time.monotonic() < end:
+            history = self.get(f"/history/{prompt_id}")
+            if prompt_id in history:
+                return _run(history[prompt_id])
+            time.sleep(0.05)
+        raise AssertionError(f"the host has not finished; its log ends with {self.log.read_text()[-2000:]}")
+
+    def run(self, graph: Graph) -> Run:
+        """Run a workflow that is to succeed."""
+        run = self.wait(self.queue(graph))
+        assert not run.error, f"{run.node}: {run.error}\n{self.log.read_text()[-3000:]}"
+        return run
+
+    def fail(self, graph: Graph) -> Run:
+        """Run a workflow in which a node is to fail."""
+        run = self.wait(self.queue(graph))
+        assert run.error, "no node failed"
+        return run
+
+    def latent(self, run: Run) -> Tensor:
+        """What the only Save Latent node of a workflow has saved, exactly."""
+        (saved,) = [entry for output in run.outputs.values() for entry in output.get("latents", ())]
+        return load_file(self.base / "output" / saved["subfolder"] / saved["filename"])["latent_tensor"]
+
+    def images(self, run: Run) -> list[Path]:
+        """The pictures that a workflow has saved or shows."""
+        entries = [entry for output in run.outputs.values() for entry in output.get("images", ())]
+        return [self.base / entry["type"] / entry["subfolder"] / entry["filename"] for entry in entries]
+
+
+def _run(entry: Mapping[str, Any]) -> Run:
+    for kind, message in entry["status"]["messages"]:
+        if kind == "execution_error":
+            return Run(entry["outputs"], message["exception_message"].strip(), message["node_type"], entry["status"])
+        if kind == "execution_interrupted":
+            return Run(entry["outputs"], "interrupted", message["node_type"], entry["status"])
+    return Run(entry["outputs"], status=entry["status"])
+
+
+@contextmanager
+def started(python: Path, base: Path) -> Generator[Host, None, None]:
+    """Start the host whose own Python this is, with this pack and nothing else in it."""
+    root = python.parents[2]
+    (base / "custom_nodes").mkdir(parents=True)
+    (base / "custom_nodes" / "act-steering").symlink_to(PACK)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = base / "host.log"
+    command = [python, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port), "--base-directory", base]
+    command += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch", "--disable-api-nodes"]
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command, cwd=root, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+        )
+    host = Host(f"http://127.0.0.1:{port}", base, log)
+    try:
+        end = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                host.get("/system_stats")
+                break
+            except OSError:
+                assert process.poll() is None, f"the host ended: {log.read_text()[-3000:]}"
+                assert time.monotonic() < end, f"the host does not answer: {log.read_text()[-3000:]}"
+                time.sleep(0.2)
+        yield host
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()

@@ -1,0 +1,309 @@
+"""The nodes in a running ComfyUI, over HTTP: fit, save, load, apply, and what must not change."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from server import PACK, Graph, Host, Node
+
+SOURCE = "a cat on a mat\na red house\nan old boat\na tall tree\na small dog"
+TARGET = "ink, a cat on a mat\nink, a red house\nink, an old boat\nink, a tall tree\nink, a small dog"
+STEPS = 6
+KINDS = ("demo", "sd15", "sd3", "flux")
+
+
+class Parts:
+    """A model in a graph: its MODEL, CLIP, and the size of its latents."""
+
+    def __init__(self, graph: Graph, kind: str) -> None:
+        self.graph = graph
+        self.size = 64 if kind == "demo" else 128
+        if kind == "demo":
+            loaded = graph.add("LoadACTDemoModel")
+            self.model, self.clip = loaded[0], loaded[1]
+        else:
+            self.model = graph.add("UNETLoader", unet_name=f"tiny_{kind}.safetensors", weight_dtype="default")
+            reads = "stable_diffusion" if kind == "sd15" else "sd3"
+            self.clip = graph.add("CLIPLoader", clip_name="clip_l.safetensors", type=reads)
+
+    def fit(self, **changes: Any) -> Node:
+        settings = {"sites": "auto", "components": "both", "estimator": "linear", "order": "causal"}
+        settings |= {"support": "unbounded", "samples": 5, "width": self.size, "height": self.size, "seed": 0}
+        inputs = {"source": SOURCE, "target": TARGET, **settings, **changes}
+        return self.graph.add("FitACTMap", model=self.model, clip=self.clip, **inputs)
+
+    def encoded(self, text: str, clip: Node | None = None) -> Node:
+        return self.graph.add("CLIPTextEncode", text=text, clip=clip or self.clip)
+
+    def sampled(self, model: Node | None = None, positive: Node | None = None, **changes: Any) -> None:
+        """Sample and save the latent."""
+        empty = self.graph.add("EmptySD3LatentImage", width=self.size, height=self.size, batch_size=1)
+        settings = {"seed": 1, "steps": STEPS, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
+        samples = self.graph.add(
+            "KSampler",
+            model=model or self.model,
+            positive=positive or self.encoded("a cat on a mat"),
+            negative=self.encoded(""),
+            latent_image=empty,
+            denoise=1.0,
+            **settings | changes,
+        )
+        self.graph.add("SaveLatent", samples=samples, filename_prefix="test")
+
+
+def apply(graph: Graph, model: Node, act_map: Node, clip: Node | None = None, **changes: Any) -> Node:
+    settings = {"strength": 1.0, "strength_clip": 1.0, "start_percent": 0.0, "end_percent": 1.0, "branch": "positive"}
+    clips = {} if clip is None else {"clip": clip}
+    return graph.add("ApplyACTSteering", model=model, act_map=act_map, **clips, **settings | changes)
+
+
+def plain(host: Host, kind: str, **changes: Any) -> torch.Tensor:
+    graph = Graph()
+    Parts(graph, kind).sampled(**changes)
+    return host.latent(host.run(graph))
+
+
+@pytest.fixture(scope="session")
+def saved(host: Host) -> dict[str, str]:
+    """A map of each model, fitted and saved in one run: file names by kind."""
+    names: dict[str, str] = {}
+    for kind in KINDS:
+        graph = Graph()
+        act_map = Parts(graph, kind).fit()
+        details = {"title": kind, "author": "", "description": "", "license": "CC0-1.0"}
+        graph.add("SaveACTMap", act_map=act_map, name=kind, strength_low=0.0, strength_high=1.0, **details)
+        text = next(iter(host.run(graph).outputs.values()))["text"][0]
+        assert text.startswith("Saved ")
+        names[kind] = Path(text.split(" (")[0].removeprefix("Saved ")).name
+    return names
+
+
+def steered(host: Host, kind: str, name: str, *, sampling: dict[str, Any] | None = None, **changes: Any) -> torch.Tensor:
+    graph = Graph()
+    parts = Parts(graph, kind)
+    loaded = graph.add("LoadACTMap", name=name)
+    applied = apply(graph, parts.model, loaded, parts.clip, **changes)
+    parts.sampled(applied[0], parts.encoded("a cat on a mat", applied[1]), **sampling or {})
+    return host.latent(host.run(graph))
+
+
+def test_all_nodes_are_there_and_their_help_is(host: Host) -> None:
+    listed = host.get("/object_info")
+    ours = {name: info for name, info in listed.items() if info.get("category") == "ACT steering"}
+    assert set(ours) == {
+        "ACTPromptSet",
+        "FitACTMap",
+        "SaveACTMap",
+        "LoadACTMap",
+        "ApplyACTSteering",
+        "ApplyACTSteeringCLIP",
+        "CreateACTHook",
+        "ACTStrengthSweep",
+        "InspectACTMap",
+        "EditACTMap",
+        "LoadACTDemoModel",
+    }
+    for name, info in ours.items():
+        assert info["description"], name
+        assert (PACK / "web" / "docs" / name / "en.md").is_file(), name
+
+
+def test_inputs_that_others_script_against_have_their_names_and_order(host: Host) -> None:
+    def inputs(name: str) -> list[str]:
+        info = host.get(f"/object_info/{name}")[name]["input"]
+        return [*info.get("required", {}), *info.get("optional", {})]
+
+    fit = "model clip source target sites components estimator order support samples width height seed latent"
+    assert inputs("FitACTMap") == fit.split()
+    assert inputs("LoadACTMap") == ["name"]
+    assert inputs("SaveACTMap")[:2] == ["act_map", "name"]
+    apply_inputs = "model act_map strength strength_clip start_percent end_percent branch clip"
+    assert inputs("ApplyACTSteering") == apply_inputs.split()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_map_is_fitted_saved_loaded_and_applied(host: Host, saved: dict[str, str], kind: str) -> None:
+    before = plain(host, kind)
+    moved = steered(host, kind, saved[kind])
+    assert torch.isfinite(moved).all()
+    assert (moved - before).abs().mean() > 1e-3 * before.abs().mean()
+    assert torch.equal(plain(host, kind), before)  # the same seed on the same machine, so no tolerance
+    assert torch.equal(steered(host, kind, saved[kind], strength=0.0, strength_clip=0.0), before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_map_file_tells_of_all_it_moves(host: Host, saved: dict[str, str], kind: str) -> None:
+    graph = Graph()
+    graph.add("InspectACTMap", act_map=graph.add("LoadACTMap", name=saved[kind]))
+    (output,) = host.run(graph).outputs.values()
+    assert "clip_l/" in output["text"][0]
+    assert "diffusion_model/" in output["text"][0]
+    assert "5 source, such as 'a cat on a mat'" in output["text"][0]
+
+
+def test_start_and_end_act_at_their_steps_only(host: Host, saved: dict[str, str]) -> None:
+    kind, name = "demo", saved["demo"]
+    only_model = {"strength_clip": 0.0}
+    whole = steered(host, kind, name, **only_model)
+    none = plain(host, kind)
+    early = steered(host, kind, name, **only_model, end_percent=0.5)
+    late = steered(host, kind, name, **only_model, start_percent=0.5)
+    for one, other in ((early, whole), (late, whole), (early, none), (late, none), (early, late)):
+        assert not torch.equal(one, other)
+    both = steered(host, kind, name, **only_model, start_percent=0.0, end_percent=1.0)
+    assert torch.equal(both, whole)
+
+
+def test_without_guidance_there_is_no_negative_branch_to_move(host: Host, saved: dict[str, str]) -> None:
+    sampling = {"cfg": 1.0}
+    before = plain(host, "demo", **sampling)
+    only_model = {"strength_clip": 0.0, "sampling": sampling}
+    name = saved["demo"]
+    assert torch.equal(steered(host, "demo", name, **only_model, branch="negative"), before)
+    positive = steered(host, "demo", name, **only_model)
+    assert torch.equal(steered(host, "demo", name, **only_model, branch="both"), positive)
+    assert not torch.equal(positive, before)
+
+
+def test_branches_differ_under_guidance(host: Host, saved: dict[str, str]) -> None:
+    branches = ("positive", "negative", "both")
+    drawn = [steered(host, "demo", saved["demo"], strength_clip=0.0, branch=branch) for branch in branches]
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert not torch.equal(drawn[one], drawn[other])
+
+
+def test_a_map_for_another_model_fails_with_one_sentence_that_names_both(host: Host, saved: dict[str, str]) -> None:
+    graph = Graph()
+    parts = Parts(graph, "sd15")
+    loaded = graph.add("LoadACTMap", name=saved["flux"])
+    parts.sampled(apply(graph, parts.model, loaded))
+    run = host.fail(graph)
+    assert run.node == "ApplyACTSteering"
+    assert "'flux' was fitted on" in run.error
+    assert "Flux" in run.error
+    assert "UNetModel" in run.error
+    assert run.error.count("\n") == 0
+    assert torch.isfinite(plain(host, "sd15")).all()  # the queue runs on
+
+
+def test_the_clip_output_without_a_clip_says_what_to_do(host: Host, saved: dict[str, str]) -> None:
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    applied = apply(graph, parts.model, graph.add("LoadACTMap", name=saved["demo"]))
+    parts.sampled(applied[0], parts.encoded("a cat", applied[1]))
+    run = host.wait(host.queue(graph))
+    assert "has no CLIP to give on" in json.dumps(run.status) + run.error
+    assert not run.outputs
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"source": "one prompt only"}, "has 1 source prompts; give at least two"),
+        ({"target": SOURCE}, "Source and target prompts are the same"),
+        ({"width": 4096, "height": 4096}, ""),
+    ],
+)
+def test_a_fit_that_cannot_be_made_fails_and_leaves_the_model_as_it_was(
+    host: Host, change: dict[str, Any], sentence: str
+) -> None:
+    before = plain(host, "demo")
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    parts.sampled(apply(graph, parts.model, parts.fit(**change)))
+    run = host.fail(graph)
+    assert run.node == "FitACTMap"
+    assert sentence in run.error
+    assert torch.equal(plain(host, "demo"), before)
+
+
+def test_saving_never_overwrites(host: Host, saved: dict[str, str]) -> None:
+    folder = host.base / "models" / "act_maps"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    graph = Graph()
+    loaded = graph.add("LoadACTMap", name=saved["demo"])
+    details = {"title": "again", "author": "", "description": "", "license": ""}
+    graph.add("SaveACTMap", act_map=loaded, name="demo", strength_low=0.0, strength_high=1.0, **details)
+    host.run(graph)
+    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) == {"demo_002.safetensors"}
+    assert after["demo_002.safetensors"] != before["demo.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["../outside", "", "/tmp/outside"])
+def test_no_map_is_saved_outside_its_folder(host: Host, saved: dict[str, str], name: str) -> None:
+    graph = Graph()
+    loaded = graph.add("LoadACTMap", name=saved["demo"])
+    details = {"title": "", "author": "", "description": "", "license": ""}
+    graph.add("SaveACTMap", act_map=loaded, name=name, strength_low=0.0, strength_high=1.0, **details)
+    assert "is no name for a map" in host.fail(graph).error
+
+
+def test_a_file_that_changed_on_disk_is_read_again(host: Host, saved: dict[str, str]) -> None:
+    folder = host.base / "models" / "act_maps"
+    changing = folder / "changing.safetensors"
+
+    def sites() -> str:
+        graph = Graph()
+        graph.add("InspectACTMap", act_map=graph.add("LoadACTMap", name=changing.name))
+        (output,) = host.run(graph).outputs.values()
+        return output["text"][0]
+
+    changing.write_bytes((folder / saved["demo"]).read_bytes())
+    first = sites()
+    changing.write_bytes((folder / saved["sd3"]).read_bytes())
+    assert sites() != first
+    changing.write_bytes(b"no map")
+    graph = Graph()
+    graph.add("InspectACTMap", act_map=graph.add("LoadACTMap", name=changing.name))
+    run = host.fail(graph)
+    assert "changing.safetensors is no usable map" in run.error
+
+
+def test_inverse_and_scale_change_the_map(host: Host, saved: dict[str, str]) -> None:
+    def drawn(**edit: Any) -> torch.Tensor:
+        graph = Graph()
+        parts = Parts(graph, "demo")
+        edited = graph.add("EditACTMap", act_map=graph.add("LoadACTMap", name=saved["demo"]), **edit)
+        parts.sampled(apply(graph, parts.model, edited, strength_clip=0.0))
+        return host.latent(host.run(graph))
+
+    half = steered(host, "demo", saved["demo"], strength=0.5, strength_clip=0.0)
+    scaled = drawn(invert=False, scale=0.5)
+    assert torch.allclose(scaled, half, atol=1e-4)  # the same move, folded in another order of float32 rounding
+    assert not torch.allclose(drawn(invert=True, scale=1.0), half, atol=1e-2)
+
+
+def test_the_sweep_draws_a_labelled_grid_and_all_pictures(host: Host, saved: dict[str, str]) -> None:
+    graph = Graph()
+    loaded = graph.add("LoadACTDemoModel")
+    positive, negative = (graph.add("CLIPTextEncode", text=text, clip=loaded[1]) for text in ("cat", ""))
+    sweep = graph.add(
+        "ACTStrengthSweep",
+        model=loaded[0],
+        act_map=graph.add("LoadACTMap", name=saved["demo"]),
+        positive=positive,
+        negative=negative,
+        latent=graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=2),
+        vae=loaded[2],
+        strengths="0, 1",
+        seed=0,
+        steps=4,
+        cfg=3.0,
+        sampler_name="euler",
+        scheduler="simple",
+        clip=loaded[1],
+        prompt="cat",
+    )
+    graph.add("SaveImage", images=sweep[1], filename_prefix="sweep")
+    pictures = [Image.open(path) for path in host.images(host.run(graph))]
+    sizes = sorted(picture.size for picture in pictures)
+    assert sizes[:4] == [(64, 64)] * 4  # two rows at two strengths
+    assert sizes[4][0] > 128
+    assert sizes[4][1] > 128
