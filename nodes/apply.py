@@ -6,14 +6,22 @@ import math
 from typing import Any
 
 from comfy_api.latest import io
-from comfy_execution.graph_utils import ExecutionBlocker
 
 from ..act_core import ActMap, MapError
 from .common import CATEGORY, ACTMapIO, percent_input, strength_input
 from .host.modules import DIFFUSION_MODEL
 from .host.steering import Branch, ModelSteering, hook_group, steered_clip
 
-_NO_CLIP = "Apply ACT Steering has no CLIP to give on, since none is connected to it; take the CLIP from its loader."
+
+class _NoCLIP:
+    """Stands where no CLIP is connected, and says so as soon as it is used."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise MapError(
+            "Apply ACT Steering has no CLIP to give on, since none is connected to it; take the CLIP from its loader."
+        )
 
 
 class ApplyACTSteering(io.ComfyNode):
@@ -72,7 +80,7 @@ class ApplyACTSteering(io.ComfyNode):
             steered = steering.patched(model)
             model = steered if strength else model
         if clip is None:
-            return io.NodeOutput(model, ExecutionBlocker(_NO_CLIP))
+            return io.NodeOutput(model, _NoCLIP())
         if steers_clip:
             steered = steered_clip(clip, act_map, strength_clip)
             clip = steered if strength_clip else clip
