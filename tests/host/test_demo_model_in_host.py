@@ -1,0 +1,64 @@
+"""The demo model in the host's classes is the demo model of diffusers."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from act_core.demo.pictures import demo_model
+from act_core.models.diffusers import DiffusersModel
+
+PROMPTS = [
+    "cat",
+    "red heart, black ink icon",
+    "",
+    "woman: light skin tone and a very long caption that does not fit, glossy cartoon",
+]
+# Both compute in float32, in another order.
+TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def in_host(host_python: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    script, out = (
+        Path(__file__).with_name("demo_model_in_host.py"),
+        tmp_path_factory.mktemp("demo") / "found.safetensors",
+    )
+    root = host_python.parents[2]
+    command = [host_python, script, root, out, *PROMPTS]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=root, check=False)
+    assert run.returncode == 0, run.stderr
+    return load_file(out)
+
+
+@pytest.fixture(scope="module")
+def model() -> DiffusersModel:
+    return demo_model()
+
+
+def test_reads_prompts_alike(in_host: dict[str, Tensor], model: DiffusersModel) -> None:
+    with torch.inference_mode():
+        context, _, pooled, _ = model.pipeline.encode_prompt(PROMPTS, do_classifier_free_guidance=False)
+    torch.testing.assert_close(in_host["context"], context, **TOLERANCE)
+    torch.testing.assert_close(in_host["pooled"], pooled, **TOLERANCE)
+
+
+def test_predicts_and_decodes_alike(in_host: dict[str, Tensor], model: DiffusersModel) -> None:
+    pipeline: Any = model.pipeline
+    with torch.inference_mode():
+        predicted = pipeline.transformer(
+            hidden_states=in_host["latents"],
+            timestep=torch.full((len(PROMPTS),), 700.0),
+            encoder_hidden_states=in_host["context"],
+            pooled_projections=in_host["pooled"],
+        ).sample
+        pictures = pipeline.vae.decode(in_host["latents"]).sample
+    torch.testing.assert_close(in_host["predicted"], predicted, **TOLERANCE)
+    shown = (pictures / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
+    torch.testing.assert_close(in_host["pictures"], shown, **TOLERANCE)
