@@ -8,7 +8,8 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from server import Host, started
+from graphs import KINDS, Parts
+from server import Graph, Host, started
 
 
 @pytest.fixture(scope="session")
@@ -37,6 +38,21 @@ def host(host_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Generat
     assert made.returncode == 0, made.stderr
     with started(host_python, base) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def saved(host: Host) -> dict[str, str]:
+    """A map of each model, fitted and saved in one run: file names by kind."""
+    names: dict[str, str] = {}
+    for kind in KINDS:
+        graph = Graph()
+        act_map = Parts(graph, kind).fit()
+        details = {"title": kind, "author": "", "description": "", "license": "CC0-1.0"}
+        graph.add("SaveACTMap", act_map=act_map, name=kind, strength_low=0.0, strength_high=1.0, **details)
+        text = next(iter(host.run(graph).outputs.values()))["text"][0]
+        assert text.startswith("Saved ")
+        names[kind] = Path(text.split(" (")[0].removeprefix("Saved ")).name
+    return names
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

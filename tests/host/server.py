@@ -116,10 +116,17 @@ class Host:
         assert run.error, "no node failed"
         return run
 
+    def latents(self, run: Run) -> list[Tensor]:
+        """What the Save Latent nodes of a workflow have saved, exactly, in the order in which they were added."""
+        entries = [run.outputs[number] for number in sorted(run.outputs, key=int)]
+        saved = [entry for output in entries for entry in output.get("latents", ())]
+        folder = self.base / "output"
+        return [load_file(folder / e["subfolder"] / e["filename"])["latent_tensor"] for e in saved]
+
     def latent(self, run: Run) -> Tensor:
-        """What the only Save Latent node of a workflow has saved, exactly."""
-        (saved,) = [entry for output in run.outputs.values() for entry in output.get("latents", ())]
-        return load_file(self.base / "output" / saved["subfolder"] / saved["filename"])["latent_tensor"]
+        """What the only Save Latent node of a workflow has saved."""
+        (latent,) = self.latents(run)
+        return latent
 
     def images(self, run: Run) -> list[Path]:
         """The pictures that a workflow has saved or shows."""

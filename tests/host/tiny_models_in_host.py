@@ -120,6 +120,11 @@ def main() -> None:
     ):
         (MODELS / folder).mkdir(parents=True, exist_ok=True)
         save_file(filled(module), MODELS / folder / f"{name}.safetensors")
+    # What a LoRA of full rank is to the host: a difference of weights.
+    name = "diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_out.0.diff"
+    difference = torch.randn(320, 320, generator=torch.Generator().manual_seed(1)) / 20
+    (MODELS / "loras").mkdir()
+    save_file({name: difference}, MODELS / "loras" / "tiny.safetensors")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,75 @@
+"""Workflows that several tests of the host run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from server import Graph, Host, Node
+
+SOURCE = "a cat on a mat\na red house\nan old boat\na tall tree\na small dog"
+TARGET = "ink, a cat on a mat\nink, a red house\nink, an old boat\nink, a tall tree\nink, a small dog"
+STEPS = 6
+KINDS = ("demo", "sd15", "sd3", "flux")
+
+
+class Parts:
+    """A model in a graph: its MODEL, CLIP, and the size of its latents."""
+
+    def __init__(self, graph: Graph, kind: str) -> None:
+        self.graph = graph
+        self.size = 64 if kind == "demo" else 128
+        if kind == "demo":
+            loaded = graph.add("LoadACTDemoModel")
+            self.model, self.clip = loaded[0], loaded[1]
+        else:
+            self.model = graph.add("UNETLoader", unet_name=f"tiny_{kind}.safetensors", weight_dtype="default")
+            reads = "stable_diffusion" if kind == "sd15" else "sd3"
+            self.clip = graph.add("CLIPLoader", clip_name="clip_l.safetensors", type=reads)
+
+    def fit(self, **changes: Any) -> Node:
+        settings = {"sites": "auto", "components": "both", "estimator": "linear", "order": "causal"}
+        settings |= {"support": "unbounded", "samples": 5, "width": self.size, "height": self.size, "seed": 0}
+        inputs = {"source": SOURCE, "target": TARGET, **settings, **changes}
+        return self.graph.add("FitACTMap", model=self.model, clip=self.clip, **inputs)
+
+    def encoded(self, text: str, clip: Node | None = None) -> Node:
+        return self.graph.add("CLIPTextEncode", text=text, clip=clip or self.clip)
+
+    def sampled(self, model: Node | None = None, positive: Node | None = None, **changes: Any) -> None:
+        """Sample and save the latent."""
+        empty = self.graph.add("EmptySD3LatentImage", width=self.size, height=self.size, batch_size=1)
+        settings = {"seed": 1, "steps": STEPS, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
+        samples = self.graph.add(
+            "KSampler",
+            model=model or self.model,
+            positive=positive or self.encoded("a cat on a mat"),
+            negative=self.encoded(""),
+            latent_image=empty,
+            denoise=1.0,
+            **settings | changes,
+        )
+        self.graph.add("SaveLatent", samples=samples, filename_prefix="test")
+
+
+def apply(graph: Graph, model: Node, act_map: Node, clip: Node | None = None, **changes: Any) -> Node:
+    settings = {"strength": 1.0, "strength_clip": 1.0, "start_percent": 0.0, "end_percent": 1.0, "branch": "positive"}
+    clips = {} if clip is None else {"clip": clip}
+    return graph.add("ApplyACTSteering", model=model, act_map=act_map, **clips, **settings | changes)
+
+
+def plain(host: Host, kind: str, **changes: Any) -> torch.Tensor:
+    graph = Graph()
+    Parts(graph, kind).sampled(**changes)
+    return host.latent(host.run(graph))
+
+
+def steered(
+    host: Host, kind: str, name: str, *, sampling: dict[str, Any] | None = None, **changes: Any
+) -> torch.Tensor:
+    graph = Graph()
+    parts = Parts(graph, kind)
+    loaded = graph.add("LoadACTMap", name=name)
+    applied = apply(graph, parts.model, loaded, parts.clip, **changes)
+    parts.sampled(applied[0], parts.encoded("a cat on a mat", applied[1]), **sampling or {})
+    return host.latent(host.run(graph))

@@ -1,0 +1,305 @@
+"""Our nodes in the company of ComfyUI's own: branches, chains, hooks, interrupts, several at once."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from graphs import Parts, apply, plain, steered
+from server import Graph, Host, Node
+
+# One step, so that what a guider makes of its branches is a sum that can be checked; float32 in another order.
+ONE_STEP = {"atol": 2e-3, "rtol": 1e-3}
+PROMPT = "a cat on a mat"
+
+
+def one_step(
+    host: Host,
+    kind: str,
+    *,
+    guider: Callable[[Parts, Node], Node],
+    name: str = "",
+    change: Callable[[Graph, Node], Node] = lambda graph, model: model,
+    **changes: Any,
+) -> torch.Tensor:
+    """The latent after one step of a guider; steered where a map is named."""
+    graph = Graph()
+    parts = Parts(graph, kind)
+    model = parts.model
+    if name:
+        model = apply(graph, model, graph.add("LoadACTMap", name=name), **changes)[0]
+    model = change(graph, model)
+    empty = graph.add("EmptySD3LatentImage", width=parts.size, height=parts.size, batch_size=1)
+    samples = graph.add(
+        "SamplerCustomAdvanced",
+        noise=graph.add("RandomNoise", noise_seed=1),
+        guider=guider(parts, model),
+        sampler=graph.add("KSamplerSelect", sampler_name="euler"),
+        sigmas=graph.add("BasicScheduler", model=model, scheduler="simple", steps=1, denoise=1.0),
+        latent_image=empty,
+    )
+    graph.add("SaveLatent", samples=samples, filename_prefix="one")
+    return host.latent(host.run(graph))
+
+
+def alone(text: str) -> Callable[[Parts, Node], Node]:
+    return lambda parts, model: parts.graph.add("BasicGuider", model=model, conditioning=parts.encoded(text))
+
+
+def cfg(scale: float) -> Callable[[Parts, Node], Node]:
+    def guider(parts: Parts, model: Node) -> Node:
+        positive, negative = parts.encoded(PROMPT), parts.encoded("blurry")
+        return parts.graph.add("CFGGuider", model=model, positive=positive, negative=negative, cfg=scale)
+
+    return guider
+
+
+@pytest.mark.parametrize("kind", ["demo", "sd15"])
+@pytest.mark.parametrize("branch", ["positive", "negative", "both"])
+def test_guidance_steers_the_branch_and_only_that(host: Host, saved: dict[str, str], kind: str, branch: str) -> None:
+    name = saved[kind]
+    c, u = (one_step(host, kind, guider=alone(text)) for text in (PROMPT, "blurry"))
+    moved_c, moved_u = (one_step(host, kind, guider=alone(text), name=name) for text in (PROMPT, "blurry"))
+    if branch in ("positive", "both"):
+        c = moved_c
+    if branch in ("negative", "both"):
+        u = moved_u
+    found = one_step(host, kind, guider=cfg(3.0), name=name, branch=branch)
+    torch.testing.assert_close(found, u + 3 * (c - u), **ONE_STEP)
+
+
+def test_two_positive_prompts_are_both_the_positive_branch(host: Host, saved: dict[str, str]) -> None:
+    def dual(parts: Parts, model: Node) -> Node:
+        texts = {"cond1": PROMPT, "cond2": "a house", "negative": "blurry"}
+        conds = {name: parts.encoded(text) for name, text in texts.items()}
+        scales = {"cfg_conds": 2.0, "cfg_cond2_negative": 3.0, "style": "regular"}
+        return parts.graph.add("DualCFGGuider", model=model, **conds, **scales)
+
+    p, m = (one_step(host, "demo", guider=alone(text), name=saved["demo"]) for text in (PROMPT, "a house"))
+    u = one_step(host, "demo", guider=alone("blurry"))
+    found = one_step(host, "demo", guider=dual, name=saved["demo"])
+    torch.testing.assert_close(found, u + 3 * (m - u) + 2 * (p - m), **ONE_STEP)
+
+
+def test_the_empty_prompt_of_perp_neg_is_not_the_positive_branch(host: Host, saved: dict[str, str]) -> None:
+    def perp(parts: Parts, model: Node) -> Node:
+        conds = {"positive": PROMPT, "negative": "blurry", "empty_conditioning": ""}
+        encoded = {name: parts.encoded(text) for name, text in conds.items()}
+        return parts.graph.add("PerpNegGuider", model=model, **encoded, cfg=3.0, neg_scale=0.0)
+
+    p = one_step(host, "demo", guider=alone(PROMPT), name=saved["demo"])
+    e = one_step(host, "demo", guider=alone(""))
+    found = one_step(host, "demo", guider=perp, name=saved["demo"])
+    torch.testing.assert_close(found, e + 3 * (p - e), **ONE_STEP)
+
+
+def test_self_attention_guidance_of_the_negative_prompt_is_left_alone(host: Host, saved: dict[str, str]) -> None:
+    def guided(graph: Graph, model: Node) -> Node:
+        return graph.add("SelfAttentionGuidance", model=model, scale=0.5, blur_sigma=2.0)
+
+    sag = one_step(host, "sd15", guider=cfg(3.0), change=guided) - one_step(host, "sd15", guider=cfg(3.0))
+    steering = {"guider": cfg(3.0), "name": saved["sd15"], "branch": "positive"}
+    moved = one_step(host, "sd15", change=guided, **steering) - one_step(host, "sd15", **steering)
+    assert sag.abs().max() > 1e-3
+    torch.testing.assert_close(moved, sag, atol=5e-2 * float(sag.abs().max()), rtol=0)
+
+
+def test_perturbed_attention_of_the_positive_prompt_is_no_negative_branch(host: Host, saved: dict[str, str]) -> None:
+    def perturbed(graph: Graph, model: Node) -> Node:
+        return graph.add("PerturbedAttentionGuidance", model=model, scale=3.0)
+
+    before = one_step(host, "sd15", guider=cfg(1.0), change=perturbed)
+    steering = {"guider": cfg(1.0), "name": saved["sd15"], "change": perturbed}
+    assert torch.equal(one_step(host, "sd15", branch="negative", **steering), before)
+    assert not torch.equal(one_step(host, "sd15", branch="positive", **steering), before)
+
+
+@pytest.mark.parametrize(
+    ("node", "settings"),
+    [
+        ("LoraLoaderModelOnly", {"lora_name": "tiny.safetensors", "strength_model": 1.0}),
+        ("FreeU_V2", {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2}),
+        ("PerturbedAttentionGuidance", {"scale": 3.0}),
+        ("HyperTile", {"tile_size": 64, "swap_size": 2, "max_depth": 0, "scale_depth": False}),
+    ],
+)
+def test_other_patches_go_before_or_after_alike(
+    host: Host, saved: dict[str, str], node: str, settings: dict[str, Any]
+) -> None:
+    def drawn(*, first: bool, strength: float) -> torch.Tensor:
+        graph = Graph()
+        parts = Parts(graph, "sd15")
+        loaded = graph.add("LoadACTMap", name=saved["sd15"])
+        model = graph.add(node, model=parts.model, **settings) if first else parts.model
+        model = apply(graph, model, loaded, strength=strength)[0]
+        model = model if first else graph.add(node, model=model, **settings)
+        parts.sampled(model, steps=2)
+        return host.latent(host.run(graph))
+
+    before, after = (drawn(first=first, strength=1.0) for first in (True, False))
+    assert torch.isfinite(before).all()
+    assert torch.equal(before, after)
+    assert not torch.equal(before, drawn(first=True, strength=0.0))
+
+
+def test_maps_stack_in_a_chain(host: Host, saved: dict[str, str]) -> None:
+    def drawn(*strengths: float) -> torch.Tensor:
+        graph = Graph()
+        parts = Parts(graph, "demo")
+        model, loaded = parts.model, graph.add("LoadACTMap", name=saved["demo"])
+        for strength in strengths:
+            model = apply(graph, model, loaded, strength=strength)[0]
+        parts.sampled(model)
+        return host.latent(host.run(graph))
+
+    once, twice = drawn(0.5), drawn(0.5, 0.5)
+    assert not torch.equal(once, twice)
+    assert torch.equal(drawn(0.5, 0.0), once)
+
+
+def test_one_model_is_steered_differently_on_two_branches_of_one_graph(host: Host, saved: dict[str, str]) -> None:
+    strengths = (0.5, 1.0, 0.0)
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    loaded = graph.add("LoadACTMap", name=saved["demo"])
+    for strength in strengths:
+        parts.sampled(apply(graph, parts.model, loaded, strength=strength)[0])
+    together = host.latents(host.run(graph))
+    for strength, latent in zip(strengths, together, strict=True):
+        assert torch.equal(latent, steered(host, "demo", saved["demo"], strength=strength, strength_clip=0.0))
+
+
+def test_two_models_are_steered_in_one_graph(host: Host, saved: dict[str, str]) -> None:
+    kinds = ("demo", "sd3")
+    graph = Graph()
+    for kind in kinds:
+        parts = Parts(graph, kind)
+        parts.sampled(apply(graph, parts.model, graph.add("LoadACTMap", name=saved[kind]))[0])
+    for kind, latent in zip(kinds, host.latents(host.run(graph)), strict=True):
+        assert torch.equal(latent, steered(host, kind, saved[kind], strength_clip=0.0))
+
+
+def test_prompts_in_the_queue_do_not_meet(host: Host, saved: dict[str, str]) -> None:
+    strengths = (1.0, 0.0, 0.5)
+    waiting: list[str] = []
+    for strength in strengths:
+        graph = Graph()
+        parts = Parts(graph, "demo")
+        parts.sampled(apply(graph, parts.model, graph.add("LoadACTMap", name=saved["demo"]), strength=strength)[0])
+        waiting.append(host.queue(graph))
+    for strength, prompt_id in zip(strengths, waiting, strict=True):
+        run = host.wait(prompt_id)
+        assert not run.error
+        # A node whose inputs have not changed is not run again, and says nothing of its output.
+        for latent in host.latents(run):
+            assert torch.equal(latent, steered(host, "demo", saved["demo"], strength=strength, strength_clip=0.0))
+
+
+def test_a_map_survives_that_models_are_unloaded(host: Host, saved: dict[str, str]) -> None:
+    before, moved = plain(host, "demo"), steered(host, "demo", saved["demo"])
+    host.post("/free", {"unload_models": True, "free_memory": True})
+    time.sleep(1.5)  # the host does it when it next looks into its queue
+    assert torch.equal(steered(host, "demo", saved["demo"]), moved)
+    assert torch.equal(plain(host, "demo"), before)
+
+
+def interrupted(host: Host, graph: Graph, seconds: float) -> str:
+    """What the host says of a run that is interrupted after a while."""
+    prompt_id = host.queue(graph)
+    while not host.get("/queue")["queue_running"]:
+        time.sleep(0.02)
+    time.sleep(seconds)
+    host.post("/interrupt", {})
+    return host.wait(prompt_id).error
+
+
+def test_an_interrupt_in_mid_sampling_leaves_the_model_as_it_was(host: Host, saved: dict[str, str]) -> None:
+    before = plain(host, "sd15")
+    graph = Graph()
+    parts = Parts(graph, "sd15")
+    parts.sampled(apply(graph, parts.model, graph.add("LoadACTMap", name=saved["sd15"]))[0], steps=500)
+    assert interrupted(host, graph, 3.0) == "interrupted"
+    assert torch.equal(plain(host, "sd15"), before)
+
+
+def test_an_interrupt_in_mid_fit_leaves_model_and_queue_as_they_were(host: Host, saved: dict[str, str]) -> None:
+    before = plain(host, "sd15")
+    graph = Graph()
+    parts = Parts(graph, "sd15")
+    graph.add("InspectACTMap", act_map=parts.fit(components="model", samples=300))
+    assert interrupted(host, graph, 5.0) == "interrupted"
+    assert torch.equal(plain(host, "sd15"), before)
+
+
+def test_a_steered_model_is_not_fitted(host: Host, saved: dict[str, str]) -> None:
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    parts.model = apply(graph, parts.model, graph.add("LoadACTMap", name=saved["demo"]))[0]
+    graph.add("InspectACTMap", act_map=parts.fit())
+    assert "steered by a map already" in host.fail(graph).error
+
+
+# --- hooks
+
+
+def hooked(host: Host, name: str, *, strength: float = 1.0, until: float | None = None, **changes: Any) -> torch.Tensor:
+    """The positive prompt with our hook on it."""
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    hooks = graph.add("CreateACTHook", act_map=graph.add("LoadACTMap", name=name), strength=strength)
+    if until is not None:
+        frames = graph.add("CreateHookKeyframe", strength_mult=1.0, start_percent=0.0)
+        frames = graph.add("CreateHookKeyframe", strength_mult=0.0, start_percent=until, prev_hook_kf=frames)
+        hooks = graph.add("SetHookKeyframes", hooks=hooks, hook_kf=frames)
+    own = {"strength": 1.0, "set_cond_area": "default"}
+    positive = graph.add("ConditioningSetProperties", cond_NEW=parts.encoded(PROMPT), hooks=hooks, **own)
+    parts.sampled(parts.model, positive, **changes)
+    return host.latent(host.run(graph))
+
+
+def test_a_hook_steers_as_the_positive_branch_does(host: Host, saved: dict[str, str]) -> None:
+    for strength in (0.5, 1.0):
+        expected = steered(host, "demo", saved["demo"], strength=strength, strength_clip=0.0)
+        # Another batch, so another order of rounding, over all steps.
+        torch.testing.assert_close(hooked(host, saved["demo"], strength=strength), expected, atol=1e-2, rtol=1e-2)
+
+
+def test_keyframes_end_a_hook(host: Host, saved: dict[str, str]) -> None:
+    expected = steered(host, "demo", saved["demo"], strength_clip=0.0, end_percent=0.5)
+    whole = steered(host, "demo", saved["demo"], strength_clip=0.0)
+    found = hooked(host, saved["demo"], until=0.5)
+    assert (found - expected).abs().max() < 0.1 * (whole - expected).abs().max()
+
+
+def test_a_masked_hook_leaves_the_other_half_alone(host: Host, saved: dict[str, str]) -> None:
+    def drawn(*, hook: bool) -> torch.Tensor:
+        graph = Graph()
+        parts = Parts(graph, "demo")
+        left = graph.add(
+            "MaskComposite",
+            destination=graph.add("SolidMask", value=0.0, width=64, height=64),
+            source=graph.add("SolidMask", value=1.0, width=32, height=64),
+            x=0,
+            y=0,
+            operation="add",
+        )
+        own = {"strength": 1.0, "set_cond_area": "default"}
+        loaded = graph.add("LoadACTMap", name=saved["demo"])
+        hooks = {"hooks": graph.add("CreateACTHook", act_map=loaded, strength=1.0)} if hook else {}
+        first = graph.add("ConditioningSetProperties", cond_NEW=parts.encoded(PROMPT), mask=left, **own, **hooks)
+        both = graph.add(
+            "ConditioningSetPropertiesAndCombine",
+            cond=first,
+            cond_NEW=parts.encoded(PROMPT),
+            mask=graph.add("InvertMask", mask=left),
+            **own,
+        )
+        parts.sampled(parts.model, both, steps=1)
+        return host.latent(host.run(graph))
+
+    change = (drawn(hook=True) - drawn(hook=False)).abs()
+    assert change[..., :4].max() > 1e-2
+    assert change[..., 4:].max() == 0
