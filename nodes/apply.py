@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NoReturn
 
 from comfy_api.latest import io
 
@@ -14,14 +14,14 @@ from .host.steering import Branch, ModelSteering, hook_group, steered_clip
 
 
 class _NoCLIP:
-    """Stands where no CLIP is connected, and says so as soon as it is used."""
+    """Stands where no CLIP is connected, and says so when it is used; the host looks at all outputs, used or not."""
 
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
+    def tokenize(self, *_: object, **__: object) -> NoReturn:
         raise MapError(
             "Apply ACT Steering has no CLIP to give on, since none is connected to it; take the CLIP from its loader."
         )
+
+    clone = tokenize
 
 
 class ApplyACTSteering(io.ComfyNode):

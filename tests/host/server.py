@@ -101,6 +101,7 @@ class Host:
             history = self.get(f"/history/{prompt_id}")
             if prompt_id in history:
                 return _run(history[prompt_id])
+            assert "Exception in thread" not in self.log.read_text(), self.log.read_text()[-3000:]
             time.sleep(0.05)
         raise AssertionError(f"the host has not finished; its log ends with {self.log.read_text()[-2000:]}")
 
