@@ -268,10 +268,10 @@ def test_a_hook_steers_as_the_positive_branch_does(host: Host, saved: dict[str, 
 
 
 def test_keyframes_end_a_hook(host: Host, saved: dict[str, str]) -> None:
-    expected = steered(host, "demo", saved["demo"], strength_clip=0.0, end_percent=0.5)
-    whole = steered(host, "demo", saved["demo"], strength_clip=0.0)
-    found = hooked(host, saved["demo"], until=0.5)
-    assert (found - expected).abs().max() < 0.1 * (whole - expected).abs().max()
+    # Not at the very sigma of a step, where keyframes and our window count differently.
+    expected = steered(host, "demo", saved["demo"], strength_clip=0.0, end_percent=0.45)
+    torch.testing.assert_close(hooked(host, saved["demo"], until=0.45), expected, atol=1e-2, rtol=1e-2)
+    assert not torch.allclose(steered(host, "demo", saved["demo"], strength_clip=0.0), expected, atol=0.1)
 
 
 def test_a_masked_hook_leaves_the_other_half_alone(host: Host, saved: dict[str, str]) -> None:
