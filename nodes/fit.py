@@ -97,7 +97,14 @@ class FitACTMap(io.ComfyNode):
                     step=8,
                     tooltip="Of the pictures; 0 is the model's usual size.",
                 ),
-                io.Int.Input("seed", default=0, min=0, max=2**63 - 1, tooltip="Of the noise."),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=2**63 - 1,
+                    control_after_generate=False,
+                    tooltip="Of the noise.",
+                ),
                 io.Latent.Input(
                     "latent",
                     optional=True,

@@ -46,6 +46,8 @@ class TextEncoders:
         self.components: Sequence[Component] = text_encoders(clip)
         if not self.components:
             raise MapError("This CLIP has no text encoder that can be steered; fit the model alone.")
+        # Has the host load this very CLIP now: it would otherwise take the patches of another clone off in mid-walk.
+        clip.encode_from_tokens(clip.tokenize(""))
 
     def batches(self, prompts: Sequence[str], size: int) -> list[MicroBatch]:
         return [MicroBatch(1, partial(self._run, prompt)) for prompt in prompts]

@@ -11,6 +11,8 @@ import torch
 from graphs import Parts, apply, plain, steered
 from server import Graph, Host, Node
 
+from act_core import ActMap, load_map
+
 # One step, so that what a guider makes of its branches is a sum that can be checked; float32 in another order.
 ONE_STEP = {"atol": 2e-3, "rtol": 1e-3}
 PROMPT = "a cat on a mat"
@@ -232,6 +234,25 @@ def test_an_interrupt_in_mid_fit_leaves_model_and_queue_as_they_were(host: Host,
     graph.add("InspectACTMap", act_map=parts.fit(components="model", samples=300))
     assert interrupted(host, graph, 5.0) == "interrupted"
     assert torch.equal(plain(host, "sd15"), before)
+
+
+def test_a_fit_does_not_depend_on_what_was_steered_before(host: Host, saved: dict[str, str]) -> None:
+    def fitted() -> ActMap:
+        graph = Graph()
+        details = {"title": "", "author": "", "description": "", "license": ""}
+        act_map = Parts(graph, "demo").fit(seed=7)
+        graph.add("SaveACTMap", act_map=act_map, name="again", strength_low=0.0, strength_high=1.0, **details)
+        (output,) = host.run(graph).outputs.values()
+        name = output["text"][0].split(" (")[0].removeprefix("Saved ")
+        return load_map(name)
+
+    first = fitted()
+    strong = steered(host, "demo", saved["demo"], strength=1.5, strength_clip=1.5)
+    steered(host, "demo", saved["demo"], strength_clip=0.5)
+    assert torch.equal(steered(host, "demo", saved["demo"], strength=1.5, strength_clip=1.5), strong)
+    host.post("/free", {"unload_models": False, "free_memory": True})  # forget the outputs, keep the patched models
+    time.sleep(1.5)
+    assert set(first.difference(fitted()).values()) == {0.0}
 
 
 def test_a_steered_model_is_not_fitted(host: Host, saved: dict[str, str]) -> None:

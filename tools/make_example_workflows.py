@@ -1,0 +1,235 @@
+"""Writes ``example_workflows``: each as graph, in API form, and with a cover that is what it draws.
+
+    python tools/make_example_workflows.py
+
+Needs ComfyUI where the host tests find it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "host"))
+
+from server import Graph, Host, Node, started  # noqa: E402
+
+FOLDER = ROOT / "example_workflows"
+MAP = "plain_to_ink.safetensors"
+SAMPLER = {"seed": 0, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
+COVER = 512
+WIDTH, GAP, LINE = 320, 60, 24
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+
+
+def style_slider(graph: Graph) -> None:
+    """The same noise, plain and steered."""
+    loaded = graph.add("LoadACTDemoModel")
+    act_map = graph.add("LoadACTMap", name=MAP)
+    steered = _applied(graph, loaded, act_map, strength=0.8)
+    _draw(graph, loaded, steered[0], graph.add("CLIPTextEncode", text="cat", clip=steered[1]), batch=4)
+
+
+def fit_your_own(graph: Graph) -> None:
+    """Two lists of prompts, a map, a picture, a file."""
+    loaded = graph.add("LoadACTDemoModel")
+    prompts = graph.add("ACTPromptSet", name="plain_to_ink.txt", count=64)
+    settings = {"sites": "auto", "components": "both", "estimator": "linear", "order": "causal"}
+    fitted = graph.add(
+        "FitACTMap",
+        model=loaded[0],
+        clip=loaded[1],
+        source=prompts[0],
+        target=prompts[1],
+        **settings,
+        support="unbounded",
+        samples=64,
+        width=0,
+        height=0,
+        seed=0,
+    )
+    details = {"title": "My map", "author": "", "description": "", "license": "CC0-1.0"}
+    graph.add("SaveACTMap", act_map=fitted, name="my_map", **details, strength_low=0.0, strength_high=1.0)
+    graph.add("InspectACTMap", act_map=fitted)
+    steered = _applied(graph, loaded, fitted, strength=1.0)
+    _draw(graph, loaded, steered[0], graph.add("CLIPTextEncode", text="rocket", clip=steered[1]), batch=4)
+
+
+def strength_sweep(graph: Graph) -> None:
+    """The picture artists ask for."""
+    loaded = graph.add("LoadACTDemoModel")
+    swept = graph.add(
+        "ACTStrengthSweep",
+        model=loaded[0],
+        act_map=graph.add("LoadACTMap", name=MAP),
+        positive=graph.add("CLIPTextEncode", text="castle", clip=loaded[1]),
+        negative=graph.add("CLIPTextEncode", text="", clip=loaded[1]),
+        latent=graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=4),
+        vae=loaded[2],
+        strengths="0, 0.25, 0.5, 0.75, 1, 1.25",
+        **SAMPLER,
+        clip=loaded[1],
+        prompt="castle",
+    )
+    graph.add("SaveImage", images=swept[0], filename_prefix="act_sweep")
+
+
+def regions(graph: Graph) -> None:
+    """The left half steered, the right half not."""
+    loaded = graph.add("LoadACTDemoModel")
+    hooks = graph.add("CreateACTHook", act_map=graph.add("LoadACTMap", name=MAP), strength=1.5)
+    left = graph.add(
+        "MaskComposite",
+        destination=graph.add("SolidMask", value=0.0, width=64, height=64),
+        source=graph.add("SolidMask", value=1.0, width=32, height=64),
+        x=0,
+        y=0,
+        operation="add",
+    )
+    text = graph.add("CLIPTextEncode", text="red heart", clip=loaded[1])
+    own = {"strength": 1.0, "set_cond_area": "default"}
+    steered = graph.add("ConditioningSetProperties", cond_NEW=text, **own, mask=left, hooks=hooks)
+    both = graph.add(
+        "ConditioningSetPropertiesAndCombine",
+        cond=steered,
+        cond_NEW=text,
+        **own,
+        mask=graph.add("InvertMask", mask=left),
+    )
+    _draw(graph, loaded, loaded[0], both, batch=4)
+
+
+WORKFLOWS: tuple[Callable[[Graph], None], ...] = (style_slider, fit_your_own, strength_sweep, regions)
+
+
+def _applied(graph: Graph, loaded: Node, act_map: Node, strength: float) -> Node:
+    window = {"start_percent": 0.0, "end_percent": 1.0, "branch": "positive"}
+    strengths = {"strength": strength, "strength_clip": strength}
+    return graph.add("ApplyACTSteering", model=loaded[0], act_map=act_map, **strengths, **window, clip=loaded[1])
+
+
+def _draw(graph: Graph, loaded: Node, model: Node, positive: Node, batch: int) -> None:
+    samples = graph.add(
+        "KSampler",
+        model=model,
+        **SAMPLER,
+        positive=positive,
+        # With the CLIP of the loader: what is moved in both prompts cancels.
+        negative=graph.add("CLIPTextEncode", text="", clip=loaded[1]),
+        latent_image=graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=batch),
+        denoise=1.0,
+    )
+    images = graph.add("VAEDecode", samples=samples, vae=loaded[2])
+    larger = {"upscale_method": "nearest-exact", "width": 256, "height": 256, "crop": "disabled"}
+    shown = graph.add("ImageScale", image=images, **larger)
+    graph.add("SaveImage", images=shown, filename_prefix="act")
+
+
+def as_graph(prompt: Mapping[str, Any], listed: Mapping[str, Any]) -> dict[str, Any]:
+    """A workflow in API form as the graph that the frontend saves, laid out from left to right."""
+    depths: dict[str, int] = {}
+    for number, node in prompt.items():
+        before = [value[0] for value in node["inputs"].values() if isinstance(value, list)]
+        depths[number] = 1 + max((depths[other] for other in before), default=-1)
+    nodes: list[dict[str, Any]] = []
+    links: list[list[Any]] = []
+    below: dict[int, int] = {}
+    for number, node in prompt.items():
+        info = listed[node["class_type"]]
+        outputs = [
+            {"name": name, "type": kind, "links": []}
+            for name, kind in zip(info["output_name"], info["output"], strict=True)
+        ]
+        inputs: list[dict[str, Any]] = []
+        values: list[Any] = []
+        for name, (kind, *options) in {
+            **info["input"].get("required", {}),
+            **info["input"].get("optional", {}),
+        }.items():
+            value = node["inputs"].get(name)
+            is_widget = isinstance(kind, list) or kind in WIDGETS
+            if isinstance(value, list):
+                other, output = value
+                source = next(n for n in nodes if n["id"] == int(other))
+                link = len(links) + 1
+                kind_of_link = source["outputs"][output]["type"]
+                links.append([link, int(other), output, int(number), len(inputs), kind_of_link])
+                source["outputs"][output]["links"].append(link)
+                inputs.append({"name": name, "type": kind_of_link, "link": link})
+                if is_widget:
+                    inputs[-1]["widget"] = {"name": name}
+                    values.append("")
+            elif is_widget:
+                values.append(value if value is not None else options[0].get("default"))
+                if options and options[0].get("control_after_generate"):
+                    values.append("fixed")
+            else:
+                inputs.append({"name": name, "type": kind, "link": None})
+        lines = max(len(inputs), len(outputs)) + len(values) + 4 * any(isinstance(v, str) and "\n" in v for v in values)
+        height = LINE * (lines + 2) + (140 if node["class_type"] in ("CLIPTextEncode", "SaveImage") else 0)
+        depth = depths[number]
+        top = below.get(depth, 0)
+        below[depth] = top + height + GAP
+        nodes.append(
+            {
+                "id": int(number),
+                "type": node["class_type"],
+                "pos": [depth * (WIDTH + GAP), top],
+                "size": [WIDTH, height],
+                "flags": {},
+                "order": len(nodes),
+                "mode": 0,
+                "inputs": inputs,
+                "outputs": outputs,
+                "properties": {"Node name for S&R": node["class_type"]},
+                "widgets_values": values,
+            }
+        )
+    last = {"last_node_id": len(nodes), "last_link_id": len(links)}
+    return {**last, "nodes": nodes, "links": links, "groups": [], "config": {}, "extra": {}, "version": 0.4}
+
+
+def write(host: Host, build: Callable[[Graph], None]) -> None:
+    graph = Graph()
+    build(graph)
+    name = build.__name__
+    (FOLDER / "api").mkdir(parents=True, exist_ok=True)
+    (FOLDER / "api" / f"{name}.json").write_text(json.dumps(graph.prompt, indent=2) + "\n")
+    (FOLDER / f"{name}.json").write_text(json.dumps(as_graph(graph.prompt, host.get("/object_info")), indent=1) + "\n")
+    images = [Image.open(path) for path in host.images(host.run(graph)) if "output" in path.parts]
+    _cover(images).save(FOLDER / f"{name}.jpg", quality=88)
+
+
+def _cover(images: list[Image.Image]) -> Image.Image:
+    """One picture as it is, or several as a square of them."""
+    if len(images) == 1:
+        (image,) = images
+        return image.convert("RGB").resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST)
+    side = images[0].width
+    cover = Image.new("RGB", (2 * side, 2 * side))
+    for number, image in enumerate(images[:4]):
+        cover.paste(image, (side * (number % 2), side * (number // 2)))
+    return cover.resize((COVER, COVER), Image.Resampling.NEAREST)
+
+
+def main() -> None:
+    root = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "comfy" / "ComfyUI")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        started(root / ".venv" / "bin" / "python", Path(folder) / "base") as host,
+    ):
+        for build in WORKFLOWS:
+            write(host, build)
+            print(f"wrote {FOLDER / build.__name__}.json")
+
+
+if __name__ == "__main__":
+    main()
