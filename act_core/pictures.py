@@ -68,19 +68,20 @@ def grid(
     """
     width, height = (side * zoom for side in images[0][0].size)
     font = ImageFont.load_default(_TEXT)
+    left = _LEFT if any(rows) else _GAP
     above = [textwrap.fill(text, max(4, 2 * width // _TEXT)) for text in columns]
     top = _GAP + max(text.count("\n") + 1 for text in above) * (_TEXT + 4)
     across, down = width + _GAP, height + _GAP
-    sheet = Image.new("RGB", (_LEFT + across * len(columns), top + down * len(rows)), "white")
+    sheet = Image.new("RGB", (left + across * len(columns), top + down * len(rows)), "white")
     draw = ImageDraw.Draw(sheet)
     for number, text in enumerate(above):
-        draw.multiline_text((_LEFT + across * number, _GAP // 2), text, "black", font)
+        draw.multiline_text((left + across * number, _GAP // 2), text, "black", font)
     for number, (text, pictures) in enumerate(zip(rows, images, strict=True)):
         y = top + down * number
         draw.multiline_text((_GAP, y), textwrap.fill(text, 2 * _LEFT // _TEXT), "black", font)
         for column, picture in enumerate(pictures):
             shown = picture.resize((width, height), Image.Resampling.NEAREST)
-            sheet.paste(shown, (_LEFT + across * column, y))
+            sheet.paste(shown, (left + across * column, y))
     return sheet
 
 

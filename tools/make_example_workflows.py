@@ -70,14 +70,14 @@ def strength_sweep(graph: Graph) -> None:
         "ACTStrengthSweep",
         model=loaded[0],
         act_map=graph.add("LoadACTMap", name=MAP),
-        positive=graph.add("CLIPTextEncode", text="castle", clip=loaded[1]),
+        positive=graph.add("CLIPTextEncode", text="red apple", clip=loaded[1]),
         negative=graph.add("CLIPTextEncode", text="", clip=loaded[1]),
         latent=graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=4),
         vae=loaded[2],
         strengths="0, 0.25, 0.5, 0.75, 1, 1.25",
         **SAMPLER,
         clip=loaded[1],
-        prompt="castle",
+        prompt="red apple",
     )
     graph.add("SaveImage", images=swept[0], filename_prefix="act_sweep")
 
@@ -85,7 +85,8 @@ def strength_sweep(graph: Graph) -> None:
 def regions(graph: Graph) -> None:
     """The left half steered, the right half not."""
     loaded = graph.add("LoadACTDemoModel")
-    hooks = graph.add("CreateACTHook", act_map=graph.add("LoadACTMap", name=MAP), strength=1.5)
+    act_map = graph.add("LoadACTMap", name=MAP)
+    hooks = graph.add("CreateACTHook", act_map=act_map, strength=1.0)
     left = graph.add(
         "MaskComposite",
         destination=graph.add("SolidMask", value=0.0, width=64, height=64),
@@ -94,9 +95,12 @@ def regions(graph: Graph) -> None:
         y=0,
         operation="add",
     )
+    # A hook steers the diffusion model; the text encoders are steered by the CLIP that encodes the region's prompt.
+    clip = graph.add("ApplyACTSteeringCLIP", clip=loaded[1], act_map=act_map, strength_clip=1.0)
+    ink = graph.add("CLIPTextEncode", text="red heart", clip=clip)
     text = graph.add("CLIPTextEncode", text="red heart", clip=loaded[1])
     own = {"strength": 1.0, "set_cond_area": "default"}
-    steered = graph.add("ConditioningSetProperties", cond_NEW=text, **own, mask=left, hooks=hooks)
+    steered = graph.add("ConditioningSetProperties", cond_NEW=ink, **own, mask=left, hooks=hooks)
     both = graph.add(
         "ConditioningSetPropertiesAndCombine",
         cond=steered,
