@@ -29,8 +29,7 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class ACTSteeringExtension(ComfyExtension):
-    async def on_load(self) -> None:
-        folders.register()
-
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        # Not in `on_load`, which the oldest host we support does not call.
+        folders.register()
         return NODES

@@ -20,14 +20,13 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "host"))
 
-from server import Graph, Host, Node, started  # noqa: E402
+from server import WIDGETS, Graph, Host, Node, started  # noqa: E402
 
 FOLDER = ROOT / "example_workflows"
 MAP = "plain_to_ink.safetensors"
 SAMPLER = {"seed": 0, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
 COVER = 512
 WIDTH, GAP, LINE = 320, 60, 24
-WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 
 def style_slider(graph: Graph) -> None:
@@ -70,14 +69,14 @@ def strength_sweep(graph: Graph) -> None:
         "ACTStrengthSweep",
         model=loaded[0],
         act_map=graph.add("LoadACTMap", name=MAP),
-        positive=graph.add("CLIPTextEncode", text="red apple", clip=loaded[1]),
+        positive=graph.add("CLIPTextEncode", text="cat", clip=loaded[1]),
         negative=graph.add("CLIPTextEncode", text="", clip=loaded[1]),
         latent=graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=4),
         vae=loaded[2],
         strengths="0, 0.25, 0.5, 0.75, 1, 1.25",
         **SAMPLER,
         clip=loaded[1],
-        prompt="red apple",
+        prompt="cat",
     )
     graph.add("SaveImage", images=swept[0], filename_prefix="act_sweep")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -149,7 +150,9 @@ class Denoiser:
         self._seed = seed
         self.noise_of: Callable[[int], int] = lambda number: number
         self.components: Sequence[Component] = [diffusion_model(self._model)]
-        self._model.current_patcher.prepare_state(sigma, model_options)
+        prepare = self._model.current_patcher.prepare_state
+        # Older hosts take the sigma alone.
+        prepare(*(sigma, model_options)[: len(inspect.signature(prepare).parameters)])
 
     def budget(self, prompts: int) -> int | None:
         """Bytes that the fit may take; None where it will take little of what is free."""

@@ -22,6 +22,8 @@ from torch import Tensor
 PACK = Path(__file__).resolve().parents[2]
 START_SECONDS = 180
 RUN_SECONDS = 300
+# Kinds of inputs that are set on the node itself; all others are links.
+WIDGETS = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
 Prompt = dict[str, dict[str, Any]]
 
@@ -145,9 +147,9 @@ def _run(entry: Mapping[str, Any]) -> Run:
 
 
 @contextmanager
-def started(python: Path, base: Path) -> Generator[Host, None, None]:
-    """Start the host whose own Python this is, with this pack and nothing else in it."""
-    root = python.parents[2]
+def started(python: Path, base: Path, root: Path | None = None) -> Generator[Host, None, None]:
+    """Start the host whose own Python this is, or another in the same environment, with this pack and nothing else."""
+    root = root or python.parents[2]
     (base / "custom_nodes").mkdir(parents=True)
     (base / "custom_nodes" / "act-steering").symlink_to(PACK)
     with socket.socket() as free:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +13,10 @@ from PIL import Image, ImageDraw, ImageFont
 from transformers import CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
 from act_core.models.diffusers import DiffusersModel
+from act_core.pictures import grid
 
 from .captions import caption
-from .emoji import SIZE, STYLES, Emoji
+from .emoji import STYLES, Emoji
 
 GUIDANCE = 3.0
 SHIFT = 3.0
@@ -41,6 +43,11 @@ def export(
         tokenizer_3=None,  # pyright: ignore[reportArgumentType]
     )
     pipeline.save_pretrained(folder)
+    # AutoencoderTiny writes an entry that it complains of when it reads it.
+    config = folder / "vae" / "config.json"
+    entries = json.loads(config.read_text(encoding="utf-8"))
+    entries.pop("block_out_channels", None)
+    config.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
 
 
 def draw_sheets(folder: Path, emoji: Emoji, curve: Sequence[tuple[int, float]]) -> None:
@@ -53,25 +60,9 @@ def draw_sheets(folder: Path, emoji: Emoji, curve: Sequence[tuple[int, float]]) 
         for style in range(len(STYLES)):
             prompts = [caption(emoji.names[concept], (), style) for concept in chosen]
             rows.append(model.generate(prompts, guidance=GUIDANCE))
-        _sheet([emoji.names[c] for c in chosen], rows).save(folder / f"{name}.png", optimize=True)
+        sheet = grid(rows, [style.phrase for style in STYLES], [emoji.names[concept] for concept in chosen])
+        sheet.save(folder / f"{name}.png", optimize=True)
     _draw_curve(curve).save(folder / "curve.png", optimize=True)
-
-
-def _sheet(names: Sequence[str], rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
-    margin, left, top = 6, 110, 34
-    cell = SIZE + margin
-    sheet = Image.new("RGB", (left + cell * len(names), top + cell * len(rows)), "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(10)
-    for column, name in enumerate(names):
-        words = name.split()
-        half = (len(words) + 1) // 2
-        text = "\n".join(filter(None, (" ".join(words[:half])[:13], " ".join(words[half:])[:13])))
-        draw.multiline_text((left + cell * column, 4), text, "black", font, spacing=1)
-    for row, (style, images) in enumerate(zip(STYLES, rows, strict=True)):
-        draw.text((4, top + cell * row + cell // 2 - 8), style.phrase, "black", ImageFont.load_default(12))
-        for column, image in enumerate(images):
-            sheet.paste(image, (left + cell * column, top + cell * row))
-    return sheet
 
 
 def _draw_curve(curve: Sequence[tuple[int, float]]) -> Image.Image:

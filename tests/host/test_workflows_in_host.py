@@ -1,0 +1,84 @@
+"""The example workflows over HTTP, in this host and in the oldest one that is supported."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from server import PACK, WIDGETS, Graph, Host, started
+
+FOLDER = PACK / "example_workflows"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
+OLDEST = "0.3.64"
+
+
+@pytest.fixture(scope="module")
+def oldest(host_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[Host, None, None]:
+    """The oldest ComfyUI that is supported, in the environment of the other."""
+    root = Path(os.environ.get("COMFYUI_OLDEST_PATH") or Path.home() / "comfy" / f"ComfyUI-{OLDEST}")
+    if not (root / "main.py").is_file():
+        pytest.skip(f"no ComfyUI {OLDEST} at {root}; set COMFYUI_OLDEST_PATH to yours")
+    with started(host_python, tmp_path_factory.mktemp("oldest") / "base", root) as running:
+        yield running
+
+
+def api_form(name: str) -> Graph:
+    graph = Graph()
+    graph.prompt = json.loads((FOLDER / "api" / f"{name}.json").read_text("utf-8"))
+    return graph
+
+
+def test_there_are_examples_and_each_has_its_cover() -> None:
+    assert set(NAMES) == {"style_slider", "fit_your_own", "strength_sweep", "regions"}
+    for name in NAMES:
+        assert Image.open(FOLDER / f"{name}.jpg").format == "JPEG"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_runs_and_draws(host: Host, name: str) -> None:
+    pictures = host.images(host.run(api_form(name)))
+    assert pictures
+    assert all(Image.open(picture).getextrema()[0] != (255, 255) for picture in pictures)  # not blank
+
+
+def ours(host: Host) -> dict[str, Any]:
+    return {name: info for name, info in host.get("/object_info").items() if info.get("category") == "ACT steering"}
+
+
+def test_the_oldest_host_has_the_same_nodes(host: Host, oldest: Host) -> None:
+    inputs = [{name: info["input_order"] for name, info in ours(which).items()} for which in (host, oldest)]
+    assert inputs[0] == inputs[1]
+    assert inputs[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_example_runs_in_the_oldest_host(oldest: Host, name: str) -> None:
+    assert oldest.images(oldest.run(api_form(name)))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_graph_and_api_form_say_the_same(host: Host, name: str) -> None:
+    graph, prompt = json.loads((FOLDER / f"{name}.json").read_text("utf-8")), api_form(name).prompt
+    listed = host.get("/object_info")
+    assert {str(node["id"]): node["type"] for node in graph["nodes"]} == {n: v["class_type"] for n, v in prompt.items()}
+    links = {link[0]: [str(link[1]), link[2]] for link in graph["links"]}
+    for node in graph["nodes"]:
+        inputs = prompt[str(node["id"])]["inputs"]
+        linked = {entry["name"]: links[entry["link"]] for entry in node["inputs"] if entry["link"]}
+        assert linked == {key: value for key, value in inputs.items() if isinstance(value, list)}
+        schema = listed[node["type"]]["input"]
+        values = list(node["widgets_values"])
+        for key, (kind, *options) in {**schema.get("required", {}), **schema.get("optional", {})}.items():
+            if not (isinstance(kind, list) or kind in WIDGETS):
+                continue
+            value = values.pop(0)
+            if options and options[0].get("control_after_generate"):
+                assert values.pop(0) == "fixed"
+            if not isinstance(inputs.get(key), list):
+                assert value == inputs[key], f"{node['type']}.{key}"
+        assert not values
