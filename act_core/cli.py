@@ -169,7 +169,7 @@ def _add_pipeline(parser: argparse.ArgumentParser) -> None:
 def _load_language_model(name: str, dtype: str = "float32", device: str = "cpu") -> TransformersModel:
     from .models.transformers import TransformersModel
 
-    _quiet_libraries()
+    quiet_libraries()
     print("Loading the language model ...", flush=True)
     on = _device(device)
     if name == "default":
@@ -178,7 +178,7 @@ def _load_language_model(name: str, dtype: str = "float32", device: str = "cpu")
 
 
 def _load_pipeline(args: argparse.Namespace, **settings: Any) -> DiffusersModel:
-    _quiet_libraries()
+    quiet_libraries()
     from .models.diffusers import DiffusersModel
 
     print("Loading the pipeline ...", flush=True)
@@ -187,7 +187,7 @@ def _load_pipeline(args: argparse.Namespace, **settings: Any) -> DiffusersModel:
     return DiffusersModel.from_pretrained(args.model, dtype=DTYPES[args.dtype], device=on, size=size, **settings)
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """No bars and hints of those model libraries that are there; before they are imported, since that prints some."""
     for name in ("transformers", "diffusers"):
         if importlib.util.find_spec(name):
@@ -343,7 +343,7 @@ def _generate(args: argparse.Namespace) -> None:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    _quiet_libraries()
+    quiet_libraries()
     from .demo import pictures
     from .demo.show import show_language, show_pictures
 

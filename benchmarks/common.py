@@ -28,13 +28,9 @@ PROMPT_SET = ROOT / "prompt_sets" / "gloomy_to_cheerful.txt"
 
 
 def load_model(dtype: torch.dtype = torch.float32) -> TransformersModel:
-    """SmolLM2-135M-Instruct, without progress bars and log lines."""
-    import transformers
-
+    """SmolLM2-135M-Instruct."""
     from act_core.models.transformers import TransformersModel
 
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
     return TransformersModel.default(dtype=dtype)
 
 
