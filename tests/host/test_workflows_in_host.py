@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,27 @@ def test_an_example_runs_and_draws(host: Host, name: str) -> None:
     pictures = host.images(host.run(api_form(name)))
     assert pictures
     assert all(Image.open(picture).getextrema()[0] != (255, 255) for picture in pictures)  # not blank
+
+
+def test_the_documented_client_runs_an_example_and_fetches_its_pictures(host: Host, tmp_path: Path) -> None:
+    command = [sys.executable, FOLDER / "run_headless.py", FOLDER / "api" / "style_slider.json"]
+    options = ["--strength", "0.6", "--server", host.url, "--out", str(tmp_path)]
+    run = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode == 0, run.stderr
+    pictures = [Path(line) for line in run.stdout.splitlines()]
+    assert len(pictures) == 4
+    assert all(Image.open(picture).size == (256, 256) for picture in pictures)
+
+
+def test_the_documented_client_tells_what_failed(host: Host, tmp_path: Path) -> None:
+    prompt = api_form("fit_your_own").prompt
+    (fit,) = [node for node in prompt.values() if node["class_type"] == "FitACTMap"]
+    fit["inputs"]["source"] = "one prompt"
+    (tmp_path / "failing.json").write_text(json.dumps(prompt))
+    command = [sys.executable, FOLDER / "run_headless.py", tmp_path / "failing.json", "--server", host.url]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert run.returncode != 0
+    assert run.stderr.startswith("FitACTMap: Fit ACT Map has 1 source prompts")
 
 
 def ours(host: Host) -> dict[str, Any]:
