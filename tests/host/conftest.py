@@ -60,5 +60,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = [report for report in terminalreporter.stats.get("skipped", []) if "tests/host/" in report.nodeid]
     if skipped:
         terminalreporter.section("NOT TESTED IN THE REAL HOST", sep="!", red=True, bold=True)
-        terminalreporter.line(f"{len(skipped)} tests were skipped: there is no ComfyUI with its .venv at")
-        terminalreporter.line("~/comfy/ComfyUI; set COMFYUI_PATH to yours and run again.")
+        terminalreporter.line(f"{len(skipped)} tests were skipped:")
+        for reason in dict.fromkeys(report.longrepr[2] for report in skipped):
+            terminalreporter.line(reason.removeprefix("Skipped: "))

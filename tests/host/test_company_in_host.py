@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable
 from typing import Any
@@ -145,6 +146,27 @@ def test_other_patches_go_before_or_after_alike(
     assert torch.isfinite(before).all()
     assert torch.equal(before, after)
     assert not torch.equal(before, drawn(first=True, strength=0.0))
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler, so torch.compile is not tested")
+@pytest.mark.parametrize("first", [True, False])
+def test_a_compiled_model_is_steered_and_freed_again(host: Host, saved: dict[str, str], first: bool) -> None:
+    def drawn(strength: float) -> torch.Tensor:
+        graph = Graph()
+        parts = Parts(graph, "sd3")
+        loaded = graph.add("LoadACTMap", name=saved["sd3"])
+        compiling = {"backend": "inductor"}
+        model = graph.add("TorchCompileModel", model=parts.model, **compiling) if first else parts.model
+        model = apply(graph, model, loaded, strength=strength)[0]
+        model = model if first else graph.add("TorchCompileModel", model=model, **compiling)
+        parts.sampled(model, steps=2)
+        return host.latent(host.run(graph))
+
+    # Compiled arithmetic is ordered otherwise.
+    close = {"atol": 1e-2, "rtol": 1e-2}
+    for strength in (0.0, 1.0, 0.5, 0.0):
+        expected = steered(host, "sd3", saved["sd3"], strength=strength, strength_clip=0.0, sampling={"steps": 2})
+        torch.testing.assert_close(drawn(strength), expected, **close)
 
 
 def test_maps_stack_in_a_chain(host: Host, saved: dict[str, str]) -> None:
