@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import os
 import pickle
@@ -35,6 +37,7 @@ from helpers import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors import safe_open
 from torch import Tensor
 
@@ -655,6 +658,33 @@ def test_a_strength_range_that_makes_no_sense_is_one_sentence(path: Path, fitted
 
 def test_a_strength_range_of_huge_whole_numbers_is_one_sentence(path: Path, fitted: ActMap) -> None:
     refused(rewritten(path, fitted, metadata={"act.strength_range": f"[0, 1{'0' * 400}]"}))
+
+
+def jpeg() -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8), "teal").save(file, "JPEG")
+    return file.getvalue()
+
+
+def test_a_cover_comes_back_and_lies_where_model_browsers_look(path: Path, fitted: ActMap) -> None:
+    save_map(fitted, path, cover=jpeg())
+    assert load_map(path).card.cover == jpeg()
+    (shown,) = json.loads(metadata_of(path)["ssmd_cover_images"])
+    assert base64.b64decode(shown) == jpeg()
+
+
+BAD_COVERS = ["", "7", "{}", "[7]", '"text"', '["not base64!"]', '["iVBORw0KGgo="]', f'["/9j/{"A" * 4 * 2**16}"]']
+
+
+@pytest.mark.parametrize("text", BAD_COVERS, ids=lambda text: text[:20])
+def test_a_cover_that_is_no_small_jpeg_is_one_sentence(path: Path, fitted: ActMap, text: str) -> None:
+    refused(rewritten(path, fitted, metadata={"ssmd_cover_images": text}))
+
+
+def test_a_cover_of_another_kind_is_not_saved(path: Path, fitted: ActMap) -> None:
+    with pytest.raises(MapError, match="no small JPEG"):
+        save_map(fitted, path, cover=b"\x89PNG")
+    assert not path.exists()
 
 
 def test_keys_of_later_versions_do_no_harm(path: Path, fitted: ActMap) -> None:

@@ -186,3 +186,27 @@ def test_a_map_is_never_changed_in_place(fitted: ActMap) -> None:
         assert made.record.edits
     assert_identical(fitted, before)
     assert fitted.record.edits == ()
+
+
+# --- joining
+
+
+def test_joined_maps_hold_the_sites_of_both_in_their_order() -> None:
+    text = ActMap({site("a", component="text"): affine(1, 2)}, FitRecord(notes=("one",)))
+    image = ActMap({site("b", component="image"): affine(3, 4)}, FitRecord(notes=("two",), seed=7), Card(title="t"))
+    joined = text.joined(image)
+    assert keys(joined) == ["text/a", "image/b"]
+    assert joined["image/b"] is image["image/b"]
+    assert joined.record.notes == ("one", "two")
+    assert joined.record.seed == 7
+
+
+def test_joined_maps_keep_the_fingerprints_of_both() -> None:
+    text = ActMap({site("a", component="text"): affine(1, 2)}, FitRecord(base={"text": Fingerprint("t", "", "")}))
+    image = ActMap({site("b", component="image"): affine(1, 2)}, FitRecord(base={"image": Fingerprint("i", "", "")}))
+    assert list(text.joined(image).record.base) == ["text", "image"]
+
+
+def test_maps_that_share_a_site_are_not_joined() -> None:
+    with pytest.raises(MapError, match="Both maps move the site toy/a"):
+        act_map(a=affine(1, 2)).joined(act_map(a=affine(1, 2)))

@@ -738,3 +738,54 @@ def test_changing_the_strength_between_forward_and_backward_is_no_silent_error()
         else:
             assert rows.grad is not None
             assert torch.allclose(rows.grad, torch.full_like(rows, 3.0))
+
+
+# --- forwards for a host that puts them in place itself
+
+
+def test_forwards_do_what_steering_does_and_leave_the_model_alone() -> None:
+    model, act_map = chain(), chain_map()
+    before = output(model)
+    with steer(model.module, act_map, 0.7):
+        expected = output(model)
+    modules = submodules(model.module)
+    forwards = steer(model.module, act_map, 0.7).forwards(lambda _, name: modules[name].forward)
+    assert torch.equal(output(model), before)
+    try:
+        for (_, name), forward in forwards.items():
+            modules[name].forward = forward
+        assert torch.equal(output(model), expected)
+    finally:
+        for _, name in forwards:
+            del modules[name].forward
+    assert torch.equal(output(model), before)
+
+
+def test_forwards_stack_on_what_was_there() -> None:
+    model, act_map = chain(), chain_map()
+    with steer(model.module, act_map), steer(model.module, act_map):
+        expected = output(model)
+    modules = submodules(model.module)
+    names = {name for site in act_map.transports for name in [site.name]}
+    try:
+        for _ in range(2):
+            for (_, name), forward in (
+                steer(model.module, act_map).forwards(lambda _, name: modules[name].forward).items()
+            ):
+                modules[name].forward = forward
+        assert_close(output(model), expected)
+    finally:
+        for name in names:
+            del modules[name].forward
+
+
+def test_a_map_put_on_again_after_another_acts_as_at_first() -> None:
+    model, act_map = chain(), chain_map()
+    one, other = (steer(model.module, act_map, strength) for strength in (0.3, 1.0))
+    outputs: list[Tensor] = []
+    for steering in (one, other, one, other):
+        with steering:
+            outputs.append(output(model))
+    assert torch.equal(outputs[0], outputs[2])
+    assert torch.equal(outputs[1], outputs[3])
+    assert not torch.equal(outputs[0], outputs[1])

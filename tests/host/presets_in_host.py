@@ -1,0 +1,103 @@
+"""Run by the host's own Python: how many parts of its full-size models the presets name, as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+PACK, HOST = Path(__file__).resolve().parents[2], Path(sys.argv[1])
+sys.path[:0] = [str(PACK), str(HOST)]
+sys.argv[1:] = ["--cpu"]
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+
+import comfy.ops  # noqa: E402
+import torch  # noqa: E402
+from comfy.ldm.flux.model import Flux  # noqa: E402
+from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper  # noqa: E402
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
+
+from act_core.forwards import submodules  # noqa: E402
+from act_core.maps import matches  # noqa: E402
+from act_core.sites import PRESETS, Component, patterns_for  # noqa: E402
+
+BUILT = {"dtype": torch.float16, "device": "meta", "operations": comfy.ops.disable_weight_init}
+UNET = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "use_spatial_transformer": True}
+MODELS = {
+    "sdxl": lambda: UNetModel(
+        **UNET,
+        **BUILT,
+        num_res_blocks=[2, 2, 2],
+        channel_mult=[1, 2, 4],
+        transformer_depth=[0, 0, 2, 2, 10, 10],
+        transformer_depth_output=[0, 0, 0, 2, 2, 2, 10, 10, 10],
+        transformer_depth_middle=10,
+        num_head_channels=64,
+        context_dim=2048,
+        adm_in_channels=2816,
+        num_classes="sequential",
+        use_linear_in_transformer=True,
+    ),
+    "sd15": lambda: UNetModel(
+        **UNET,
+        **BUILT,
+        num_res_blocks=[2, 2, 2, 2],
+        channel_mult=[1, 2, 4, 4],
+        transformer_depth=[1, 1, 1, 1, 1, 1, 0, 0],
+        transformer_depth_output=[1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+        transformer_depth_middle=1,
+        num_heads=8,
+        context_dim=768,
+        use_linear_in_transformer=False,
+    ),
+    "sd3": lambda: OpenAISignatureMMDITWrapper(
+        **BUILT,
+        input_size=None,
+        patch_size=2,
+        in_channels=16,
+        depth=24,
+        adm_in_channels=2048,
+        context_embedder_config={"target": "torch.nn.Linear", "params": {"in_features": 4096, "out_features": 1536}},
+        num_patches=192 * 192,
+        pos_embed_max_size=192,
+    ),
+    "flux": lambda: Flux(
+        **BUILT,
+        image_model="flux",
+        in_channels=16,
+        out_channels=16,
+        patch_size=2,
+        vec_in_dim=768,
+        context_in_dim=4096,
+        hidden_size=3072,
+        mlp_ratio=4.0,
+        num_heads=24,
+        depth=19,
+        depth_single_blocks=38,
+        axes_dim=[16, 56, 56],
+        theta=10000,
+        qkv_bias=True,
+        guidance_embed=True,
+        txt_ids_dims=[],
+    ),
+}
+
+
+def main() -> None:
+    counts: dict[str, dict[str, int]] = {}
+    for name, build in MODELS.items():
+        module = build()
+        component = Component("diffusion_model", module, type(module).__name__)
+        counts[name] = {}
+        for preset in PRESETS[component.architecture]:
+            patterns = tuple(pattern.partition("#")[0] for pattern in patterns_for(component, preset))
+            keys = [f"diffusion_model/{part}" for part in submodules(module) if part]
+            counts[name][preset] = sum(matches(patterns, key) for key in keys)
+    print(json.dumps(counts))
+
+
+if __name__ == "__main__":
+    main()

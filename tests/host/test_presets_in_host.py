@@ -1,0 +1,33 @@
+"""The presets name as many parts of the host's full-size models as these have."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+EXPECTED = {
+    # 70 blocks of 3 LayerNorms, and 46 GroupNorms: the 256 of the paper.
+    "sdxl": {"norms": 256, "attention": 140, "mlp": 70, "blocks": 70 + 17},
+    "sd15": {"norms": 16 * 3 + 16 + 22 * 2 + 1, "attention": 32, "mlp": 16, "blocks": 16 + 22},
+    # Of the last block the text stream ends before its second norm, attention output and MLP.
+    "sd3": {"norms": 24 * 4 - 1, "attention": 24 * 2 - 1, "mlp": 24 * 2 - 1, "blocks": 24},
+    "flux": {"norms": 19 * 4 + 38, "attention": 19 * 2 + 38, "mlp": 19 * 2, "blocks": 19 + 38},
+}
+
+
+@pytest.fixture(scope="module")
+def counts(host_python: Path) -> dict[str, dict[str, int]]:
+    script, root = Path(__file__).with_name("presets_in_host.py"), host_python.parents[2]
+    run = subprocess.run(
+        [host_python, script, root], capture_output=True, text=True, timeout=300, cwd=root, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_presets_name_the_parts_of_the_full_model(counts: dict[str, dict[str, int]], name: str) -> None:
+    assert counts[name] == EXPECTED[name]
