@@ -4,27 +4,42 @@ from __future__ import annotations
 
 import argparse
 import random
+import re
 import time
 from collections.abc import Iterable, Sequence
 from itertools import permutations
-from typing import Any, NamedTuple
+from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
+import torch
+from PIL.Image import fromarray
 from scipy import stats
 from torch import Tensor
 
 from act_core import ActMap, fit
+from act_core.maps import Support
 from act_core.models.diffusers import Branch, DiffusersModel
+from act_core.pictures import grid
 from tools.train_demo_model.captions import caption
 from tools.train_demo_model.emoji import STYLES, Emoji
 
-from .common import ROOT, Check, print_table, print_title, report
+from .common import ROOT, Check, Ratio, alternate, print_table, print_title, report
 from .demo_model import BATCH, GUIDANCE
 from .judge import TOOL, Judge, as_tensor, emoji, judge_of, studied
+from .per_step import PerStep
+from .rerun import fit_by_rerunning
 
+_COMPONENTS = ("both", "model", "text")
 # Pairs that the settings are chosen on: easy, hard, and both ways.
 DEV_PAIRS = ((0, 4), (4, 1), (3, 2), (1, 0))
 RESAMPLES = 1000
+FIT_BATCH = 64
+# What is removed: words in the names of many emoji, which look alike.
+WORDS = ("face", "heart", "button")
+NEAREST = 5
+SHOWN = 4
 
 
 class Setting(NamedTuple):
@@ -37,12 +52,25 @@ class Setting(NamedTuple):
     moved: str = "source"
     prompts: int = 128
     branch: Branch = "positive"
+    steps: int = 1
 
     @property
     def changed(self) -> str:
         """In words, what differs from the default."""
-        changes = (v for f, v in self._asdict().items() if v != self._field_defaults[f])
-        return ", ".join(map(str, changes)) or "default"
+        changes = (
+            f"{field} {value}" if field in ("moved", "prompts", "branch", "steps") else value
+            for field, value in self._asdict().items()
+            if value != self._field_defaults[field]
+        )
+        return ", ".join(changes) or "default"
+
+
+class Drawn(NamedTuple):
+    """Pictures ``[seeds x prompts, ...]``, and what the judge says: probabilities of the styles, and features."""
+
+    images: Tensor
+    told: Tensor
+    features: Tensor
 
 
 class Bench:
@@ -53,50 +81,60 @@ class Bench:
         self.concepts = concepts
         self.seeds = seeds
         self.judge: Judge = judge_of(TOOL / "work" / "judge.pt", pictures)
-        self.models = {c: DiffusersModel.from_pretrained(ROOT / "demo_model", components=c) for c in _COMPONENTS}
+        pipeline = DiffusersModel.from_pretrained(ROOT / "demo_model").pipeline
+        self.models = {components: PerStep(pipeline, components=components) for components in _COMPONENTS}
         self.model = self.models["both"]
-        self._prompted: dict[int, tuple[Tensor, Tensor]] = {}
+        # Concepts that nothing is judged on: maps are fitted on these.
+        self.own = [c for c in range(len(pictures.names)) if studied(c) and pictures.seen[:, c].all()]
+        self._prompted: dict[int, Drawn] = {}
 
-    def fit(self, a: int, b: int, setting: Setting) -> ActMap:
-        """The map from style `a` to style `b`, on concepts that nothing is judged on."""
-        own = [c for c in range(len(self.pictures.names)) if studied(c) and self.pictures.seen[:, c].all()]
-        chosen = random.Random(0).sample(own, setting.prompts)
-        sides = ([caption(self.pictures.names[c], (), style) for c in chosen] for style in (a, b))
+    def sides(self, a: int, b: int, prompts: int) -> tuple[list[str], list[str]]:
+        """The same concepts in either style."""
+        chosen = random.Random(0).sample(self.own, prompts)
+        return self.captions(a, chosen), self.captions(b, chosen)
+
+    def captions(self, style: int, concepts: Iterable[int]) -> list[str]:
+        return [caption(self.pictures.names[concept], (), style) for concept in concepts]
+
+    def fit(self, a: int, b: int, setting: Setting) -> dict[int, ActMap]:
+        """The map from style `a` to style `b`, by the number of the step: only the first one, unless told otherwise."""
         values: dict[str, Any] = setting._asdict()
-        settings = {name: values[name] for name in ("sites", "estimator", "order", "moved")}
-        return fit(self.models[setting.components], *sides, batch_size=64, **settings)
+        settings = {name: values[name] for name in ("sites", "estimator", "order", "moved", "steps")}
+        sides = self.sides(a, b, setting.prompts)
+        return self.models[setting.components].fit_each(*sides, batch_size=FIT_BATCH, **settings)
 
-    def draw(self, style: int) -> tuple[Tensor, Tensor]:
-        """Probabilities of the styles and features, ``[concepts x seeds, ...]``, prompting for a style."""
-        texts = [caption(self.pictures.names[c], (), style) for c in self.concepts]
+    def draw(self, texts: Sequence[str]) -> Drawn:
+        """Every prompt with every seed."""
         images: list[Any] = []
         for seed in range(self.seeds):
             for at in range(0, len(texts), BATCH):
                 images += self.model.generate(texts[at : at + BATCH], guidance=GUIDANCE, seed=1000 * seed + at)
-        return self.judge.ask(as_tensor(images))
+        tensor = as_tensor(images)
+        return Drawn(tensor, *self.judge.ask(tensor))
 
-    def prompted(self, style: int) -> tuple[Tensor, Tensor]:
-        """As `draw`, once for each style."""
+    def prompted(self, style: int) -> Drawn:
+        """The concepts in a style, drawn once."""
         if style not in self._prompted:
-            self._prompted[style] = self.draw(style)
+            self._prompted[style] = self.draw(self.captions(style, self.concepts))
         return self._prompted[style]
 
-    def steered(self, act_map: ActMap, a: int, strength: float, branch: Branch) -> tuple[Tensor, Tensor]:
-        """As `draw`, with a map on it."""
-        with self.model.steer(act_map, strength, branch) as steering:
-            drawn = self.draw(a)
-            steering.check()
-        return drawn
+    def steered(
+        self, maps: dict[int, ActMap], texts: Sequence[str], strength: float, branch: Branch = "positive"
+    ) -> Drawn:
+        """As `draw`, with the map of a step, or with those of several."""
+        with self.model.steer_each(maps, strength, branch):
+            return self.draw(texts)
 
     def content(self, features: Tensor, b: int) -> Tensor:
         """How much of the content is kept, for each picture: 1 as in the prompted picture, 0 as in a random one."""
-        _, wanted = self.prompted(b)
-        alike = (features * wanted).sum(1)
-        others = (features @ wanted.T).mean()
-        return (alike - others) / (1 - others)
+        return kept(features, self.prompted(b).features)
 
 
-_COMPONENTS = ("both", "model", "text")
+def kept(features: Tensor, wanted: Tensor) -> Tensor:
+    """How alike each picture is to the wanted one: 1 for the same, 0 for as alike as to any of the others."""
+    alike = (features * wanted).sum(1)
+    others = (features @ wanted.T).mean()
+    return (alike - others) / (1 - others)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -104,6 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dev", action="store_true", help="the table of what was tried, on other concepts")
     parser.add_argument("--concepts", type=int, help="how many to draw (32; with --dev 16)")
     parser.add_argument("--seeds", type=int, help="pictures of each (3; with --dev 1)")
+    parser.add_argument("--sheet", type=Path, help="file for a picture of all pairs")
     args = parser.parse_args(arguments)
     pictures = emoji()
     asked = [c for c in range(len(pictures.names)) if not studied(c) and pictures.seen[:, c].all()]
@@ -112,32 +151,33 @@ def main(arguments: list[str] | None = None) -> int:
         count = args.concepts or 16
         return development(Bench(asked[-count:], pictures, args.seeds or 1))
     count = args.concepts or 32
-    return test(Bench(asked[:count], pictures, args.seeds or 3))
-
-
-def test(bench: Bench) -> int:
-    """All ordered pairs with the default settings."""
+    bench = Bench(asked[:count], pictures, args.seeds or 3)
     print_title("Steering styles, default settings", "diffusers")
+    return report([*all_pairs(bench, args.sheet), *removal(bench), *fit_time(bench)])
+
+
+def all_pairs(bench: Bench, sheet: Path | None) -> list[Check]:
+    """All ordered pairs with the default settings."""
     print(
         f"Maps of 128 + 128 prompts; {len(bench.concepts)} other concepts x {bench.seeds} seeds. Probability of the "
         "target style, by a judge that has not seen these concepts; content from 0 (a random concept) to 1 (the "
         "picture that the same noise gives when the target style is prompted)."
     )
     rows: list[tuple[object, ...]] = []
+    shown: list[list[Tensor]] = []
     relative: list[float] = []
     absolute: list[float] = []
-    kept: list[float] = []
+    contents: list[float] = []
     for a, b in permutations(range(len(STYLES)), 2):
         start = time.perf_counter()
-        act_map = bench.fit(a, b, Setting())
+        maps = bench.fit(a, b, Setting())
         seconds = time.perf_counter() - start
-        told, features = bench.steered(act_map, a, 1.0, "positive")
-        wanted, before = (float(bench.prompted(style)[0][:, b].mean()) for style in (b, a))
-        content = bench.content(features, b)
-        low, high = _interval(told[:, b], bench)
-        absolute.append(float(told[:, b].mean()))
+        steered = bench.steered(maps, bench.captions(a, bench.concepts), 1.0)
+        wanted, before = (float(bench.prompted(style).told[:, b].mean()) for style in (b, a))
+        low, high = _interval(steered.told[:, b], bench)
+        absolute.append(float(steered.told[:, b].mean()))
         relative.append(absolute[-1] / wanted)
-        kept.append(float(content.mean()))
+        contents.append(float(bench.content(steered.features, b).mean()))
         rows.append(
             (
                 f"{STYLES[a].phrase} to {STYLES[b].phrase}",
@@ -145,22 +185,89 @@ def test(bench: Bench) -> int:
                 f"{absolute[-1]:.2f} [{low:.2f}, {high:.2f}]",
                 f"{wanted:.2f}",
                 f"{relative[-1]:.2f}",
-                f"{kept[-1]:.2f}",
+                f"{contents[-1]:.2f}",
                 f"{seconds:.1f}",
             )
         )
+        three = (bench.prompted(a), steered, bench.prompted(b))
+        shown.append([drawn.images[n] for n in range(SHOWN) for drawn in three])
     print_table(("style", "unsteered", "strength 1", "prompted", "of prompted", "content kept", "fit, s"), rows)
-    middle, content = float(np.median(relative)), float(np.median(kept))
+    if sheet:
+        titles = ["unsteered", "steered", "prompted"] * SHOWN
+        images = [[fromarray(image.permute(1, 2, 0).numpy()) for image in row] for row in shown]
+        grid(images, [str(row[0]) for row in rows], titles).save(sheet, optimize=True)
+    middle, content = float(np.median(relative)), float(np.median(contents))
     many = sum(value >= 0.85 for value in absolute)
     worst = min(relative)
-    return report(
-        [
-            Check("of prompting, median over pairs", f"{middle:.2f}", ">= 0.9", middle >= 0.9),
-            Check("pairs of at least 0.85", str(many), ">= 12", many >= 12),
-            Check("of prompting, worst pair", f"{worst:.2f}", ">= 0.5", worst >= 0.5),
-            Check("content kept, median over pairs", f"{content:.2f}", ">= 0.75", content >= 0.75),
-        ]
+    return [
+        Check("of prompting, median over pairs", f"{middle:.2f}", ">= 0.9", middle >= 0.9),
+        Check("pairs of at least 0.85", str(many), ">= 12", many >= 12),
+        Check("of prompting, worst pair", f"{worst:.2f}", ">= 0.5", worst >= 0.5),
+        Check("content kept, median over pairs", f"{content:.2f}", ">= 0.75", content >= 0.75),
+    ]
+
+
+def removal(bench: Bench) -> list[Check]:
+    """Prompts that ask for something, steered to where prompts lie that do not."""
+    print(
+        "\n### Removal\n\nSource: prompts whose name has the word, in any style; target: prompts of other names. "
+        f"A picture shows it when most of the {NEAREST} nearest real emoji of its style, by the judge's features, have "
+        "the word in their names. In the last column prompts that do not ask for it: 1 as unsteered, 0 a random one."
     )
+    real = torch.stack([bench.judge.ask(images)[1] for images in bench.pictures.images])
+    rows: list[tuple[object, ...]] = []
+    ratios: dict[str, float] = {}
+    others = bench.draw(bench.captions(0, bench.concepts)).features
+    for word in WORDS:
+        has = torch.tensor([bool(re.search(rf"\b{word}s?\b", name)) for name in bench.pictures.names])
+        sides = [[c for c in bench.own if bool(has[c]) == side] for side in (True, False)]
+        asking = [c for c in range(len(has)) if has[c] and not studied(c)][: len(bench.concepts)]
+        styles = [number % len(STYLES) for number in range(len(asking))]
+        texts = [bench.captions(style, [c])[0] for style, c in zip(styles, asking, strict=True)]
+
+        def share(drawn: Drawn, styles: list[int] = styles, has: Tensor = has) -> float:
+            alike = torch.einsum("nf,ncf->nc", drawn.features, real[styles * bench.seeds])
+            return float((has[alike.topk(NEAREST).indices].float().mean(1) > 0.5).float().mean())
+
+        before = share(bench.draw(texts))
+        for support in get_args(Support):
+            chance = random.Random(0)
+            source, target = (
+                [bench.captions(chance.randrange(len(STYLES)), [chance.choice(side)])[0] for _ in range(128)]
+                for side in sides
+            )
+            maps = {0: fit(bench.model, source, target, support=support, batch_size=FIT_BATCH)}
+            half, full = (share(bench.steered(maps, texts, strength)) for strength in (0.5, 1.0))
+            spared = kept(bench.steered(maps, bench.captions(0, bench.concepts), 1.0).features, others).mean()
+            rows.append((word, len(texts), support, *(f"{x:.0%}" for x in (before, half, full)), f"{spared:.2f}"))
+            ratios[f"{word}, {support}"] = full / max(before, 1e-9)
+    print_table(("word", "prompts", "support", "unsteered", "strength 0.5", "strength 1", "others kept"), rows)
+    best = min(ratios, key=ratios.__getitem__)
+    return [Check(f"share left by removal ({best})", f"{ratios[best]:.2f}", "< 1/3", ratios[best] < 1 / 3)]
+
+
+def fit_time(bench: Bench) -> list[Check]:
+    """The fit of all sites, and the same map by a pass for each site."""
+    maps: dict[str, ActMap] = {}
+    sides = bench.sides(0, 4, 128)
+
+    def lockstep() -> None:
+        maps["lockstep"] = fit(bench.model, *sides, sites="all", batch_size=FIT_BATCH)
+
+    def rerunning() -> None:
+        maps["re-running"] = fit_by_rerunning(bench.model, *sides, "all", batch_size=FIT_BATCH)
+
+    times = alternate({"lockstep": lockstep, "re-running": rerunning}, 3)
+    sites, seconds = len(maps["lockstep"]), median(times["lockstep"])
+    print(f"\n### Fit of all {sites} sites, 128 + 128 prompts")
+    print_table(("fit", "median s", "turns"), [(name, f"{median(t):.2f}", len(t)) for name, t in times.items()])
+    ratio, goal = Ratio.of(times["re-running"], times["lockstep"]), 0.4 * sites
+    difference = max(maps["lockstep"].difference(maps["re-running"]).values())
+    return [
+        Check("fit of all sites", f"{seconds:.2f} s", "< 3 s", seconds < 3),
+        Check("times as fast as re-running", str(ratio), f">= {goal:g} (0.4 x sites)", ratio.value >= goal),
+        Check("largest relative difference of a coefficient", f"{difference:.1e}", "<= 1e-6", difference <= 1e-6),
+    ]
 
 
 def development(bench: Bench) -> int:
@@ -190,6 +297,7 @@ def _settings() -> Iterable[Setting]:
         {"branch": "both"},
         {"branch": "negative"},
         *({"prompts": count} for count in (8, 32, 512)),
+        {"steps": 4},
     )
     for changes in changed:
         yield Setting(**changes)
@@ -202,13 +310,13 @@ def _tried(bench: Bench, setting: Setting) -> tuple[object, ...]:
     seconds = sites = 0.0
     for a, b in DEV_PAIRS:
         start = time.perf_counter()
-        act_map = bench.fit(a, b, setting)
+        maps = bench.fit(a, b, setting)
         seconds += (time.perf_counter() - start) / len(DEV_PAIRS)
-        sites = len(act_map)
+        sites = len(maps[0])
         for number, strength in enumerate(strengths):
-            told, features = bench.steered(act_map, a, strength, setting.branch)
-            probability[number].append(float(told[:, b].mean()))
-            content[number].append(float(bench.content(features, b).mean()))
+            drawn = bench.steered(maps, bench.captions(a, bench.concepts), strength, setting.branch)
+            probability[number].append(float(drawn.told[:, b].mean()))
+            content[number].append(float(bench.content(drawn.features, b).mean()))
     means = [f"{np.mean(values):.2f}" for values in (*probability, *content)]
     return setting.changed, int(sites), *means, f"{seconds:.1f}"
 

@@ -219,7 +219,7 @@ class DiffusersModel:
         # With the guidance that a distilled model is told, or without any.
         guidance = {} if self._embeds_guidance else {"guidance_scale": 1.0}
         run = partial(
-            self._own_schedule(steps=1),
+            self._own_schedule(slice(1)),
             prompt=list(prompts),
             num_inference_steps=_STEPS,
             output_type="latent",
@@ -233,8 +233,8 @@ class DiffusersModel:
         noise = [torch.Generator().manual_seed(seed + number) for number in range(count)]
         return {"width": width, "height": height, "generator": noise}
 
-    def _own_schedule(self, steps: int | None = None) -> Any:
-        """The pipeline with a scheduler of its own, which counts steps, and so for a fit makes only the first ones."""
+    def _own_schedule(self, steps: slice | None = None) -> Any:
+        """The pipeline with a scheduler of its own, which counts steps, and so for a fit makes only some of them."""
         pipeline = copy.copy(self.pipeline)
         pipeline.scheduler = scheduler = copy.deepcopy(self.pipeline.scheduler)
         original = scheduler.set_timesteps
@@ -242,7 +242,7 @@ class DiffusersModel:
         @functools.wraps(original)  # pipelines look at its signature
         def set_timesteps(*args: Any, **kwargs: Any) -> None:
             original(*args, **kwargs)
-            scheduler.timesteps = scheduler.timesteps[:steps]
+            scheduler.timesteps = scheduler.timesteps[steps or slice(None)]
 
         scheduler.set_timesteps = set_timesteps
         return pipeline
