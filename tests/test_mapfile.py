@@ -673,7 +673,7 @@ def test_a_cover_comes_back_and_lies_where_model_browsers_look(path: Path, fitte
     assert base64.b64decode(shown) == jpeg()
 
 
-BAD_COVERS = ["", "7", "{}", "[7]", '"text"', '["not base64!"]', '["iVBORw0KGgo="]', f'["/9j/{"A" * 4 * 2**16}"]']
+BAD_COVERS = ["", "7", '{"a": 1}', "[7]", '"text"', '["not base64!"]', '["iVBORw0KGgo="]', f'["/9j/{"A" * 4 * 2**16}"]']
 
 
 @pytest.mark.parametrize("text", BAD_COVERS, ids=lambda text: text[:20])
