@@ -30,6 +30,8 @@ class Frontend:
         page.goto(host.url)
         page.wait_for_function("() => window.app && window.app.graph && window.app.ui", timeout=SECONDS)
         page.wait_for_function("() => window.LiteGraph.registered_node_types['LoadACTDemoModel']", timeout=SECONDS)
+        # The page opens with a workflow of its own, which would take the place of one that is loaded too early.
+        page.wait_for_function("() => window.app.graph._nodes.length > 0", timeout=SECONDS)
 
     def _note(self, kind: str, text: str) -> None:
         if kind == "error" and ("act-steering" in text or "ACT" in text):
