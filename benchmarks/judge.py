@@ -19,7 +19,7 @@ from tools.train_demo_model.emoji import Emoji, load_emoji
 from .common import ROOT, stop
 
 TOOL = ROOT / "tools" / "train_demo_model"
-STYLE_STEPS, STYLE_BATCH = 2000, 160
+STYLE_STEPS, STYLE_BATCH = 1500, 160
 FEATURE_STEPS = 900
 CONCEPTS = 48
 FEATURES = 96
