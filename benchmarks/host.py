@@ -59,8 +59,8 @@ def _nodes(root: Path) -> Any:
     import comfy.options
 
     comfy.options.enable_args_parsing()
-    place = {"submodule_search_locations": [str(ROOT)]}
-    spec = importlib.util.spec_from_file_location("act_pack", ROOT / "__init__.py", **place)
+    init = ROOT / "__init__.py"
+    spec = importlib.util.spec_from_file_location("act_pack", init, submodule_search_locations=[str(ROOT)])
     assert spec is not None
     assert spec.loader is not None
     pack = sys.modules["act_pack"] = importlib.util.module_from_spec(spec)
@@ -86,7 +86,7 @@ def fits(nodes: Any) -> list[Check]:
         for samples in (32, 128)
     }
 
-    fitting = sys.modules["act_pack.nodes.host.fitting"]
+    fitting: Any = sys.modules["act_pack.nodes.host.fitting"]
     prompts = load_prompt_set(PROMPTS)
     sides = [
         list(zip(own[:128], fitting.encode(clip, own[:128]), strict=True)) for own in (prompts.source, prompts.target)

@@ -71,7 +71,7 @@ def bare(transport: Transport) -> Transport:
 @pytest.mark.parametrize("support", ["unbounded", "observed"])
 def test_a_map_comes_back_as_it_was(path: Path, support: Any) -> None:
     act_map = fit(mixed(), SOURCE, TARGET, sites=MIXED_SITES, support=support, seed=5)
-    card = {"title": "Calm ☂", "author": "A", "description": "Line one\nline two", "license": "CC0-1.0"}
+    card: dict[str, Any] = {"title": "Calm ☂", "author": "A", "description": "Line one\nline two", "license": "CC0-1.0"}
     assert save_map(act_map, path, **card, strength_range=(-0.5, 1.5), statistics=True) == path
     loaded = load_map(path)
     assert_identical(loaded, act_map)

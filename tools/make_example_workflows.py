@@ -207,7 +207,7 @@ def write(host: Host, build: Callable[[Graph], None]) -> None:
     (FOLDER / "api").mkdir(parents=True, exist_ok=True)
     (FOLDER / "api" / f"{name}.json").write_text(json.dumps(graph.prompt, indent=2) + "\n")
     (FOLDER / f"{name}.json").write_text(json.dumps(as_graph(graph.prompt, host.get("/object_info")), indent=1) + "\n")
-    images = [Image.open(path) for path in host.images(host.run(graph)) if "output" in path.parts]
+    images: list[Image.Image] = [Image.open(path) for path in host.images(host.run(graph)) if "output" in path.parts]
     _cover(images).save(FOLDER / f"{name}.jpg", quality=88)
 
 

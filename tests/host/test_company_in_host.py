@@ -15,7 +15,7 @@ from server import Graph, Host, Node
 from act_core import ActMap, load_map
 
 # One step, so that what a guider makes of its branches is a sum that can be checked; float32 in another order.
-ONE_STEP = {"atol": 2e-3, "rtol": 1e-3}
+ONE_STEP: dict[str, Any] = {"atol": 2e-3, "rtol": 1e-3}
 PROMPT = "a cat on a mat"
 
 
@@ -104,7 +104,7 @@ def test_self_attention_guidance_of_the_negative_prompt_is_left_alone(host: Host
         return graph.add("SelfAttentionGuidance", model=model, scale=0.5, blur_sigma=2.0)
 
     sag = one_step(host, "sd15", guider=cfg(3.0), change=guided) - one_step(host, "sd15", guider=cfg(3.0))
-    steering = {"guider": cfg(3.0), "name": saved["sd15"], "branch": "positive"}
+    steering: dict[str, Any] = {"guider": cfg(3.0), "name": saved["sd15"], "branch": "positive"}
     moved = one_step(host, "sd15", change=guided, **steering) - one_step(host, "sd15", **steering)
     assert sag.abs().max() > 1e-3
     torch.testing.assert_close(moved, sag, atol=5e-2 * float(sag.abs().max()), rtol=0)
@@ -115,7 +115,7 @@ def test_perturbed_attention_of_the_positive_prompt_is_no_negative_branch(host: 
         return graph.add("PerturbedAttentionGuidance", model=model, scale=3.0)
 
     before = one_step(host, "sd15", guider=cfg(1.0), change=perturbed)
-    steering = {"guider": cfg(1.0), "name": saved["sd15"], "change": perturbed}
+    steering: dict[str, Any] = {"guider": cfg(1.0), "name": saved["sd15"], "change": perturbed}
     assert torch.equal(one_step(host, "sd15", branch="negative", **steering), before)
     assert not torch.equal(one_step(host, "sd15", branch="positive", **steering), before)
 
@@ -163,7 +163,7 @@ def test_a_compiled_model_is_steered_and_freed_again(host: Host, saved: dict[str
         return host.latent(host.run(graph))
 
     # Compiled arithmetic is ordered otherwise.
-    close = {"atol": 1e-2, "rtol": 1e-2}
+    close: dict[str, Any] = {"atol": 1e-2, "rtol": 1e-2}
     for strength in (0.0, 1.0, 0.5, 0.0):
         expected = steered(host, "sd3", saved["sd3"], strength=strength, strength_clip=0.0, sampling={"steps": 2})
         torch.testing.assert_close(drawn(strength), expected, **close)

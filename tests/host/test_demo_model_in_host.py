@@ -21,7 +21,7 @@ PROMPTS = [
     "woman: light skin tone and a very long caption that does not fit, glossy cartoon",
 ]
 # Both compute in float32, in another order.
-TOLERANCE = {"atol": 1e-4, "rtol": 1e-4}
+TOLERANCE: dict[str, Any] = {"atol": 1e-4, "rtol": 1e-4}
 
 
 @pytest.fixture(scope="module")

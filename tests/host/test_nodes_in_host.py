@@ -67,7 +67,7 @@ def test_the_map_file_tells_of_all_it_moves(host: Host, saved: dict[str, str], k
 
 def test_start_and_end_act_at_their_steps_only(host: Host, saved: dict[str, str]) -> None:
     kind, name = "demo", saved["demo"]
-    only_model = {"strength_clip": 0.0}
+    only_model: dict[str, Any] = {"strength_clip": 0.0}
     whole = steered(host, kind, name, **only_model)
     none = plain(host, kind)
     early = steered(host, kind, name, **only_model, end_percent=0.5)
@@ -81,7 +81,7 @@ def test_start_and_end_act_at_their_steps_only(host: Host, saved: dict[str, str]
 def test_without_guidance_there_is_no_negative_branch_to_move(host: Host, saved: dict[str, str]) -> None:
     sampling = {"cfg": 1.0}
     before = plain(host, "demo", **sampling)
-    only_model = {"strength_clip": 0.0, "sampling": sampling}
+    only_model: dict[str, Any] = {"strength_clip": 0.0, "sampling": sampling}
     name = saved["demo"]
     assert torch.equal(steered(host, "demo", name, **only_model, branch="negative"), before)
     positive = steered(host, "demo", name, **only_model)
