@@ -18,8 +18,8 @@ from . import interval
 
 PROMPT_SET = "gloomy_to_cheerful.txt"
 DATA = Path(__file__).parent / "data"
-STRENGTHS = (-1.0, 0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
-CONTINUATIONS = 64
+STRENGTHS = (-1.0, 0.0, 0.5, 1.0)
+CONTINUATIONS = 48
 NEW_TOKENS = 24
 PARAGRAPHS = 20
 

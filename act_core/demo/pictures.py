@@ -35,7 +35,7 @@ SUBJECTS = (
     "key",
     "crown",
 )
-SHOWN = 8
+SHOWN = 6
 GUIDANCE = 3.0
 
 
