@@ -118,7 +118,8 @@ def train_judge(pictures: Emoji) -> Judge:
 
 def _learn_styles(net: nn.Module, pictures: Emoji, own: Tensor, chance: torch.Generator) -> None:
     """From real emoji, and from real emoji that went through the autoencoder as generated ones do."""
-    seen = torch.stack([pictures.images[:, own], _through_autoencoder(pictures.images[:, own])])
+    real = pictures.images[:, own]
+    seen = torch.stack([real, through_autoencoder(real.flatten(0, 1)).view_as(real)])
     net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def loss() -> Tensor:
@@ -160,16 +161,16 @@ def _train(net: nn.Module, loss: Callable[[], Tensor], steps: int, rate: float) 
 
 
 @torch.inference_mode()
-def _through_autoencoder(images: Tensor) -> Tensor:
-    """uint8 pictures ``[styles, concepts, 3, 64, 64]``, encoded and decoded by the demo model."""
+def through_autoencoder(images: Tensor) -> Tensor:
+    """uint8 pictures ``[n, 3, 64, 64]``, encoded and decoded by the demo model."""
     autoencoder: Any = demo_model().pipeline.vae.to(memory_format=torch.channels_last)
     parts: list[Tensor] = []
-    for part in images.flatten(0, 1).split(64):
+    for part in images.split(64):
         with torch.autocast("cpu", torch.bfloat16):
             latents = autoencoder.encode(_scaled(part).contiguous(memory_format=torch.channels_last)).latents
             decoded = autoencoder.decode(latents).sample.float()
         parts.append(((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8))
-    return torch.cat(parts).view(images.shape)
+    return torch.cat(parts)
 
 
 def _spoiled(images: Tensor, chance: torch.Generator) -> Tensor:
