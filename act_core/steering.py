@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +91,7 @@ def steer(
 
 
 class Steering:
-    """One map on one live model; made by `steer`, and steering while it is entered.
+    """One map on one live model, which it does not keep alive; made by `steer`, and steering while it is entered.
 
     Attributes:
         act_map: the map.
@@ -106,8 +106,9 @@ class Steering:
         rows: Mapping[str, Rows],
     ) -> None:
         self.act_map = act_map
-        self._roots = roots
-        self._modules = found
+        self._connected = tuple(roots)
+        self._roots = WeakValueDictionary(roots)
+        self._modules = {site: ref(module) for site, module in found.items()}
         self._layers = {site: _Layer(act_map, site, rows.get(site.component)) for site in found}
         self.strength = strength
 
@@ -146,9 +147,9 @@ class Steering:
     @property
     def coverage(self) -> Coverage:
         """Sites of the map that were found, and how often each has fired while steering."""
-        keys = tuple(site.key for site in self.act_map.transports if site.component in self._roots)
+        keys = tuple(site.key for site in self.act_map.transports if site.component in self._connected)
         fires = {site.key: layer.fires for site, layer in self._layers.items()}
-        unconnected = tuple(name for name in self.act_map.components if name not in self._roots)
+        unconnected = tuple(name for name in self.act_map.components if name not in self._connected)
         return Coverage(keys, tuple(key for key in keys if key not in fires), fires, unconnected)
 
     def check(self) -> None:
@@ -179,7 +180,7 @@ class Steering:
         if any(layer.slot for layer in self._layers.values()):
             raise MapError(f"{_titled(self.act_map)} is on already by this very object; call steer again to stack it.")
         try:
-            for site, module in self._modules.items():
+            for site, module in self._living():
                 forward = _FORWARDS.setdefault(module, _SteeredForward())
                 forward.add(module, site.output, self._layers[site])
         except BaseException:
@@ -188,9 +189,12 @@ class Steering:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for site, module in self._modules.items():
+        for site, module in self._living():
             if forward := _FORWARDS.get(module):
                 forward.remove(module, self._layers[site])
+
+    def _living(self) -> Iterator[tuple[Site, nn.Module]]:
+        return ((site, module) for site, found in self._modules.items() if (module := found()) is not None)
 
 
 def active_maps(root: nn.Module) -> tuple[str, ...]:
