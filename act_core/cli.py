@@ -326,6 +326,10 @@ def _tried(args: argparse.Namespace, act_map: ActMap) -> Generator[Steering, Non
 def _generate(args: argparse.Namespace) -> None:
     act_map = load_map(args.map)
     model = _load_language_model(args.model, args.dtype, args.device)
+    if args.chat:
+        from .models.transformers import Chat
+
+        model = model.in_chat(Chat())
     for warning in steer(model.module, act_map).warnings:
         print(f"Warning: {warning}")
     for strength in args.strength or [1.0]:
@@ -335,7 +339,6 @@ def _generate(args: argparse.Namespace) -> None:
                 max_new_tokens=args.tokens,
                 temperature=args.temperature,
                 seed=args.seed,
-                chat=args.chat,
             )
             steering.check()
         for prompt, text in zip(args.prompt, texts, strict=True):

@@ -12,6 +12,7 @@ from .host import folders
 from .look import EditACTMap, InspectACTMap
 from .prompts import ACTPromptSet
 from .sweep import ACTStrengthSweep
+from .text import ACTSteeredText, FitACTTextMap, LoadACTLanguageModel
 
 NODES: list[type[io.ComfyNode]] = [
     ACTPromptSet,
@@ -25,6 +26,9 @@ NODES: list[type[io.ComfyNode]] = [
     InspectACTMap,
     EditACTMap,
     LoadACTDemoModel,
+    LoadACTLanguageModel,
+    FitACTTextMap,
+    ACTSteeredText,
 ]
 
 

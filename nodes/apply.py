@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 from comfy_api.latest import io
 
 from ..act_core import ActMap, MapError
-from .common import CATEGORY, ACTMapIO, percent_input, strength_input
+from .common import CATEGORY, ACTMapIO, aliases, percent_input, strength_input
 from .host.modules import DIFFUSION_MODEL
 from .host.steering import Branch, ModelSteering, hook_group, steered_clip
 
@@ -31,6 +31,7 @@ class ApplyACTSteering(io.ComfyNode):
             node_id="ApplyACTSteering",
             display_name="Apply ACT Steering",
             category=CATEGORY,
+            **aliases("activation transport", "activation steering", "steer model", "style slider", "concept slider"),
             description="Puts a map on a model, as a LoRA loader does with a LoRA. Several in a row stack.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that the map was fitted on, or a finetune of it."),
@@ -73,9 +74,14 @@ class ApplyACTSteering(io.ComfyNode):
         steers_model = DIFFUSION_MODEL in act_map.components
         steers_clip = any(name != DIFFUSION_MODEL for name in act_map.components)
         if not steers_model and clip is None:
-            raise MapError("This map moves only text encoders; connect a CLIP to Apply ACT Steering.")
+            raise MapError(
+                f"This map moves {' and '.join(act_map.components)} and not the diffusion model; connect the CLIP that "
+                "has it to Apply ACT Steering, or use ACT Steered Text if it is for a language model."
+            )
         if steers_model:
-            steering = ModelSteering(act_map, strength, start_percent, end_percent, branch)
+            # The CLIP tells of its own sites; without one, they are listed as not connected.
+            own = act_map if clip is None else act_map.restrict(f"{DIFFUSION_MODEL}/*")
+            steering = ModelSteering(own, strength, start_percent, end_percent, branch)
             # A map for another model is refused at any strength, but at 0 the model is given on as it is.
             steered = steering.patched(model)
             model = steered if strength else model
@@ -94,6 +100,7 @@ class ApplyACTSteeringCLIP(io.ComfyNode):
             node_id="ApplyACTSteeringCLIP",
             display_name="Apply ACT Steering (CLIP only)",
             category=CATEGORY,
+            **aliases("activation transport", "steer text encoder", "steer prompt"),
             description="Puts the part of a map that moves text encoders on a CLIP.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoders that the map was fitted on."),
@@ -117,6 +124,7 @@ class CreateACTHook(io.ComfyNode):
             node_id="CreateACTHook",
             display_name="Create ACT Hook",
             category=CATEGORY,
+            **aliases("activation transport", "regional steering", "steering keyframes"),
             description="A map as a hook for the conditioning of a region (Cond Set Props with a mask), with keyframes "
             "if you like (Set Hook Keyframes). It steers the diffusion model only, and costs one more call of the "
             "model at each step for each region.",

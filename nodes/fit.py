@@ -6,20 +6,14 @@ import logging
 import time
 from collections.abc import Sequence
 from itertools import cycle, islice
-from typing import Any, get_args
+from typing import Any
 
-import comfy.model_management
-import comfy.utils
 from comfy_api.latest import io
 
-from ..act_core import ActMap, MapError
-from ..act_core.maps import Order, Support
+from ..act_core import ActMap
 from ..act_core.report import describe
-from ..act_core.transport import Estimator
-from .common import CATEGORY, ACTMapIO
+from .common import CATEGORY, SITES, ACTMapIO, Progress, aliases, lines, method_inputs
 from .host import fitting
-
-SITES = ["auto", "attention", "mlp", "norms", "blocks", "all"]
 
 
 class FitACTMap(io.ComfyNode):
@@ -29,6 +23,7 @@ class FitACTMap(io.ComfyNode):
             node_id="FitACTMap",
             display_name="Fit ACT Map",
             category=CATEGORY,
+            **aliases("activation transport", "train map", "learn style", "make slider", "optimal transport"),
             description="Fits a map that carries what the model does for the source prompts onto what it does for the "
             "target prompts. Nothing is trained: every prompt runs through the model once.",
             inputs=[
@@ -55,25 +50,7 @@ class FitACTMap(io.ComfyNode):
                     default="both",
                     tooltip="Steer the diffusion model, the text encoders, or both (strongest).",
                 ),
-                io.Combo.Input(
-                    "estimator",
-                    options=list(get_args(Estimator)),
-                    default="linear",
-                    tooltip="linear shifts and scales each channel, mean shifts it, gaussian matches mean and spread.",
-                ),
-                io.Combo.Input(
-                    "order",
-                    options=list(get_args(Order)),
-                    default="causal",
-                    tooltip="causal fits each layer while the layers before it are steered already.",
-                ),
-                io.Combo.Input(
-                    "support",
-                    options=list(get_args(Support)),
-                    default="unbounded",
-                    tooltip="unbounded to bring something into pictures; observed to remove something, acting only on "
-                    "values that the source prompts showed.",
-                ),
+                *method_inputs(),
                 io.Int.Input(
                     "samples",
                     default=128,
@@ -136,10 +113,12 @@ class FitACTMap(io.ComfyNode):
         latent: dict[str, Any] | None = None,
     ) -> io.NodeOutput:
         started = time.perf_counter()
-        prompts = [_lines(text, side) for text, side in ((source, "source"), (target, "target"))]
-        shape = fitting.empty_latent(model, width, height) if latent is None else latent["samples"][:1]
+        prompts = [lines(text, side, "Fit ACT Map") for text, side in ((source, "source"), (target, "target"))]
+        shape = (
+            fitting.empty_latent(model, width, height) if latent is None else fitting.fixed_latent(model, latent)[:1]
+        )
         settings: dict[str, Any] = {"sites": sites, "estimator": estimator, "order": order, "support": support}
-        settings["progress"] = _Progress(parts=2 if components == "both" else 1)
+        settings["progress"] = Progress(parts=2 if components == "both" else 1)
 
         text_map = None
         if components != "model":
@@ -159,30 +138,8 @@ class FitACTMap(io.ComfyNode):
         return io.NodeOutput(act_map, report)
 
 
-def _lines(text: str, side: str) -> list[str]:
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
-    if len(prompts) < 2:
-        raise MapError(f"Fit ACT Map has {len(prompts)} {side} prompts; give at least two, one a line.")
-    return prompts
-
-
 def _samples(clip: Any, prompts: Sequence[str], samples: int, text_map: ActMap | None) -> list[tuple[str, Any]]:
     """As many prompts as there are samples, with their conditioning."""
     own = prompts[:samples]
     encoded = zip(own, fitting.encode(clip, own, text_map), strict=True)
     return list(islice(cycle(encoded), samples))
-
-
-class _Progress:
-    """The progress bar of the node; an interrupt of the user ends the fit at the next site."""
-
-    def __init__(self, parts: int) -> None:
-        self._parts = parts
-        self._part = -1
-        self._bar = comfy.utils.ProgressBar(100 * parts)
-
-    def __call__(self, done: int, total: int, site: str) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        if done == 1:
-            self._part = min(self._part + 1, self._parts - 1)
-        self._bar.update_absolute(100 * self._part + 100 * done // total)

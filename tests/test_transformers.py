@@ -16,7 +16,7 @@ from transformers import ViTConfig, ViTModel
 
 from act_core import ActMap, MapError, fit, load_map, save_map, steer
 from act_core.causal import MicroBatch
-from act_core.models.transformers import TransformersModel
+from act_core.models.transformers import Chat, TransformersModel
 
 SOURCE = [
     "The rain has not stopped for days and nobody smiles.",
@@ -134,8 +134,8 @@ def test_perplexity_of_a_continuation_reads_its_prompt_but_does_not_count_it(smo
 
 
 def test_the_chat_template_is_the_models_own(smollm2: TransformersModel) -> None:
-    with_chat = smollm2.generate("What is the capital of France?", max_new_tokens=10, temperature=0, chat=True)
-    assert "Paris" in with_chat
+    asked = smollm2.in_chat(Chat()).generate("What is the capital of France?", max_new_tokens=10, temperature=0)
+    assert "Paris" in asked
 
 
 # --- the adapter, on a tiny model
@@ -222,7 +222,7 @@ def test_a_continuation_longer_than_the_context_is_refused() -> None:
 
 def test_a_model_without_chat_template_says_so(llama: TransformersModel) -> None:
     with pytest.raises(MapError, match="tiny has no chat template"):
-        llama.generate("a", chat=True)
+        llama.in_chat(Chat())
 
 
 def test_weights_and_activations_take_the_dtype_that_was_asked_for(tmp_path: Path) -> None:

@@ -8,13 +8,16 @@ import logging
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 import transformers
+from jinja2 import TemplateError
 from torch import Tensor, nn
 
 from ..causal import MicroBatch
@@ -28,6 +31,38 @@ COMPONENT = "language_model"
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
+@dataclass(frozen=True)
+class Chat:
+    """What stands around a prompt in the chat template of a model.
+
+    Attributes:
+        system: text of the system; what the template has of its own where it is empty.
+        user: text of the user. The prompt follows it, in a paragraph of its own.
+        answer: the prompt is what the model answers to the user, rather than a part of what the user says.
+    """
+
+    system: str = ""
+    user: str = ""
+    answer: bool = False
+
+    def messages(self, prompt: str, *, own_system: bool = True) -> list[dict[str, str]]:
+        """As chat templates take them; without a role of its own the system's text begins the user's."""
+        system, *parts = self.system.strip(), self.user.strip(), "" if self.answer else prompt
+        messages = [{"role": "system", "content": system}] if system and own_system else []
+        said = (*parts,) if own_system else (system, *parts)
+        messages.append({"role": "user", "content": "\n\n".join(part for part in said if part)})
+        return [*messages, {"role": "assistant", "content": prompt}] if self.answer else messages
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """Token ids, and where in them the prompt itself lies."""
+
+    ids: list[int]
+    begin: int
+    end: int
+
+
 class TransformersModel:
     """A causal language model with its tokenizer.
 
@@ -35,7 +70,10 @@ class TransformersModel:
         module: the model; sites are named from here.
         tokenizer: its tokenizer.
         name: what to call it.
+        chat: what stands around every prompt; None for the bare prompt.
     """
+
+    chat: Chat | None = None
 
     def __init__(self, module: transformers.PreTrainedModel, tokenizer: Any, name: str = "") -> None:
         self.module: Any = module
@@ -85,6 +123,18 @@ class TransformersModel:
             )
         return cls.from_pretrained(next(Path(places[0]).glob("*.gguf")), dtype=dtype, device=device)
 
+    def in_chat(self, chat: Chat) -> TransformersModel:
+        """The same model, with all prompts in its chat template.
+
+        Raises:
+            MapError: it has no chat template.
+        """
+        if not self.tokenizer.chat_template:
+            raise MapError(f"The model {self.name} has no chat template; take bare text instead.")
+        model = copy(self)
+        model.chat = chat
+        return model
+
     @property
     def components(self) -> list[Component]:
         return [Component(COMPONENT, self.module, self.module.config.model_type)]
@@ -95,7 +145,7 @@ class TransformersModel:
 
     def batches(self, prompts: Sequence[str], size: int) -> list[MicroBatch]:
         """Prompts of similar length together, padded on the right."""
-        tokens = sorted((self._tokens(prompt) for prompt in prompts), key=len)
+        tokens = sorted((self._prompt_tokens(prompt) for prompt in prompts), key=lambda prompt: len(prompt.ids))
         return [self._batch(tokens[at : at + size]) for at in range(0, len(tokens), size)]
 
     def generate(self, prompt: str, **settings: Any) -> str:
@@ -109,8 +159,9 @@ class TransformersModel:
         max_new_tokens: int = 40,
         temperature: float = 0.8,
         top_p: float = 0.95,
+        repetition_penalty: float = 1.0,
         seed: int = 0,
-        chat: bool = False,
+        step: Callable[[], object] | None = None,
     ) -> list[str]:
         """Continue prompts, as one batch; what comes back leaves the prompts out.
 
@@ -119,23 +170,21 @@ class TransformersModel:
             max_new_tokens: most tokens to add.
             temperature: 0 takes the likeliest token always.
             top_p: share of the probability that is sampled from.
+            repetition_penalty: above 1 a token that was there is less likely to come again.
             seed: same seed, same text; the global random state is not touched.
-            chat: put each prompt into the model's chat template, as the user's message.
+            step: called after each token; an exception that it raises ends the text.
 
         Raises:
-            MapError: no prompt, an empty or too long one, no chat template, or no room for new tokens.
+            MapError: no prompt, an empty or too long one, or no room for new tokens.
         """
         texts = list(prompts)
         if not texts or not all(text.strip() for text in texts):
             raise MapError("A prompt is empty; write something for the model to continue.")
         if max_new_tokens < 1:
             raise MapError(f"The maximum length is {max_new_tokens} tokens; it must be at least 1.")
-        if chat:
-            texts = [self._as_chat(text) for text in texts]
         if not 0 <= temperature < math.inf:
             raise MapError(f"The temperature is {temperature}; it must be 0 or more.")
-        # A chat template brings its own special tokens.
-        tokens = [self._tokens(text, room=max_new_tokens, special=not chat) for text in texts]
+        tokens = [self._prompt_tokens(text, room=max_new_tokens).ids for text in texts]
         ids, mask = self._padded(tokens, left=True)
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p}
         with torch.random.fork_rng(range(torch.cuda.device_count())), torch.inference_mode():
@@ -144,7 +193,9 @@ class TransformersModel:
                 input_ids=ids,
                 attention_mask=mask.long(),
                 max_new_tokens=max_new_tokens,
+                repetition_penalty=repetition_penalty,
                 pad_token_id=self._pad,
+                stopping_criteria=transformers.StoppingCriteriaList([_Step(step)] if step else []),
                 **(sampling if temperature else {"do_sample": False}),
             )
         return self.tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
@@ -179,11 +230,21 @@ class TransformersModel:
             raise MapError("There is no text to measure the perplexity of; give longer texts.")
         return math.exp(total / count)
 
-    def _as_chat(self, text: str) -> str:
-        if not self.tokenizer.chat_template:
-            raise MapError(f"The model {self.name} has no chat template; continue the bare text instead.")
-        messages = [{"role": "user", "content": text}]
-        return cast("str", self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    def _prompt_tokens(self, prompt: str, room: int = 0) -> _Tokens:
+        if self.chat is None:
+            ids = self._tokens(prompt, room)
+            return _Tokens(ids, 0, len(ids))
+        template = partial(self.tokenizer.apply_chat_template, tokenize=False)
+        try:
+            text = template(self.chat.messages(prompt), add_generation_prompt=not self.chat.answer)
+        except TemplateError:  # it knows no system
+            messages = self.chat.messages(prompt, own_system=False)
+            text = template(messages, add_generation_prompt=not self.chat.answer)
+        # The template brings its own special tokens.
+        ids = self._tokens(text, room, special=False)
+        around = text.rsplit(prompt.strip(), 1)
+        begin, end = (len(self._tokens(part, special=False)) if part else 0 for part in (around[0], around[-1]))
+        return _Tokens(ids, begin, len(ids) - end) if len(around) == 2 else _Tokens(ids, 0, len(ids))
 
     def _tokens(self, text: str, room: int = 0, *, special: bool = True) -> list[int]:
         ids = cast("list[int]", self.tokenizer(text, add_special_tokens=special)["input_ids"])
@@ -195,10 +256,15 @@ class TransformersModel:
             )
         return ids
 
-    def _batch(self, tokens: Sequence[list[int]]) -> MicroBatch:
-        ids, mask = self._padded(tokens)
+    def _batch(self, tokens: Sequence[_Tokens]) -> MicroBatch:
+        ids, mask = self._padded([prompt.ids for prompt in tokens])
         # Without the head: its logits are the largest tensor of all, and no site lies behind it.
         run = partial(self.module.base_model, input_ids=ids, attention_mask=mask.long(), use_cache=False)
+        if self.chat is not None:
+            # What a template puts around the prompts is the same for all, and would dilute their means.
+            position = torch.arange(ids.shape[1], device=ids.device)
+            spans = [(position >= prompt.begin) & (position < prompt.end) for prompt in tokens]
+            mask = torch.stack(spans)
         return MicroBatch(len(tokens), run, None if bool(mask.all()) else mask)
 
     def _padded(self, tokens: Sequence[list[int]], *, left: bool = False) -> tuple[Tensor, Tensor]:
@@ -211,6 +277,17 @@ class TransformersModel:
             ids[row, span] = torch.tensor(own)
             mask[row, span] = True
         return ids.to(self.device), mask.to(self.device)
+
+
+class _Step(transformers.StoppingCriteria):
+    """Calls something after each token, and stops nothing."""
+
+    def __init__(self, step: Callable[[], object]) -> None:
+        self._step = step
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        self._step()
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
 def _unpacked(gguf: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The folders of maps and prompt sets, beside ComfyUI's other model folders."""
+"""The folders of maps, prompt sets and language models, beside ComfyUI's other model folders."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from ...act_core import MapError
 PACK = Path(__file__).parents[2]
 MAPS = "act_maps"
 PROMPT_SETS = "act_prompt_sets"
+# Other packs have language models there, too.
+LANGUAGE_MODELS = "LLM"
 _SHIPPED = {MAPS: PACK / "pretrained_maps", PROMPT_SETS: PACK / "prompt_sets"}
 _SUFFIXES = {MAPS: {".safetensors"}, PROMPT_SETS: {".txt"}}
 
@@ -21,6 +23,8 @@ def register() -> None:
         named = folder_paths.folder_names_and_paths.get(kind, ([], set()))[0]
         paths = [*named, str(Path(folder_paths.models_dir) / kind), str(shipped)]
         folder_paths.folder_names_and_paths[kind] = (list(dict.fromkeys(paths)), _SUFFIXES[kind])
+    if LANGUAGE_MODELS not in folder_paths.folder_names_and_paths:
+        folder_paths.add_model_folder_path(LANGUAGE_MODELS, str(Path(folder_paths.models_dir) / LANGUAGE_MODELS))
 
 
 def names(kind: str) -> list[str]:
@@ -35,6 +39,29 @@ def find(kind: str, name: str) -> Path:
         own = folder_paths.folder_names_and_paths[kind][0][0]
         raise MapError(f"There is no file {name} in {own}; put it there, or choose another.")
     return Path(path)
+
+
+def language_models() -> list[str]:
+    """Model folders and GGUF files, by their path inside a folder of language models."""
+    found: set[str] = set()
+    for folder in _language_folders():
+        # Not the host's own listing, which knows files and no folders.
+        configs = (path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/config.json"))
+        found |= {path.relative_to(folder).as_posix() for path in (*configs, *folder.glob("**/*.gguf"))}
+    return sorted(found)
+
+
+def find_language_model(name: str) -> Path:
+    """The folder or file behind a name of `language_models`."""
+    places = [folder / name for folder in _language_folders()]
+    for place in places:
+        if place.exists():
+            return place
+    raise MapError(f"There is no language model {name} in {places[0].parent}; put it there, or choose another.")
+
+
+def _language_folders() -> list[Path]:
+    return [Path(folder) for folder in folder_paths.get_folder_paths(LANGUAGE_MODELS)]
 
 
 def new_map(name: str) -> Path:

@@ -74,10 +74,11 @@ class Run:
 class Host:
     """A running ComfyUI."""
 
-    def __init__(self, url: str, base: Path, log: Path) -> None:
+    def __init__(self, url: str, base: Path, log: Path, process: subprocess.Popen[bytes]) -> None:
         self.url = url
         self.base = base
         self.log = log
+        self.process = process
 
     def get(self, path: str) -> Any:
         with urllib.request.urlopen(self.url + path, timeout=60) as answer:
@@ -118,6 +119,27 @@ class Host:
         run = self.wait(self.queue(graph))
         assert run.error, "no node failed"
         return run
+
+    def interrupted(self, graph: Graph, seconds: float) -> str:
+        """What the host says of a run that is interrupted after a while."""
+        prompt_id = self.queue(graph)
+        while not self.get("/queue")["queue_running"]:
+            time.sleep(0.02)
+        time.sleep(seconds)
+        self.post("/interrupt", {})
+        return self.wait(prompt_id).error
+
+    def free(self, *, unload_models: bool = True) -> None:
+        """Have the host forget its outputs, and unload models."""
+        # The host misses a call that comes when it does not wait for one, as it may right after a run.
+        for _ in range(2):
+            self.post("/free", {"unload_models": unload_models, "free_memory": True})
+            time.sleep(1)
+
+    def resident(self) -> int:
+        """Bytes of main memory that the host holds."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return 1024 * int(status.split("VmRSS:")[1].split()[0])
 
     def latents(self, run: Run) -> list[Tensor]:
         """What the Save Latent nodes of a workflow have saved, exactly, in the order in which they were added."""
@@ -162,7 +184,7 @@ def started(python: Path, base: Path, root: Path | None = None) -> Generator[Hos
         process = subprocess.Popen(
             command, cwd=root, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "HF_HUB_OFFLINE": "1"}
         )
-    host = Host(f"http://127.0.0.1:{port}", base, log)
+    host = Host(f"http://127.0.0.1:{port}", base, log, process)
     try:
         end = time.monotonic() + START_SECONDS
         while True:

@@ -1,0 +1,77 @@
+"""Language models of the transformers library as the host's memory management takes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import comfy.model_management
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import nn
+
+from ...act_core import MapError
+from . import folders
+
+if TYPE_CHECKING:  # it takes seconds to import, and most graphs have no language model
+    from ...act_core.models.transformers import TransformersModel
+
+DEFAULT = "SmolLM2-135M-Instruct (small default)"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Beside the weights, for each token and channel of a layer: keys, values, and what is computed on the way.
+_TENSORS_A_LAYER = 4
+# The share of the free memory that a fit may take besides the model.
+_SHARE = 0.7
+
+
+def names() -> list[str]:
+    """Models that can be loaded: the default one, then the folders and GGUF files in models/LLM."""
+    return [DEFAULT, *folders.language_models()]
+
+
+class LanguageModel:
+    """A language model that the host loads to its device when it is used, and takes off again for others."""
+
+    def __init__(self, model: TransformersModel, device: torch.device) -> None:
+        self._model = model
+        offload = comfy.model_management.text_encoder_offload_device()
+        # The host notes its own things on the model that it manages, some under names that transformers has taken.
+        root = nn.Module()
+        root.model = model.module
+        self._patcher: Any = ModelPatcher(root, load_device=device, offload_device=offload)
+
+    def on_device(self, tokens: int) -> TransformersModel:
+        """The model, loaded to its device with room for a number of tokens."""
+        config = self._model.module.config
+        size = _TENSORS_A_LAYER * config.num_hidden_layers * config.hidden_size * self._model.module.dtype.itemsize
+        comfy.model_management.load_models_gpu([self._patcher], memory_required=tokens * size)
+        return self._model
+
+    def budget(self) -> int | None:
+        """Bytes that a fit may take besides the model; None on a CPU, where it would only be slower for it."""
+        device = self._patcher.load_device
+        if comfy.model_management.is_device_cpu(device):
+            return None
+        return int(_SHARE * comfy.model_management.get_free_memory(device))
+
+
+def load(name: str, dtype: str, device: str) -> LanguageModel:
+    """Load a model into main memory.
+
+    Raises:
+        MapError: it is not there, cannot be read, or a package is missing.
+    """
+    try:
+        from ...act_core.models.transformers import TransformersModel
+    except ImportError as error:
+        raise MapError(f"Language models need the package transformers, which cannot be imported: {error}.") from error
+    on = torch.device("cpu") if device == "cpu" else comfy.model_management.text_encoder_device()
+    kind = DTYPES.get(dtype) or _best_dtype(on)
+    if name == DEFAULT:
+        return LanguageModel(TransformersModel.default(dtype=kind), on)
+    return LanguageModel(TransformersModel.from_pretrained(folders.find_language_model(name), dtype=kind), on)
+
+
+def _best_dtype(device: torch.device) -> torch.dtype:
+    if comfy.model_management.is_device_cpu(device):
+        return torch.float32
+    return torch.bfloat16 if comfy.model_management.should_use_bf16(device) else torch.float16

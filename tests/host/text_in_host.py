@@ -1,0 +1,32 @@
+"""Run by the host's own Python: what `act_core` writes without any node. Prints JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))
+
+from act_core import load_map, steer  # noqa: E402
+from act_core.models.transformers import Chat, TransformersModel  # noqa: E402
+
+
+def main() -> None:
+    folder, act_map, prompt, instruction = sys.argv[1:]
+    model = TransformersModel.from_pretrained(folder)
+    written = {
+        "continue": lambda: prompt + model.generate(prompt, max_new_tokens=24, repetition_penalty=1.1, seed=3),
+        "chat": lambda: (
+            model.in_chat(Chat(user=instruction)).generate(prompt, max_new_tokens=24, repetition_penalty=1.1, seed=3)
+        ).strip(),
+    }
+    texts = {f"{mode} unsteered": write() for mode, write in written.items()}
+    with steer(model.module, load_map(act_map), 1.0):
+        texts |= {mode: write() for mode, write in written.items()}
+    print(json.dumps(texts))
+
+
+if __name__ == "__main__":
+    main()
