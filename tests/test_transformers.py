@@ -138,6 +138,28 @@ def test_the_chat_template_is_the_models_own(smollm2: TransformersModel) -> None
     assert "Paris" in asked
 
 
+@pytest.mark.parametrize("chat", [Chat("You write.", "Describe:"), Chat("", "Describe:", answer=True)])
+def test_a_fit_in_chat_pools_the_prompts_and_nothing_around_them(smollm2: TransformersModel, chat: Chat) -> None:
+    texts = ["a red house", "two old boats in the harbour"]
+    batch = smollm2.in_chat(chat).batches(texts, 2)[0]
+    assert batch.mask is not None
+    run: Any = batch.run
+    ids: torch.Tensor = run.keywords["input_ids"]
+    own = [smollm2.tokenizer.decode(row[mask]) for row, mask in zip(ids, batch.mask, strict=True)]
+    assert [text.strip() for text in own] == texts
+    whole = smollm2.tokenizer.decode(ids[0][run.keywords["attention_mask"][0].bool()])
+    assert "Describe:" in whole
+    assert ("You write." in whole) == bool(chat.system)
+    assert whole.rstrip().endswith("a red house<|im_end|>" if chat.answer else "<|im_start|>assistant")
+
+
+def test_a_map_of_answers_differs_from_one_of_bare_texts(smollm2: TransformersModel) -> None:
+    bare = fit(smollm2, SOURCE, TARGET, sites="*.30.*, *.29.self_attn.o_proj")
+    answers = fit(smollm2.in_chat(Chat(user="Go on:", answer=True)), SOURCE, TARGET, sites="*.29.self_attn.o_proj")
+    assert keys(bare) == keys(answers)
+    assert max(bare.difference(answers).values()) > 0.1
+
+
 # --- the adapter, on a tiny model
 
 
@@ -218,6 +240,27 @@ def test_a_continuation_longer_than_the_context_is_refused() -> None:
     model = tiny_llama(context=64)
     with pytest.raises(MapError, match="do not fit"):
         model.perplexity(["x" * 40], ["y" * 40])
+
+
+def test_a_template_without_a_system_gets_its_text_from_the_user(llama: TransformersModel) -> None:
+    llama.tokenizer.chat_template = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}"
+        "[{{ m['role'] }}] {{ m['content'] }} {% endfor %}"
+    )
+    batch: Any = llama.in_chat(Chat("You write.", "Describe:")).batches(["a boat"], 1)[0]
+    assert llama.tokenizer.decode(batch.run.keywords["input_ids"][0]) == "[user] You write.\n\nDescribe:\n\na boat "
+
+
+def test_each_token_is_told_and_an_error_ends_the_text(llama: TransformersModel) -> None:
+    told: list[int] = []
+    llama.generate("a", max_new_tokens=5, step=lambda: told.append(1))
+    assert 1 <= len(told) <= 5
+
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        llama.generate("a", max_new_tokens=5, step=stop)
 
 
 def test_a_model_without_chat_template_says_so(llama: TransformersModel) -> None:

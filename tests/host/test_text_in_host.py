@@ -243,3 +243,33 @@ def test_memory_is_given_back(host: Host, models: Path, text_map: str) -> None:
     weights = (models / REAL / "model.safetensors").stat().st_size
     assert held - before > 0.5 * weights
     assert after < 1.05 * before
+
+
+# --- language models as text encoders
+
+
+@pytest.fixture(scope="module")
+def encoder(host_python: Path) -> dict[str, Any]:
+    script, root = Path(__file__).with_name("llm_encoder_in_host.py"), host_python.parents[2]
+    if not (root / "comfy_extras" / "nodes_textgen.py").is_file():
+        pytest.skip(f"the ComfyUI at {root} has no node that generates text")
+    run = subprocess.run(
+        [host_python, script, root], capture_output=True, text=True, timeout=300, cwd=root, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_a_language_model_is_steered_as_text_encoder(encoder: dict[str, Any]) -> None:
+    assert [key.split("/")[0] for key in encoder["sites"]] == ["qwen3_4b"] * 3
+    assert encoder["moved"] > 1e-2
+    assert encoder["strength 0 is exact"]
+    assert encoder["after is exact"]
+    assert encoder["again is exact"]
+
+
+def test_the_hosts_own_text_node_writes_as_the_clip_is_steered(encoder: dict[str, Any]) -> None:
+    text, steered, more, again, off, after = encoder["texts"]
+    assert len({text, steered, more}) == 3
+    assert again == steered
+    assert off == after == text
