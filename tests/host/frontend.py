@@ -1,0 +1,50 @@
+"""The host's page in a headless Chromium."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+from server import Host
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+TIMEOUT = 120_000  # milliseconds
+
+
+class Frontend:
+    """The page of the host, and the errors on its console."""
+
+    def __init__(self, page: Any, host: Host) -> None:
+        self.page = page
+        self.host = host
+        self.errors: list[str] = []
+        page.on("console", lambda message: self._note(message.type, f"{message.text} {message.location}"))
+        page.on("pageerror", lambda error: self._note("error", str(error)))
+        page.goto(host.url)
+        page.wait_for_function("() => window.app && window.app.graph && window.app.ui", timeout=TIMEOUT)
+        page.wait_for_function("() => window.LiteGraph.registered_node_types['LoadACTDemoModel']", timeout=TIMEOUT)
+        # The page opens with a workflow of its own, which would take the place of one that is loaded too early.
+        page.wait_for_function("() => window.app.graph._nodes.length > 0", timeout=TIMEOUT)
+
+    def _note(self, kind: str, text: str) -> None:
+        if kind == "error" and ("act-steering" in text or "ACT" in text):
+            self.errors.append(text)
+
+
+@contextmanager
+def opened(host: Host, width: int, height: int) -> Generator[Frontend, None, None]:
+    """The page of a host that nobody has opened before."""
+    from playwright.sync_api import sync_playwright
+
+    settings = host.base / "user" / "default" / "comfy.settings.json"
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    # Else a dialog of templates lies over the canvas.
+    settings.write_text(json.dumps({"Comfy.TutorialCompleted": True}))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())
+        yield Frontend(browser.new_page(viewport={"width": width, "height": height}), host)
+        browser.close()
