@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -175,7 +176,13 @@ class ActMap:
         return self._edited(kept, f"restricted to {', '.join(patterns)}")
 
     def scaled(self, strength: float) -> ActMap:
-        """The map that at strength 1 does what this one does at `strength`."""
+        """The map that at strength 1 does what this one does at `strength`.
+
+        Raises:
+            MapError: the strength is not finite.
+        """
+        if not math.isfinite(strength):
+            raise MapError(f"The strength is {strength}; it must be a finite number, such as 1.")
         return self._transformed(lambda transport: transport.scaled(strength), f"scaled by {strength:g}")
 
     def inverse(self) -> ActMap:

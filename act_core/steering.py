@@ -76,7 +76,7 @@ def steer(
     if not found:
         base = " and ".join(f"{b.architecture} ({name})" for name, b in act_map.record.base.items()) or "another model"
         given = [model] if isinstance(model, nn.Module) else model.values()
-        kinds = " and ".join(type(root).__name__ for root in given)
+        kinds = " and ".join(type(root).__name__ for root in given) or "no component of the map"
         raise MapError(
             f"{_titled(act_map)} was fitted on {base} and none of its {len(act_map)} sites is in this model, {kinds}; "
             "use it with the model it was fitted on, or fit a map for this one."

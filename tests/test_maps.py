@@ -93,6 +93,12 @@ def test_restrict_to_nothing_names_a_site_that_is_there(fitted: ActMap) -> None:
         fitted.restrict("*attention*")
 
 
+@pytest.mark.parametrize("strength", [float("nan"), float("inf")])
+def test_a_scale_that_is_not_finite_is_refused(fitted: ActMap, strength: float) -> None:
+    with pytest.raises(MapError, match="must be a finite number"):
+        fitted.scaled(strength)
+
+
 def test_scaled_by_one_changes_nothing_and_by_zero_gives_the_identity(fitted: ActMap) -> None:
     assert largest_difference(fitted.scaled(1), fitted) < 1e-6  # 1 + (omega - 1) in float64, kept in float32
     for transport in fitted.scaled(0).transports.values():

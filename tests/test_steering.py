@@ -474,8 +474,10 @@ def test_a_map_of_several_components_refuses_a_lone_module() -> None:
 
 def test_a_mapping_without_any_component_of_the_map_is_refused() -> None:
     modules, act_map = two_components()
-    with pytest.raises(MapError, match="no component of the map"):
+    with pytest.raises(MapError, match="none of its 2 sites is in this model, Chain;"):
         steer({"audio": modules["text"]}, act_map)
+    with pytest.raises(MapError, match="no component of the map"):
+        steer({}, act_map)
 
 
 # --- coverage
