@@ -15,7 +15,8 @@ from PIL import Image
 from ..act_core import ActMap, MapError
 from ..act_core.pictures import grid
 from .apply import ApplyACTSteering
-from .common import CATEGORY, ACTMapIO
+from .common import CATEGORY, ACTMapIO, aliases
+from .host.fitting import fixed_latent
 
 
 class ACTStrengthSweep(io.ComfyNode):
@@ -25,6 +26,7 @@ class ACTStrengthSweep(io.ComfyNode):
             node_id="ACTStrengthSweep",
             display_name="ACT Strength Sweep",
             category=CATEGORY,
+            **aliases("activation transport", "xy plot", "compare strengths", "style slider"),
             description="Draws the same noise at several strengths of a map: one labelled picture, and the pictures.",
             is_output_node=True,
             inputs=[
@@ -70,7 +72,7 @@ class ACTStrengthSweep(io.ComfyNode):
         prompt: str = "",
     ) -> io.NodeOutput:
         numbers = _numbers(strengths)
-        empty = comfy.sample.fix_empty_latent_channels(model, latent["samples"])
+        empty = fixed_latent(model, latent)
         noise = comfy.sample.prepare_noise(empty, seed, latent.get("batch_index"))
         bar = comfy.utils.ProgressBar(len(numbers) * steps)
         columns: list[torch.Tensor] = []

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import comfy.model_management
+import comfy.sample
 import comfy.samplers
 import torch
 from comfy.patcher_extension import merge_nested_dicts
@@ -18,7 +20,7 @@ from ...act_core import ActMap, MapError, fit, steer
 from ...act_core.causal import MicroBatch
 from ...act_core.sites import Component
 from .modules import diffusion_model, text_encoders
-from .steering import is_steered
+from .steering import is_steered, is_steered_clip
 
 _NUMBER = "act_prompt"
 # The share of the free memory that a fit may take besides the model, and below which it is taken not to need a budget.
@@ -43,6 +45,8 @@ class TextEncoders:
     """The text encoders of a CLIP, one prompt at a time; see `act_core.fitting.FitModel`."""
 
     def __init__(self, clip: Any) -> None:
+        if is_steered_clip(clip):
+            raise MapError("This CLIP is steered by a map already; connect the CLIP from before Apply ACT Steering.")
         self._clip = clip
         self.components: Sequence[Component] = text_encoders(clip)
         if not self.components:
@@ -63,12 +67,14 @@ class TextEncoders:
         for name, sections in tokens.items():
             if isinstance(sections, list) and sections and isinstance(sections[0], list):
                 tokens[name] = [[(token[0], 1.0, *token[2:]) for token in sections[0]]]
-        self._clip.encode_from_tokens(tokens)
+        with _memory_errors():
+            self._clip.encode_from_tokens(tokens)
 
 
 def fit_text(clip: Any, source: Sequence[str], target: Sequence[str], **settings: Any) -> ActMap:
     """The map of the text encoders of a CLIP."""
-    return fit(TextEncoders(clip), source, target, **settings)
+    act_map = fit(TextEncoders(clip), source, target, **settings)
+    return replace(act_map, record=replace(act_map.record, patches=_patches(clip.patcher, "text encoders")))
 
 
 def encode(clip: Any, prompts: Sequence[str], text_map: ActMap | None = None) -> list[tuple[Tensor, dict[str, Any]]]:
@@ -119,9 +125,25 @@ def fit_model(
     (act_map,) = fitted
     # Plain texts: a Prompt stands for tensors.
     texts = {"source_prompts": [text for text, _ in source], "target_prompts": [text for text, _ in target]}
-    patches = (f"{len(clone.patches)} weights patched, as by a LoRA",) if clone.patches else ()
-    record = replace(act_map.record, **{side: tuple(own) for side, own in texts.items()}, patches=patches)
-    return ActMap(act_map.transports, record, act_map.card)
+    record = replace(act_map.record, **{side: tuple(own) for side, own in texts.items()})
+    return replace(act_map, record=replace(record, patches=_patches(clone, "diffusion model")))
+
+
+def _patches(patcher: Any, what: str) -> tuple[str, ...]:
+    count = len(patcher.patches)
+    return (f"{count} weights of the {what} patched, as by a LoRA",) if count else ()
+
+
+@contextmanager
+def _memory_errors() -> Generator[None, None, None]:
+    """Give every error that the host counts as out of memory the one type that a fit starts again at."""
+    try:
+        yield
+    except RuntimeError as error:
+        is_oom = getattr(comfy.model_management, "is_oom", None)
+        if is_oom is None or not is_oom(error):
+            raise
+        raise torch.OutOfMemoryError(str(error)) from error
 
 
 class _Walk(comfy.samplers.Sampler):
@@ -186,17 +208,24 @@ class Denoiser:
         options |= {"cond_or_uncond": [0] * count, "uuids": [ready.uuid for ready in group], "sigmas": self._sigma}
         x, t = torch.cat([ready.input_x for ready in group]), self._sigma.expand(count)
         c = comfy.samplers.cond_cat([ready.conditioning for ready in group]) | {"transformer_options": options}
-        if "model_function_wrapper" in self._options:
-            arguments = {"input": x, "timestep": t, "c": c, "cond_or_uncond": options["cond_or_uncond"]}
-            self._options["model_function_wrapper"](self._model.apply_model, arguments)
-        else:
-            self._model.apply_model(x, t, **c)
+        with _memory_errors():
+            if "model_function_wrapper" in self._options:
+                arguments = {"input": x, "timestep": t, "c": c, "cond_or_uncond": options["cond_or_uncond"]}
+                self._options["model_function_wrapper"](self._model.apply_model, arguments)
+            else:
+                self._model.apply_model(x, t, **c)
 
 
 def _alike(one: Any, other: Any) -> bool:
     """Whether two prompts can share a batch without one being repeated to the length of the other."""
     sizes = [{name: cond.size() for name, cond in ready.conditioning.items()} for ready in (one, other)]
     return sizes[0] == sizes[1] and comfy.samplers.can_concat_cond(one, other)
+
+
+def fixed_latent(model: Any, latent: dict[str, Any]) -> Tensor:
+    """A latent from the graph; an empty one with the channels and the size that the model takes, as samplers do it."""
+    given = {name: latent[name] for name in ("downscale_ratio_spacial", "downscale_ratio_temporal") if name in latent}
+    return comfy.sample.fix_empty_latent_channels(model, latent["samples"], **given)
 
 
 def empty_latent(model: Any, width: int, height: int) -> Tensor:

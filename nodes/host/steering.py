@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
@@ -16,6 +17,8 @@ from .modules import DIFFUSION_MODEL, diffusion_model, path_in_clip, text_encode
 
 KEY = "act_steering"
 _BRANCHES = "act_branches"
+# Of a CLIP's model, the method that all encoding goes through.
+_ENCODE = "encode_token_weights"
 
 Branch = Literal["positive", "both", "negative"]
 
@@ -26,14 +29,14 @@ class ModelSteering:
     Args:
         act_map: holds sites of the diffusion model.
         strength: of the map.
-        start, end: part of the schedule in which it acts, from 0 to 1.
+        start, end: part of the schedule in which it acts, from 0 to 1; a step at the very end is left out.
         branch: half of the batch that is moved under classifier-free guidance.
     """
 
     def __init__(
         self, act_map: ActMap, strength: float = 1.0, start: float = 0.0, end: float = 1.0, branch: Branch = "positive"
     ) -> None:
-        if end < start:
+        if not start <= end:
             raise MapError(
                 f"The map would end at {end:g} of the schedule, before it starts at {start:g}; swap the two."
             )
@@ -71,10 +74,12 @@ class ModelSteering:
         strength = self.strength if strength is None else strength
         if strength != steering.strength:
             steering.strength = strength
-        if strength:
-            self._due.add(steering)
         with steering:
-            return executor(*args, **kwargs)
+            output = executor(*args, **kwargs)
+        if strength:
+            steering.check()
+            self._due.add(steering)
+        return output
 
     def _on(self, module: nn.Module) -> tuple[Steering, Rows]:
         if module not in self._steerings:
@@ -89,7 +94,7 @@ class ModelSteering:
         # At sampling time, since a node that shifts the schedule may come after ours.
         sigma = float(options["sigmas"].max())
         first, last = (float(model_sampling.percent_to_sigma(percent)) for percent in (self.start, self.end))
-        return last <= sigma <= first
+        return last < sigma <= first
 
     def _parts(self, options: dict[str, Any]) -> tuple[tuple[int, ...] | None, int]:
         """The parts of the batch that are the branch, and of how many."""
@@ -106,8 +111,7 @@ class ModelSteering:
         self._due.clear()
         output = executor(*args, **kwargs)
         for steering in self._due:
-            steering.check()
-            logging.info("ACT Steering: %s: %s.", self.act_map.card.title or "map", steering.coverage)
+            _log_coverage(steering)
         return output
 
 
@@ -115,7 +119,13 @@ def _note_branches(
     executor: Any, guider: Any, sigmas: Any, extra_args: dict[str, Any], *args: Any, **kwargs: Any
 ) -> Any:
     """Note which conditioning is which: at a call of the model only their uuids are known."""
-    names = {cond["uuid"]: name for name, conds in guider.conds.items() for cond in conds or () if "uuid" in cond}
+    names: dict[uuid.UUID, str] = {}
+    for name, conds in guider.conds.items():
+        for cond in conds or ():
+            # Beside a prompt for an area the host puts a copy of it into the other branches, with the uuid it has.
+            if names.setdefault(cond["uuid"], name) != name:
+                cond["uuid"] = uuid.uuid4()
+                names[cond["uuid"]] = name
     extra_args["model_options"].setdefault("transformer_options", {})[_BRANCHES] = names
     return executor(guider, sigmas, extra_args, *args, **kwargs)
 
@@ -125,12 +135,19 @@ def is_steered(model: Any) -> bool:
     return bool(model.wrappers.get(WrappersMP.APPLY_MODEL, {}).get(KEY))
 
 
+def is_steered_clip(clip: Any) -> bool:
+    """Whether a map is on a CLIP already."""
+    return bool(clip.patcher.get_attachment(KEY))
+
+
 def steered_clip(clip: Any, act_map: ActMap, strength: float) -> Any:
     """A clone of a CLIP whose text encoders are steered.
 
     Raises:
         MapError: no site of the map is in them.
     """
+    own = [f"{name}/*" for name in act_map.components if name != DIFFUSION_MODEL]
+    act_map = act_map.restrict(*own) if own else act_map
     steering = steer({part.name: part.module for part in text_encoders(clip)}, act_map, strength)
     for warning in steering.warnings:
         logging.warning("ACT Steering: %s", warning)
@@ -141,7 +158,21 @@ def steered_clip(clip: Any, act_map: ActMap, strength: float) -> Any:
 
     for (component, site), forward in steering.forwards(before).items():
         clone.patcher.add_object_patch(path_in_clip(component, site), forward)
+    encode = clone.patcher.get_model_object(_ENCODE)
+
+    def encode_and_tell(*args: Any, **kwargs: Any) -> Any:
+        output = encode(*args, **kwargs)
+        steering.check()
+        _log_coverage(steering)
+        return output
+
+    clone.patcher.add_object_patch(_ENCODE, encode_and_tell)
+    clone.patcher.set_attachments(KEY, True)
     return clone
+
+
+def _log_coverage(steering: Steering) -> None:
+    logging.info("ACT Steering: %s: %s.", steering.act_map.card.title or "map", steering.coverage)
 
 
 class ACTHook(TransformerOptionsHook):

@@ -1,0 +1,118 @@
+"""Run by the host's own Python: fits and hooks seen from inside the process, as JSON."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import json
+import sys
+import weakref
+from pathlib import Path
+from typing import Any
+
+PACK, HOST = Path(__file__).resolve().parents[2], Path(sys.argv[1])
+sys.path.insert(0, str(HOST))
+sys.argv[1:] = ["--cpu"]
+
+import comfy.options  # noqa: E402
+
+comfy.options.enable_args_parsing()
+
+import comfy.hooks  # noqa: E402
+import comfy.model_management  # noqa: E402
+import comfy.sample  # noqa: E402
+import torch  # noqa: E402
+
+# As the host imports a pack: under a name of its own.
+spec = importlib.util.spec_from_file_location("act_pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)])
+assert spec is not None
+assert spec.loader is not None
+pack = sys.modules["act_pack"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(pack)
+
+from act_pack import nodes  # noqa: E402
+
+SOURCE, TARGET = "cat\nred house", "cat, black ink icon\nred house, black ink icon"
+CHANNELS, SIDE = 16, 8
+
+
+def fitted(model: Any, clip: Any, samples: int) -> tuple[Any, str]:
+    settings = ("auto", "model", "linear", "causal", "unbounded", samples, 0, 0, 7)
+    return nodes.FitACTMap.execute(model, clip, SOURCE, TARGET, *settings).result
+
+
+def loaded() -> tuple[Any, Any]:
+    return nodes.LoadACTDemoModel.execute().result[:2]
+
+
+def noises(samples: int) -> list[torch.Tensor]:
+    """What the model is given in a fit: the noise of each sample, source before target."""
+    model, clip = loaded()
+    seen: list[torch.Tensor] = []
+
+    def watch(apply_model: Any, given: dict[str, Any]) -> torch.Tensor:
+        seen.append(given["input"].clone())
+        return apply_model(given["input"], given["timestep"], **given["c"])
+
+    clone = model.clone()
+    clone.set_model_unet_function_wrapper(watch)
+    fitted(clone, clip, samples)
+    return list(torch.cat(seen[1:]))  # the first call looks for the sites
+
+
+def out_of_memory(error: Exception) -> dict[str, Any]:
+    """A fit whose second batch has no room."""
+    model, clip = loaded()
+    calls = 0
+
+    def scarce(apply_model: Any, given: dict[str, Any]) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise error
+        return apply_model(given["input"], given["timestep"], **given["c"])
+
+    clone = model.clone()
+    clone.set_model_unet_function_wrapper(scarce)
+    act_map, report = fitted(clone, clip, 20)
+    return {"sites": len(act_map), "report": report}
+
+
+def kept_alive_by_a_hook() -> bool:
+    """Whether a model that is used no more stays in memory for a hook that steered it."""
+    model, clip = loaded()
+    act_map, _ = fitted(model, clip, 2)
+    hooks = nodes.CreateACTHook.execute(act_map, 1.0).result[0]
+    encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt)) for prompt in ("cat", "")]
+    positive = comfy.hooks.set_hooks_for_conditioning(encoded[0], hooks=hooks)
+    latent = torch.zeros(1, CHANNELS, SIDE, SIDE)
+    noise = comfy.sample.prepare_noise(latent, 0)
+    sampling = (noise, 2, 3.0, "euler", "simple", positive, encoded[1], latent)
+    comfy.sample.sample(model, *sampling, disable_pbar=True, seed=0)
+    watched = weakref.ref(model.model.diffusion_model)
+    del model, clip, encoded, positive, sampling
+    comfy.model_management.unload_all_models()
+    comfy.model_management.cleanup_models()
+    gc.collect()
+    assert hooks.hooks
+    return watched() is not None
+
+
+@torch.inference_mode()
+def main() -> None:
+    x = noises(4)
+    accelerator = getattr(torch, "AcceleratorError", RuntimeError)
+    found = {
+        "noises": len(x),
+        "alike": [[bool(torch.equal(one, other)) for other in x] for one in x],
+        "out of memory": [
+            out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")),
+            out_of_memory(accelerator("CUDA error: out of memory")),
+        ],
+        "kept alive by a hook": kept_alive_by_a_hook(),
+    }
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

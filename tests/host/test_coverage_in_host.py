@@ -1,0 +1,336 @@
+"""What a map reaches in the host, what is told of it, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from graphs import Parts, apply, plain, steered
+from safetensors.torch import load_file, save_file
+from server import Graph, Host, Node, Run
+
+from act_core import ActMap, save_map
+from act_core.maps import Site
+from act_core.transport import Transport
+
+CARD: dict[str, Any] = {"title": "", "author": "", "description": "", "license": ""}
+STRENGTHS: dict[str, Any] = {"strength_low": 0.0, "strength_high": 1.0}
+ONLY_MODEL: dict[str, Any] = {"strength_clip": 0.0}
+# The host asks this module for its parts and never calls it.
+SILENT = "diffusion_model/joint_blocks.0.x_block.attn"
+FIRING = "diffusion_model/joint_blocks.0.x_block.attn.proj"
+
+
+def hand_made(host: Host, name: str, *keys: str) -> str:
+    """A map file with these sites of the demo model."""
+    sites = [Site(*key.split("/", 1), output=None, layout="tokens", channels=256) for key in keys]
+    transports = {site: Transport(torch.full((256,), 1.1), torch.full((256,), 0.1)) for site in sites}
+    path = host.base / "models" / "act_maps" / f"{name}.safetensors"
+    path.parent.mkdir(exist_ok=True)
+    return save_map(ActMap(transports), path, title=name).name
+
+
+def applied(host: Host, name: str, **changes: Any) -> Graph:
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    parts.sampled(apply(graph, parts.model, graph.add("LoadACTMap", name=name), **changes)[0])
+    return graph
+
+
+def told(host: Host, graph: Graph) -> str:
+    """What the console says while a workflow runs."""
+    before = len(host.log.read_text())
+    host.run(graph)
+    return host.log.read_text()[before:]
+
+
+# --- coverage
+
+
+def test_a_map_whose_sites_never_run_is_an_error_that_names_them(host: Host) -> None:
+    run = host.fail(applied(host, hand_made(host, "silent", SILENT)))
+    assert run.node == "KSampler"
+    assert f"'silent' had no effect: 0 of 1 sites fired, 1 never ran (first: {SILENT})" in run.error
+    assert "fit a map with other sites" in run.error
+    assert run.error.count("\n") == 0
+
+
+def test_a_hook_whose_sites_never_run_is_the_same_error(host: Host) -> None:
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    loaded = graph.add("LoadACTMap", name=hand_made(host, "silent_hook", SILENT))
+    hooks = graph.add("CreateACTHook", act_map=loaded, strength=1.0)
+    own = {"strength": 1.0, "set_cond_area": "default"}
+    parts.sampled(positive=graph.add("ConditioningSetProperties", cond_NEW=parts.encoded("a cat"), hooks=hooks, **own))
+    run = host.fail(graph)
+    assert run.node == "KSampler"
+    assert "'silent_hook' had no effect: 0 of 1 sites fired" in run.error
+
+
+def test_a_text_encoder_whose_sites_never_run_is_the_same_error(host: Host) -> None:
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    loaded = graph.add("LoadACTMap", name=hand_made(host, "silent_text", "clip_l/text_model.encoder.layers"))
+    clip = graph.add("ApplyACTSteeringCLIP", clip=parts.clip, act_map=loaded, strength_clip=1.0)
+    parts.sampled(positive=parts.encoded("a cat", clip))
+    run = host.fail(graph)
+    assert run.node == "CLIPTextEncode"
+    assert "'silent_text' had no effect: 0 of 1 sites fired, 1 never ran (first: clip_l/" in run.error
+    assert torch.isfinite(plain(host, "demo")).all()
+
+
+def test_the_console_counts_what_fired_what_did_not_and_what_is_not_there(host: Host) -> None:
+    name = hand_made(host, "partly", FIRING, SILENT, "diffusion_model/joint_blocks.99.x_block.attn.proj")
+    text = told(host, applied(host, name))
+    assert "partly: 1 of 3 sites fired, 1 not found (first: diffusion_model/joint_blocks.99" in text
+    assert f"1 never ran (first: {SILENT})" in text
+
+
+def test_a_component_is_told_as_not_connected_only_where_it_is_not(host: Host, saved: dict[str, str]) -> None:
+    text = told(host, applied(host, saved["demo"], strength=0.31))
+    assert "sites fired, clip_l not connected." in text
+    assert "not found" not in text
+
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    both = apply(graph, parts.model, graph.add("LoadACTMap", name=saved["demo"]), parts.clip, strength=0.32)
+    parts.sampled(both[0], parts.encoded("a cat", both[1]))
+    counted = [line for line in told(host, graph).splitlines() if "sites fired" in line]
+    assert len(counted) == 2  # of the text encoder and of the diffusion model
+    assert not any("not connected" in line for line in counted)
+
+
+def test_a_finetune_is_steered_with_a_warning(host: Host, saved: dict[str, str]) -> None:
+    folder = host.base / "models" / "diffusion_models"
+    weights = load_file(folder / "tiny_flux.safetensors")
+    name = next(name for name, weight in weights.items() if weight.ndim == 1)
+    save_file({**weights, name: weights[name] + 0.5}, folder / "finetune.safetensors")
+
+    def drawn(strength: float) -> tuple[str, torch.Tensor]:
+        graph = Graph()
+        parts = Parts(graph, "flux")
+        parts.model = graph.add("UNETLoader", unet_name="finetune.safetensors", weight_dtype="default")
+        parts.sampled(apply(graph, parts.model, graph.add("LoadACTMap", name=saved["flux"]), strength=strength)[0])
+        before = len(host.log.read_text())
+        run = host.run(graph)
+        return host.log.read_text()[before:], host.latent(run)
+
+    text, moved = drawn(1.0)
+    assert "'flux' was fitted on other weights of Flux (diffusion_model)" in text
+    assert not torch.equal(moved, drawn(0.0)[1])
+    assert "other weights" not in told(host, _flux(saved["flux"]))
+
+
+def _flux(name: str) -> Graph:
+    graph = Graph()
+    parts = Parts(graph, "flux")
+    parts.sampled(apply(graph, parts.model, graph.add("LoadACTMap", name=name), strength=0.9)[0])
+    return graph
+
+
+# --- which calls are steered
+
+
+def test_a_prompt_for_an_area_is_the_branch_it_was_given_as(host: Host, saved: dict[str, str]) -> None:
+    """Beside it the host puts a copy into the other branch."""
+
+    def drawn(branch: str | None, *, area: bool) -> torch.Tensor:
+        graph = Graph()
+        parts = Parts(graph, "demo")
+        model = parts.model
+        if branch is not None:
+            model = apply(graph, model, graph.add("LoadACTMap", name=saved["demo"]), branch=branch)[0]
+        positive = parts.encoded("a cat on a mat")
+        if area:
+            whole = {"width": 1.0, "height": 1.0, "x": 0.0, "y": 0.0, "strength": 1.0}
+            positive = graph.add("ConditioningSetAreaPercentage", conditioning=positive, **whole)
+        parts.sampled(model, positive, steps=1)
+        return host.latent(host.run(graph))
+
+    # An area is weighted and divided again, which rounds otherwise.
+    close: dict[str, Any] = {"atol": 1e-3, "rtol": 1e-3}
+    torch.testing.assert_close(drawn(None, area=True), drawn(None, area=False), **close)
+    for branch in ("positive", "negative", "both"):
+        torch.testing.assert_close(drawn(branch, area=True), drawn(branch, area=False), **close)
+        assert not torch.allclose(drawn(branch, area=False), drawn(None, area=False), **close)
+
+
+def test_two_windows_side_by_side_act_as_one(host: Host, saved: dict[str, str]) -> None:
+    """Of six steps the fourth starts at exactly half of the schedule."""
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    loaded = graph.add("LoadACTMap", name=saved["demo"])
+    first = apply(graph, parts.model, loaded, end_percent=0.5)[0]
+    parts.sampled(apply(graph, first, loaded, start_percent=0.5)[0])
+    whole = steered(host, "demo", saved["demo"], **ONLY_MODEL)
+    assert torch.equal(host.latent(host.run(graph)), whole)
+
+
+def broken(graph: Graph, parts: Parts, model: Node) -> None:
+    """A node of the host that fails: the decoder of the demo model takes 16 channels."""
+    empty = graph.add("EmptyLatentImage", width=64, height=64, batch_size=1)
+    vae = graph.add("LoadACTDemoModel")[2]
+    image = graph.add(
+        "VAEDecode", samples=graph.add("LatentUpscaleBy", samples=empty, upscale_method="area", scale_by=2.0), vae=vae
+    )
+    graph.add("PreviewImage", images=image)
+
+
+def broken_in_mid_sampling(graph: Graph, parts: Parts, model: Node) -> None:
+    """This guidance looks for the attention of a UNet, after the first call of the model."""
+    parts.sampled(graph.add("SelfAttentionGuidance", model=model, scale=0.5, blur_sigma=2.0))
+
+
+@pytest.mark.parametrize("fails", [broken, broken_in_mid_sampling])
+def test_an_exception_in_another_node_leaves_the_model_as_it_was(host: Host, saved: dict[str, str], fails: Any) -> None:
+    before = plain(host, "demo")
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    model = apply(graph, parts.model, graph.add("LoadACTMap", name=saved["demo"]), parts.clip, strength=1.25)
+    parts.sampled(model[0], parts.encoded("a cat", model[1]))
+    fails(graph, parts, model[0])
+    assert not host.fail(graph).node.startswith(("ApplyACT", "LoadACT"))
+    assert torch.equal(plain(host, "demo"), before)
+
+
+# --- fits
+
+
+@pytest.mark.parametrize("components", ["model", "both"])
+def test_a_steered_clip_is_not_fitted(host: Host, saved: dict[str, str], components: str) -> None:
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    loaded = graph.add("LoadACTMap", name=saved["demo"])
+    parts.clip = graph.add("ApplyACTSteeringCLIP", clip=parts.clip, act_map=loaded, strength_clip=1.0)
+    graph.add("InspectACTMap", act_map=parts.fit(components=components))
+    run = host.fail(graph)
+    assert run.node == "FitACTMap"
+    assert "This CLIP is steered by a map already" in run.error
+
+
+def test_a_latent_sets_the_size_and_takes_the_channels_of_the_model(host: Host) -> None:
+    def report(**changes: Any) -> str:
+        graph = Graph()
+        parts = Parts(graph, "flux")
+        if changes.pop("latent"):
+            changes["latent"] = graph.add("EmptyLatentImage", width=64, height=96, batch_size=3)  # 4 channels, not 16
+        graph.add("InspectACTMap", act_map=parts.fit(components="model", sites="mlp", samples=2, **changes))
+        (output,) = host.run(graph).outputs.values()
+        return output["text"][0]
+
+    assert report(latent=True, width=128, height=128) == report(latent=False, width=64, height=96)
+
+
+def test_a_map_of_text_encoders_alone_is_shown_and_asks_for_a_clip(host: Host) -> None:
+    graph = Graph()
+    fitted = Parts(graph, "demo").fit(components="text")
+    graph.add("InspectACTMap", act_map=fitted)
+    run = host.run(graph)
+    (output,) = run.outputs.values()
+    assert "clip_l/" in output["text"][0]
+    assert "diffusion_model/" not in output["text"][0]
+    assert len(host.images(run)) == 1
+
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    parts.sampled(apply(graph, parts.model, parts.fit(components="text"))[0])
+    assert "connect the CLIP" in host.fail(graph).error
+
+
+# --- what is refused
+
+
+@pytest.mark.parametrize("setting", ["strength", "strength_clip", "start_percent", "end_percent"])
+def test_what_is_no_number_is_refused(host: Host, saved: dict[str, str], setting: str) -> None:
+    run = host.fail(applied(host, saved["demo"], **{setting: float("nan")}))
+    assert run.node == "ApplyACTSteering"
+    assert "nan" in run.error
+    assert run.error.count("\n") == 0
+
+
+def test_a_scale_that_is_no_number_is_refused(host: Host, saved: dict[str, str]) -> None:
+    graph = Graph()
+    loaded = graph.add("LoadACTMap", name=saved["demo"])
+    graph.add("InspectACTMap", act_map=graph.add("EditACTMap", act_map=loaded, invert=False, scale=float("nan")))
+    run = host.fail(graph)
+    assert run.node == "EditACTMap"
+    assert "the strength is nan" in run.error.lower()
+
+
+def saving(host: Host, loaded: str, name: str) -> tuple[Graph, Node]:
+    graph = Graph()
+    node = graph.add("SaveACTMap", act_map=graph.add("LoadACTMap", name=loaded), name=name, **CARD, **STRENGTHS)
+    return graph, node
+
+
+def test_a_map_saved_in_a_subfolder_has_the_name_that_is_listed(host: Host, saved: dict[str, str]) -> None:
+    graph, node = saving(host, saved["demo"], "styles/ink")
+    graph.add("PreviewAny", source=node)
+    texts = [output["text"][0] for output in host.run(graph).outputs.values()]
+    listed = host.get("/object_info/LoadACTMap")["LoadACTMap"]["input"]["required"]["name"]
+    name = str(Path("styles") / "ink.safetensors")
+    assert name in texts
+    assert name in str(listed)
+    assert torch.equal(steered(host, "demo", name), steered(host, "demo", saved["demo"]))
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("{saved}/inside", "choose another name"),  # a file is no folder
+        ("long" * 100, "choose another"),
+        ("nul\0byte", "is no name for a map"),
+    ],
+)
+def test_a_name_that_cannot_be_written_is_one_sentence_and_leaves_nothing(
+    host: Host, saved: dict[str, str], name: str, sentence: str
+) -> None:
+    folder = host.base / "models" / "act_maps"
+    before = sorted(folder.rglob("*"))
+    run: Run = host.fail(saving(host, saved["demo"], name.format(saved=saved["demo"]))[0])
+    assert run.node == "SaveACTMap"
+    assert sentence in run.error
+    assert run.error.count("\n") == 0
+    assert sorted(folder.rglob("*")) == before
+
+
+# --- seen from inside the process
+
+
+@pytest.fixture(scope="module")
+def inside(host_python: Path) -> dict[str, Any]:
+    script, root = Path(__file__).with_name("fits_in_host.py"), host_python.parents[2]
+    command = [host_python, script, root]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=root, check=False)
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def test_prompts_that_come_again_have_new_noise_and_both_sides_the_same(inside: dict[str, Any]) -> None:
+    samples = 4  # of two prompts
+    assert inside["noises"] == 2 * samples
+    for one, row in enumerate(inside["alike"]):
+        assert [other for other, same in enumerate(row) if same] == sorted({one % samples, one % samples + samples})
+
+
+@pytest.mark.parametrize("error", [0, 1])  # of the two kinds that the host takes for out of memory
+def test_a_fit_out_of_memory_starts_again_and_its_report_says_so(inside: dict[str, Any], error: int) -> None:
+    found = inside["out of memory"][error]
+    assert found["sites"] > 0
+    assert "out of memory: started again with 20 prompts at a time" in " ".join(found["report"].split())
+    assert "streamed walk" in found["report"]
+
+
+def test_a_hook_does_not_keep_a_model_in_memory(inside: dict[str, Any]) -> None:
+    assert not inside["kept alive by a hook"]
+
+
+def test_nodes_are_found_by_other_words(host: Host) -> None:
+    for name in ("FitACTMap", "ApplyACTSteering"):
+        info = host.get(f"/object_info/{name}")[name]
+        # Older hosts have no such list.
+        assert "search_aliases" not in info or "activation transport" in info["search_aliases"]
