@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from .common import CATEGORY
+from .common import CATEGORY, aliases
 from .host.demo_model import load_demo_model
 
 
@@ -15,6 +15,7 @@ class LoadACTDemoModel(io.ComfyNode):
             node_id="LoadACTDemoModel",
             display_name="Load ACT Demo Model",
             category=CATEGORY,
+            **aliases("activation transport", "tiny model", "test model"),
             description="The pack's own tiny model: 64 x 64 pictures of emoji subjects in five styles, in a blink on "
             "any machine. Prompts are a subject and a style, such as: cat, black ink icon.",
             inputs=[],

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ..act_core import ActMap, load_map, save_map
 from ..act_core.report import describe
-from .common import CATEGORY, ACTMapIO
+from .common import CATEGORY, ACTMapIO, aliases
 from .host import folders
 
 COVER = 256
@@ -25,6 +25,7 @@ class SaveACTMap(io.ComfyNode):
             node_id="SaveACTMap",
             display_name="Save ACT Map",
             category=CATEGORY,
+            **aliases("activation transport", "export map", "write map"),
             description="Saves a map as one small file in models/act_maps, to keep and to share. A file that is there "
             "already is never overwritten: the new one gets a number.",
             is_output_node=True,
@@ -71,7 +72,7 @@ class SaveACTMap(io.ComfyNode):
             cover=None if thumbnail is None else _jpeg(thumbnail),
         )
         text = f"Saved {path} ({path.stat().st_size / 1e6:.2f} MB)."
-        return io.NodeOutput(path.name, ui={"text": (text,)})
+        return io.NodeOutput(folders.listed(path), ui={"text": (text,)})
 
 
 class LoadACTMap(io.ComfyNode):
@@ -81,6 +82,7 @@ class LoadACTMap(io.ComfyNode):
             node_id="LoadACTMap",
             display_name="Load ACT Map",
             category=CATEGORY,
+            **aliases("activation transport", "steering vector", "import map"),
             description="Loads a map from models/act_maps, or one that ships.",
             inputs=[io.Combo.Input("name", options=folders.names(folders.MAPS), tooltip="The map file.")],
             outputs=[

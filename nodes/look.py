@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from ..act_core import ActMap
 from ..act_core.pictures import effect_chart
 from ..act_core.report import describe
-from .common import CATEGORY, ACTMapIO
+from .common import CATEGORY, ACTMapIO, aliases
 
 
 class InspectACTMap(io.ComfyNode):
@@ -19,6 +19,7 @@ class InspectACTMap(io.ComfyNode):
             node_id="InspectACTMap",
             display_name="Inspect ACT Map",
             category=CATEGORY,
+            **aliases("activation transport", "map info", "show map"),
             description="Tells what a map was fitted on and for which model, and shows where it acts.",
             is_output_node=True,
             inputs=[ACTMapIO.Input("act_map")],
@@ -42,6 +43,7 @@ class EditACTMap(io.ComfyNode):
             node_id="EditACTMap",
             display_name="Edit ACT Map",
             category=CATEGORY,
+            **aliases("activation transport", "invert map", "scale map", "negate"),
             description="Turns a map around, so that it leads from target to source, or scales it.",
             inputs=[
                 ACTMapIO.Input("act_map"),

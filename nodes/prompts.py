@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from ..act_core.prompts import load_prompt_set
-from .common import CATEGORY
+from .common import CATEGORY, aliases
 from .host import folders
 
 
@@ -16,6 +16,7 @@ class ACTPromptSet(io.ComfyNode):
             node_id="ACTPromptSet",
             display_name="ACT Prompt Set",
             category=CATEGORY,
+            **aliases("activation transport", "prompt list", "source and target prompts"),
             description="Source and target prompts from a file, ready for Fit ACT Map. Your own sets are text files "
             "in models/act_prompt_sets.",
             inputs=[

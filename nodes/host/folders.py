@@ -68,19 +68,28 @@ def new_map(name: str) -> Path:
     """Where to save a map: in the user's first folder, under a name that is not taken.
 
     Raises:
-        MapError: the name is empty, or leads out of the folder.
+        MapError: the name is empty, leads out of the folder, or cannot be that of a file.
     """
-    folder = Path(folder_paths.folder_names_and_paths[MAPS][0][0])
+    folder = _own_maps()
     stem = name.strip().removesuffix(".safetensors")
     path = folder / f"{stem}.safetensors"
-    if not stem or folder.resolve() not in path.resolve().parents:
+    if not stem or "\0" in stem or folder.resolve() not in path.resolve().parents:
         raise MapError(f"{name!r} is no name for a map; give a plain file name, such as ink.")
     number = 1
-    while path.exists():
-        number += 1
-        path = folder / f"{stem}_{number:03}.safetensors"
     try:
+        while path.exists():
+            number += 1
+            path = folder / f"{stem}_{number:03}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MapError(f"The folder {path.parent} cannot be made: {error.strerror}; choose another name.") from error
+        raise MapError(f"{path} cannot be made: {error.strerror}; choose another name.") from error
     return path
+
+
+def listed(path: Path) -> str:
+    """A map that was saved, as the combo lists it."""
+    return str(path.relative_to(_own_maps()))
+
+
+def _own_maps() -> Path:
+    return Path(folder_paths.folder_names_and_paths[MAPS][0][0])
