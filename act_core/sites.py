@@ -139,7 +139,7 @@ PRESETS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "attention": (*_MMDIT["attention"], "single_transformer_blocks.*.proj_out"),
         "blocks": (*_MMDIT["blocks"], *_numbered("single_transformer_blocks.")),
     },
-    # The same models as ComfyUI builds them: SD1, SD2 and SDXL; SD3; Flux.
+    # Models as ComfyUI builds them: SD1, SD2 and SDXL; SD3; Flux; Wan.
     "UNetModel": {
         "norms": ("*.transformer_blocks.*.norm[123]", "*.norm", "*.in_layers.0", "*.out_layers.0", "out.0"),
         "attention": ("*.attn[12].to_out.0",),
@@ -158,6 +158,13 @@ PRESETS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "mlp": ("double_blocks.*_mlp.2",),
         "blocks": (*_numbered("double_blocks."), *_numbered("single_blocks.")),
     },
+    "WanModel": {
+        "norms": ("blocks.*.norm[123]",),
+        "attention": ("blocks.*.self_attn.o", "blocks.*.cross_attn.o"),
+        # Not its last layer, around which a quantised model calls.
+        "mlp": ("blocks.*.ffn",),
+        "blocks": _numbered("blocks."),
+    },
 }
 _NAMES = {preset for presets in PRESETS.values() for preset in presets}
 # What `auto` stands for. For language models: fluent at strength 1 (`benchmarks/effect.py --dev`). For pictures: what a
@@ -170,6 +177,7 @@ AUTO: Mapping[str, tuple[str, ...]] = {
     "UNet2DConditionModel": ("norms",),
     "OpenAISignatureMMDITWrapper": ("attention", "mlp"),
     "Flux": ("attention", "mlp"),
+    "WanModel": ("attention", "mlp"),
     "UNetModel": ("norms",),
 }
 _AUTO_ELSEWHERE = ("attention",)

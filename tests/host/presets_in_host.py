@@ -19,6 +19,7 @@ import torch  # noqa: E402
 from comfy.ldm.flux.model import Flux  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
+from comfy.ldm.wan.model import WanModel  # noqa: E402
 
 from act_core.forwards import submodules  # noqa: E402
 from act_core.maps import matches  # noqa: E402
@@ -83,6 +84,7 @@ MODELS = {
         guidance_embed=True,
         txt_ids_dims=[],
     ),
+    "wan": lambda: WanModel(**BUILT, dim=1536, ffn_dim=8960, num_heads=12, num_layers=30),
 }
 
 

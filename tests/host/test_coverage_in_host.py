@@ -225,6 +225,42 @@ def test_a_latent_sets_the_size_and_takes_the_channels_of_the_model(host: Host) 
     assert report(latent=True, width=128, height=128) == report(latent=False, width=64, height=96)
 
 
+def test_a_video_model_is_fitted_on_the_latent_it_is_given(host: Host) -> None:
+    def drawn(strength: float) -> torch.Tensor:
+        graph = Graph()
+        parts = Parts(graph, "wan")
+        video = graph.add("EmptyHunyuanLatentVideo", width=64, height=48, length=9, batch_size=1)
+        act_map = parts.fit(components="model", samples=3, latent=video)
+        graph.add("InspectACTMap", act_map=act_map)
+        samples = graph.add(
+            "KSampler",
+            model=apply(graph, parts.model, act_map, strength=strength)[0],
+            positive=parts.encoded("a cat on a mat"),
+            negative=parts.encoded(""),
+            latent_image=video,
+            denoise=1.0,
+            **{"seed": 1, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"},
+        )
+        graph.add("SaveLatent", samples=samples, filename_prefix="video")
+        run = host.run(graph)
+        if strength:
+            told = next(output["text"][0] for output in run.outputs.values() if "text" in output)
+            assert "WanModel" in told
+            assert told.count("diffusion_model/blocks.") == 2 * 3  # blocks with two attentions and an MLP each
+        return host.latent(run)
+
+    moved, before = drawn(1.0), drawn(0.0)
+    assert moved.shape == (1, 16, 3, 6, 8)
+    assert torch.isfinite(moved).all()
+    assert not torch.equal(moved, before)
+
+
+def test_a_video_model_asks_for_a_latent(host: Host) -> None:
+    graph = Graph()
+    graph.add("InspectACTMap", act_map=Parts(graph, "wan").fit())
+    assert "connect an empty latent" in host.fail(graph).error
+
+
 def test_a_map_of_text_encoders_alone_is_shown_and_asks_for_a_clip(host: Host) -> None:
     graph = Graph()
     fitted = Parts(graph, "demo").fit(components="text")

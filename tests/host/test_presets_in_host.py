@@ -14,6 +14,7 @@ EXPECTED = {
     "sd15": {"norms": 16 * 3 + 16 + 22 * 2 + 1, "attention": 32, "mlp": 16, "blocks": 16 + 22},
     # Of the last block the text stream ends before its second norm, attention output and MLP.
     "sd3": {"norms": 24 * 4 - 1, "attention": 24 * 2 - 1, "mlp": 24 * 2 - 1, "blocks": 24},
+    "wan": {"norms": 30 * 3, "attention": 30 * 2, "mlp": 30, "blocks": 30},
     "flux": {"norms": 19 * 4 + 38, "attention": 19 * 2 + 38, "mlp": 19 * 2, "blocks": 19 + 38},
 }
 

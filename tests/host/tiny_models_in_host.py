@@ -20,6 +20,7 @@ import torch  # noqa: E402
 from comfy.ldm.flux.model import Flux  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
+from comfy.ldm.wan.model import WanModel  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
 BUILT: dict[str, Any] = {"dtype": torch.float32, "device": "meta", "operations": comfy.ops.disable_weight_init}
@@ -84,6 +85,10 @@ def flux() -> torch.nn.Module:
     )
 
 
+def wan() -> torch.nn.Module:
+    return WanModel(dim=128, ffn_dim=256, num_heads=1, num_layers=2, **BUILT)
+
+
 def clip_l() -> torch.nn.Module:
     config = {
         "num_hidden_layers": 12,
@@ -116,6 +121,7 @@ def main() -> None:
         ("diffusion_models", "tiny_sd15", sd15()),
         ("diffusion_models", "tiny_sd3", sd3()),
         ("diffusion_models", "tiny_flux", flux()),
+        ("diffusion_models", "tiny_wan", wan()),
         ("text_encoders", "clip_l", clip_l()),
     ):
         (MODELS / folder).mkdir(parents=True, exist_ok=True)
