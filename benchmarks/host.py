@@ -1,4 +1,4 @@
-"""The nodes inside ComfyUI: what steering costs, how fast a fit is, and whether memory grows.
+"""The nodes inside ComfyUI: what they add to its start, what steering costs, how fast a fit is, whether memory grows.
 
 Runs in ComfyUI's own environment: ``~/comfy/ComfyUI/.venv/bin/python -m benchmarks.host --comfyui ~/comfy/ComfyUI``.
 """
@@ -9,6 +9,7 @@ import argparse
 import gc
 import importlib.util
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from .rerun import fit_by_rerunning
 
 PROMPTS = ROOT / "prompt_sets" / "plain_to_ink.txt"
 WARM_ROUNDS = 10
+IMPORTS = 5
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     nodes = _nodes(args.comfyui)
     version = next(iter((args.comfyui / "comfyui_version.py").read_text("utf-8").split('"')[1:]), "")
     print(f"## In ComfyUI {version}\n\n{cpu_name()}, {torch.get_num_threads()} threads; torch {torch.__version__}.")
-    checks: list[Check] = []
+    checks = imports(args.comfyui)
     with torch.inference_mode():
         checks += fits(nodes)
         checks += memory(nodes, args.rounds)
@@ -68,6 +70,41 @@ def _nodes(root: Path) -> Any:
     nodes = importlib.import_module("act_pack.nodes")
     nodes.folders.register()
     return nodes
+
+
+_IMPORT = """
+import asyncio, importlib.util, os, sys, time
+root, pack = sys.argv[1:]
+sys.path.insert(0, root)
+sys.argv[1:] = ["--cpu"]
+os.chdir(root)
+import comfy.options
+comfy.options.enable_args_parsing()
+import nodes
+asyncio.run(nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
+start = time.perf_counter()
+init = os.path.join(pack, "__init__.py")
+spec = importlib.util.spec_from_file_location("act_pack", init, submodule_search_locations=[pack])
+module = sys.modules["act_pack"] = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+async def schemas():
+    for node in await (await module.comfy_entrypoint()).get_node_list():
+        node.GET_SCHEMA()
+asyncio.run(schemas())
+print(time.perf_counter() - start)
+"""
+
+
+def imports(root: Path) -> list[Check]:
+    """What the pack adds to a start of ComfyUI, after the host's own nodes: the median of fresh processes."""
+    command = [sys.executable, "-c", _IMPORT, root.expanduser(), ROOT]
+    seconds = [
+        float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+        for _ in range(IMPORTS)
+    ]
+    rows = [("all nodes and their schemas", f"{median(seconds):.3f}", f"{min(seconds):.3f} to {max(seconds):.3f}")]
+    print_table(("import of the pack", "seconds", "range"), rows)
+    return [Check("import", f"{median(seconds):.2f} s", "< 0.3 s", median(seconds) < 0.3)]
 
 
 def _fitted(nodes: Any, model: Any, clip: Any, samples: int) -> ActMap:
