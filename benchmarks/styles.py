@@ -27,7 +27,7 @@ from tools.train_demo_model.emoji import STYLES, Emoji
 
 from .common import ROOT, Check, Ratio, alternate, print_table, print_title, report
 from .demo_model import BATCH, GUIDANCE
-from .judge import TOOL, Judge, as_tensor, emoji, judge_of, studied
+from .judge import TOOL, Judge, as_tensor, emoji, judge_of, studied, through_autoencoder
 from .per_step import PerStep
 from .rerun import fit_by_rerunning
 
@@ -118,6 +118,11 @@ class Bench:
             self._prompted[style] = self.draw(self.captions(style, self.concepts))
         return self._prompted[style]
 
+    def real(self, style: int) -> float:
+        """What the judge says of the real emoji of the concepts, encoded and decoded as drawn ones are."""
+        told, _ = self.judge.ask(through_autoencoder(self.pictures.images[style, list(self.concepts)]))
+        return float(told[:, style].mean())
+
     def steered(
         self, maps: dict[int, ActMap], texts: Sequence[str], strength: float, branch: Branch = "positive"
     ) -> Drawn:
@@ -161,7 +166,9 @@ def all_pairs(bench: Bench, sheet: Path | None) -> list[Check]:
     print(
         f"Maps of 128 + 128 prompts; {len(bench.concepts)} other concepts x {bench.seeds} seeds. Probability of the "
         "target style, by a judge that has not seen these concepts; content from 0 (a random concept) to 1 (the "
-        "picture that the same noise gives when the target style is prompted)."
+        "picture that the same noise gives when the target style is prompted). 'Real' is the probability that the "
+        "judge gives real emoji of that style and these concepts, encoded and decoded as drawn ones are: no picture of "
+        "the model can be expected to do better."
     )
     rows: list[tuple[object, ...]] = []
     shown: list[list[Tensor]] = []
@@ -184,6 +191,7 @@ def all_pairs(bench: Bench, sheet: Path | None) -> list[Check]:
                 f"{before:.2f}",
                 f"{absolute[-1]:.2f} [{low:.2f}, {high:.2f}]",
                 f"{wanted:.2f}",
+                f"{bench.real(b):.2f}",
                 f"{relative[-1]:.2f}",
                 f"{contents[-1]:.2f}",
                 f"{seconds:.1f}",
@@ -191,7 +199,7 @@ def all_pairs(bench: Bench, sheet: Path | None) -> list[Check]:
         )
         three = (bench.prompted(a), steered, bench.prompted(b))
         shown.append([drawn.images[n] for n in range(SHOWN) for drawn in three])
-    print_table(("style", "unsteered", "strength 1", "prompted", "of prompted", "content kept", "fit, s"), rows)
+    print_table(("style", "unsteered", "strength 1", "prompted", "real", "of prompted", "content kept", "fit, s"), rows)
     if sheet:
         titles = ["unsteered", "steered", "prompted"] * SHOWN
         images = [[fromarray(image.permute(1, 2, 0).numpy()) for image in row] for row in shown]

@@ -13,7 +13,7 @@ from ..act_core import ActMap, MapError, fit, steer
 from ..act_core.maps import Order, Support
 from ..act_core.report import describe
 from ..act_core.transport import Estimator
-from .common import CATEGORY, SITES, ACTMapIO, Progress, lines, method_inputs, strength_input
+from .common import CATEGORY, SITES, ACTMapIO, Progress, aliases, lines, method_inputs, strength_input
 from .host import language
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class LoadACTLanguageModel(io.ComfyNode):
             category=CATEGORY,
             description="Loads a language model of the transformers library, a folder or a GGUF file in models/LLM, "
             "or the small default one. ComfyUI frees its memory as that of any other model.",
+            **aliases("llm", "gguf", "transformers"),
             inputs=[
                 io.Combo.Input(
                     "name",
@@ -75,6 +76,7 @@ class FitACTTextMap(io.ComfyNode):
             category=CATEGORY,
             description="Fits a map that carries what a language model does for the source texts onto what it does "
             "for the target texts. Nothing is trained: every text runs through the model once.",
+            **aliases("activation transport", "train map", "make slider", "llm"),
             inputs=[
                 LanguageModelIO.Input("language_model", tooltip="The model to fit a map for. It is left as it is."),
                 io.String.Input(
@@ -155,6 +157,7 @@ class ACTSteeredText(io.ComfyNode):
             display_name="ACT Steered Text",
             category=CATEGORY,
             description="Lets a language model expand a short idea into an image prompt, leaning the way a map leads.",
+            **aliases("activation transport", "llm", "expand prompt", "generate text"),
             inputs=[
                 LanguageModelIO.Input("language_model"),
                 io.String.Input("prompt", multiline=True, tooltip="The idea, or the beginning of a text."),

@@ -76,7 +76,8 @@ class ModelSteering:
             steering.strength = strength
         with steering:
             output = executor(*args, **kwargs)
-        if strength:
+        if strength and steering not in self._due:
+            # Once a run: what fires at the first call fires at all.
             steering.check()
             self._due.add(steering)
         return output

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 from graphs import KINDS, Parts
-from server import Graph, Host, started
+from server import Graph, Host, run_inside, started
 
 
 @pytest.fixture(scope="session")
@@ -26,16 +25,7 @@ def host_python() -> Path:
 def host(host_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[Host, None, None]:
     """A running ComfyUI with this pack, the demo model, and tiny random models of other kinds."""
     base = tmp_path_factory.mktemp("comfy") / "base"
-    script = Path(__file__).with_name("tiny_models_in_host.py")
-    made = subprocess.run(
-        [host_python, script, host_python.parents[2], base / "models"],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=host_python.parents[2],
-        check=False,
-    )
-    assert made.returncode == 0, made.stderr
+    run_inside(host_python, "tiny_models_in_host.py", base / "models")
     with started(host_python, base) as running:
         yield running
 

@@ -3,34 +3,18 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
 import json
-import sys
 import weakref
-from pathlib import Path
 from typing import Any
 
-PACK, HOST = Path(__file__).resolve().parents[2], Path(sys.argv[1])
-sys.path.insert(0, str(HOST))
-sys.argv[1:] = ["--cpu"]
+import inside  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
-import comfy.options  # noqa: E402
-
-comfy.options.enable_args_parsing()
-
-import comfy.hooks  # noqa: E402
-import comfy.model_management  # noqa: E402
-import comfy.sample  # noqa: E402
-import torch  # noqa: E402
-
-# As the host imports a pack: under a name of its own.
-spec = importlib.util.spec_from_file_location("act_pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)])
-assert spec is not None
-assert spec.loader is not None
-pack = sys.modules["act_pack"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(pack)
-
-from act_pack import nodes  # noqa: E402
+# isort: split
+import comfy.hooks
+import comfy.model_management
+import comfy.sample
+import torch
+from act_pack import nodes
 
 SOURCE, TARGET = "cat\nred house", "cat, black ink icon\nred house, black ink icon"
 CHANNELS, SIDE = 16, 8

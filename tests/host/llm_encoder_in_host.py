@@ -6,7 +6,7 @@ import json
 from types import SimpleNamespace
 from typing import Any
 
-import inside  # noqa: F401
+import inside  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
 # isort: split
 import comfy.sd

@@ -3,27 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
-PACK, HOST = Path(__file__).resolve().parents[2], Path(sys.argv[1])
-sys.path[:0] = [str(PACK), str(HOST)]
-sys.argv[1:] = ["--cpu"]
+import inside  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
-import comfy.options  # noqa: E402
-
-comfy.options.enable_args_parsing()
-
-import comfy.ops  # noqa: E402
-import torch  # noqa: E402
-from comfy.ldm.flux.model import Flux  # noqa: E402
-from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper  # noqa: E402
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
-from comfy.ldm.wan.model import WanModel  # noqa: E402
-
-from act_core.forwards import submodules  # noqa: E402
-from act_core.maps import matches  # noqa: E402
-from act_core.sites import PRESETS, Component, patterns_for  # noqa: E402
+# isort: split
+import comfy.ops
+import torch
+from act_pack.act_core.forwards import submodules
+from act_pack.act_core.maps import matches
+from act_pack.act_core.sites import PRESETS, Component, patterns_for
+from comfy.ldm.flux.model import Flux
+from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.ldm.wan.model import WanModel
 
 BUILT = {"dtype": torch.float16, "device": "meta", "operations": comfy.ops.disable_weight_init}
 UNET = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 320, "use_spatial_transformer": True}

@@ -168,6 +168,15 @@ def _run(entry: Mapping[str, Any]) -> Run:
     return Run(entry["outputs"], status=entry["status"])
 
 
+def run_inside(python: Path, script: str, *arguments: str | Path) -> str:
+    """Run one of the scripts beside this file by the host's own Python; the last line that it prints."""
+    root = python.parents[2]
+    command = [python, Path(__file__).with_name(script), root, *arguments]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=RUN_SECONDS, cwd=root, check=False)
+    assert run.returncode == 0, run.stderr
+    return (run.stdout.splitlines() or [""])[-1]
+
+
 @contextmanager
 def started(python: Path, base: Path, root: Path | None = None) -> Generator[Host, None, None]:
     """Start the host whose own Python this is, or another in the same environment, with this pack and nothing else."""

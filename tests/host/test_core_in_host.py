@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from server import run_inside
 
 
 @pytest.fixture(scope="module")
 def unet(host_python: Path) -> dict[str, Any]:
-    script = Path(__file__).with_name("unet_in_host.py")
-    host = host_python.parents[2]
-    command = [host_python, script, host]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=host, check=False)
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
+    return json.loads(run_inside(host_python, "unet_in_host.py"))
 
 
 def test_fits_feature_maps_and_tokens_of_the_hosts_unet(unet: dict[str, Any]) -> None:

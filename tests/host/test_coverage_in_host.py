@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 from graphs import Parts, apply, plain, steered
 from safetensors.torch import load_file, save_file
-from server import Graph, Host, Node, Run
+from server import Graph, Host, Node, Run, run_inside
 
 from act_core import ActMap, save_map
 from act_core.maps import Site
@@ -339,11 +338,7 @@ def test_a_name_that_cannot_be_written_is_one_sentence_and_leaves_nothing(
 
 @pytest.fixture(scope="module")
 def inside(host_python: Path) -> dict[str, Any]:
-    script, root = Path(__file__).with_name("fits_in_host.py"), host_python.parents[2]
-    command = [host_python, script, root]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=root, check=False)
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
+    return json.loads(run_inside(host_python, "fits_in_host.py"))
 
 
 def test_prompts_that_come_again_have_new_noise_and_both_sides_the_same(inside: dict[str, Any]) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from server import run_inside
 from torch import Tensor
 
 from act_core.demo.pictures import demo_model
@@ -26,14 +26,8 @@ TOLERANCE: dict[str, Any] = {"atol": 1e-4, "rtol": 1e-4}
 
 @pytest.fixture(scope="module")
 def in_host(host_python: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    script, out = (
-        Path(__file__).with_name("demo_model_in_host.py"),
-        tmp_path_factory.mktemp("demo") / "found.safetensors",
-    )
-    root = host_python.parents[2]
-    command = [host_python, script, root, out, *PROMPTS]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=root, check=False)
-    assert run.returncode == 0, run.stderr
+    out = tmp_path_factory.mktemp("demo") / "found.safetensors"
+    run_inside(host_python, "demo_model_in_host.py", out, *PROMPTS)
     return load_file(out)
 
 

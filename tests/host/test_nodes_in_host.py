@@ -26,6 +26,9 @@ def test_all_nodes_are_there_and_their_help_is(host: Host) -> None:
         "InspectACTMap",
         "EditACTMap",
         "LoadACTDemoModel",
+        "LoadACTLanguageModel",
+        "FitACTTextMap",
+        "ACTSteeredText",
     }
     for name, info in ours.items():
         assert info["description"], name

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 
 import pytest
+from server import run_inside
 
 EXPECTED = {
     # 70 blocks of 3 LayerNorms, and 46 GroupNorms: the 256 of the paper.
@@ -21,12 +21,7 @@ EXPECTED = {
 
 @pytest.fixture(scope="module")
 def counts(host_python: Path) -> dict[str, dict[str, int]]:
-    script, root = Path(__file__).with_name("presets_in_host.py"), host_python.parents[2]
-    run = subprocess.run(
-        [host_python, script, root], capture_output=True, text=True, timeout=300, cwd=root, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
+    return json.loads(run_inside(host_python, "presets_in_host.py"))
 
 
 @pytest.mark.parametrize("name", EXPECTED)

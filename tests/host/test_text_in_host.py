@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from graphs import Parts, apply
 from helpers import tiny_llama
-from server import PACK, Graph, Host, Node
+from server import PACK, Graph, Host, Node, run_inside
 
 from act_core.models.transformers import TransformersModel
 from act_core.prompts import load_prompt_set
@@ -95,11 +95,8 @@ def refused(host: Host, name: str, prompt: str = PROMPT, **changes: Any) -> str:
 
 
 def test_the_nodes_write_what_the_core_writes(host: Host, host_python: Path, models: Path, text_map: str) -> None:
-    script = Path(__file__).with_name("text_in_host.py")
-    arguments = [models / REAL, host.base / "models" / "act_maps" / text_map, PROMPT, INSTRUCTION]
-    run = subprocess.run([host_python, script, *arguments], capture_output=True, text=True, timeout=300, check=False)
-    assert run.returncode == 0, run.stderr
-    expected = json.loads(run.stdout.splitlines()[-1])
+    act_map = host.base / "models" / "act_maps" / text_map
+    expected = json.loads(run_inside(host_python, "text_in_host.py", models / REAL, act_map, PROMPT, INSTRUCTION))
     for mode in ("continue", "chat"):
         text, unsteered, report = written(host, REAL, mode=mode, act_map=text_map, compare=True)
         assert text == expected[mode]
@@ -250,14 +247,10 @@ def test_memory_is_given_back(host: Host, models: Path, text_map: str) -> None:
 
 @pytest.fixture(scope="module")
 def encoder(host_python: Path) -> dict[str, Any]:
-    script, root = Path(__file__).with_name("llm_encoder_in_host.py"), host_python.parents[2]
+    root = host_python.parents[2]
     if not (root / "comfy_extras" / "nodes_textgen.py").is_file():
         pytest.skip(f"the ComfyUI at {root} has no node that generates text")
-    run = subprocess.run(
-        [host_python, script, root], capture_output=True, text=True, timeout=300, cwd=root, check=False
-    )
-    assert run.returncode == 0, run.stderr
-    return json.loads(run.stdout.splitlines()[-1])
+    return json.loads(run_inside(host_python, "llm_encoder_in_host.py"))
 
 
 def test_a_language_model_is_steered_as_text_encoder(encoder: dict[str, Any]) -> None:

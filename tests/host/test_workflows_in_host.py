@@ -36,7 +36,8 @@ def api_form(name: str) -> Graph:
 
 
 def test_there_are_examples_and_each_has_its_cover() -> None:
-    assert set(NAMES) == {"style_slider", "fit_your_own", "strength_sweep", "regions"}
+    pictures = {"style_slider", "fit_your_own", "strength_sweep", "regions"}
+    assert set(NAMES) == {*pictures, "text_encoder_slider", "steered_prompt"}
     for name in NAMES:
         assert Image.open(FOLDER / f"{name}.jpg").format == "JPEG"
 

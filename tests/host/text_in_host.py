@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+import inside
 
-from act_core import load_map, steer  # noqa: E402
-from act_core.models.transformers import Chat, TransformersModel  # noqa: E402
+# isort: split
+from act_pack.act_core import load_map, steer
+from act_pack.act_core.models.transformers import Chat, TransformersModel
 
 
 def main() -> None:
-    folder, act_map, prompt, instruction = sys.argv[1:]
+    folder, act_map, prompt, instruction = inside.ARGUMENTS
     model = TransformersModel.from_pretrained(folder)
     written = {
         "continue": lambda: prompt + model.generate(prompt, max_new_tokens=24, repetition_penalty=1.1, seed=3),

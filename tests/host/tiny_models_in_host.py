@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
-HOST, MODELS = Path(sys.argv[1]), Path(sys.argv[2])
-sys.path.insert(0, str(HOST))
-sys.argv[1:] = ["--cpu"]
+import inside
 
-import comfy.options  # noqa: E402
+# isort: split
+import comfy.clip_model
+import comfy.ops
+import torch
+from comfy.ldm.flux.model import Flux
+from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
+from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+from comfy.ldm.wan.model import WanModel
+from safetensors.torch import save_file
 
-comfy.options.enable_args_parsing()
-
-import comfy.clip_model  # noqa: E402
-import comfy.ops  # noqa: E402
-import torch  # noqa: E402
-from comfy.ldm.flux.model import Flux  # noqa: E402
-from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper  # noqa: E402
-from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
-from comfy.ldm.wan.model import WanModel  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
-
+MODELS = Path(inside.ARGUMENTS[0])
 BUILT: dict[str, Any] = {"dtype": torch.float32, "device": "meta", "operations": comfy.ops.disable_weight_init}
 
 
