@@ -18,7 +18,7 @@ from tools.fit_text_maps import TEXT_MAPS, TextMap
 
 from .common import DATA, Check, load_model, print_table, print_title, report
 
-STRENGTHS = (0.5, 1.0, 1.5)
+STRENGTHS = (0.5, 1.0)
 NEW_TOKENS = 30
 CHAT_TOKENS = 40
 REQUEST = "Describe an image of {}."
@@ -125,7 +125,10 @@ def checks(told: TextMap, measure: Measure, before: Figures, after: Figures) -> 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.text_maps", description=__doc__)
     parser.add_argument("--maps", nargs="+", default=[told.name for told in TEXT_MAPS], metavar="NAME")
-    parser.add_argument("--seeds", type=int, default=1, help="continuations of each opening (%(default)s)")
+    parser.add_argument(
+        "--strengths", nargs="+", type=float, default=list(STRENGTHS), metavar="S", help="besides 0 (%(default)s)"
+    )
+    parser.add_argument("--seeds", type=int, default=2, help="continuations of each opening (%(default)s)")
     parser.add_argument("--dev", action="store_true", help="on openings_dev.txt, where the settings were chosen")
     args = parser.parse_args(arguments)
 
@@ -151,7 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
             before = task.judged(measure, unsteered)
             yield told.name, measure.name, "0", before, "1.00", example(openings[0], unsteered[0])
             act_map = load_map(told.file)
-            for strength in STRENGTHS:
+            for strength in args.strengths:
                 texts = task.written(act_map, strength)
                 after = task.judged(measure, texts)
                 ratio = f"{after.perplexity / before.perplexity:.2f}"

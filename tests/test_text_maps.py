@@ -7,7 +7,7 @@ import pytest
 from act_core import load_map, steer
 from act_core.models.transformers import TransformersModel
 from act_core.prompts import load_prompt_set
-from tools.fit_text_maps import ROOT, TEXT_MAPS, TextMap
+from tools.fit_text_maps import ROOT, STRENGTHS, TEXT_MAPS, TextMap
 
 OPENING = "The woman at the corner table"
 
@@ -35,7 +35,7 @@ def test_maps_fit_the_default_model_and_change_what_it_writes(
     # A prompt set that was changed without fitting the map anew would make the table of maps untrue.
     assert act_map.record.source_prompts == prompts.source
     assert act_map.record.target_prompts == prompts.target
-    assert (act_map.card.license, act_map.card.strength_range) == ("CC0-1.0", told.strength_range)
+    assert (act_map.card.license, act_map.card.strength_range) == ("CC0-1.0", STRENGTHS)
     assert told.file.stat().st_size < 400_000
     with steer(smollm2.module, act_map) as steering:
         steered = smollm2.generate(OPENING, max_new_tokens=12, temperature=0)
