@@ -32,6 +32,7 @@ from .rerun import fit_by_rerunning
 
 PROMPTS = ROOT / "prompt_sets" / "plain_to_ink.txt"
 WARM_ROUNDS = 10
+NEW_TOKENS = 64
 IMPORTS = 5
 
 
@@ -48,6 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     with torch.inference_mode():
         checks += fits(nodes)
         checks += memory(nodes, args.rounds)
+        checks += decoding(nodes, args.pairs)
         checks += steering(args.pairs)
     return report(checks)
 
@@ -196,6 +198,35 @@ def memory(nodes: Any, rounds: int) -> list[Check]:
     print_table(("memory", "MiB"), [("rounds 11 to half", f"{early:.0f}"), ("second half", f"{late:.0f}")])
     # The allocator keeps blocks here and there; a map is 0.07 MB and the model 24 MB.
     return [Check(f"growth over {rounds} rounds", f"{late - early:+.1f} MiB", "<= 5 MiB", late - early <= 5)]
+
+
+def decoding(nodes: Any, pairs: int) -> list[Check]:
+    """ACT Steered Text with and without a map, by turns: time for each token that it writes."""
+    core = importlib.import_module("act_pack.act_core")
+    name = nodes.text.language.DEFAULT
+    try:
+        language_model = nodes.LoadACTLanguageModel.execute(name, "auto", "auto").result[0]
+    except core.MapError as error:
+        print(f"\nDecoding was not measured: {error}")
+        return []
+    act_map = core.load_map(ROOT / "pretrained_maps" / "text_night.safetensors")
+    tokenizer = language_model.on_device(0).tokenizer
+
+    def seconds(seed: int, act_map: ActMap | None) -> float:
+        settings = ("When I woke up this morning, I", "", 1.0, "continue", NEW_TOKENS, 0.8, 0.95, 1.1, seed, False)
+        start = time.perf_counter()
+        written = nodes.ACTSteeredText.execute(language_model, *settings, act_map).result[0]
+        return (time.perf_counter() - start) / len(tokenizer(written)["input_ids"])
+
+    seconds(0, None)
+    times: dict[bool, list[float]] = {False: [], True: []}
+    for turn in range(2 * pairs):
+        for steered in (False, True) if turn % 2 else (True, False):
+            times[steered].append(seconds(turn, act_map if steered else None))
+    speed = median(bare / steered for bare, steered in zip(times[False], times[True], strict=True))
+    rows = [("bare", f"{1 / median(times[False]):.1f}"), (f"{len(act_map)} sites", f"{1 / median(times[True]):.1f}")]
+    print_table(("ACT Steered Text, SmolLM2-135M, float32", "tokens a second"), rows)
+    return [Check("decoding speed, steered against bare", f"{speed:.1%}", ">= 94%", speed >= 0.94)]
 
 
 def steering(pairs: int) -> list[Check]:
