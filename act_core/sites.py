@@ -167,8 +167,8 @@ PRESETS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
 }
 _NAMES = {preset for presets in PRESETS.values() for preset in presets}
-# What `auto` stands for. For language models: fluent at strength 1 (`benchmarks/effect.py --dev`). For pictures: what a
-# first trial on the demo model showed best; without the outputs of the text encoder the style moved half as far.
+# What `auto` stands for. For language models: fluent at strength 1 (`benchmarks/effect.py --dev`). For pictures: the style
+# moves furthest there while the subject stays (`benchmarks/styles.py --dev`), and most of it by the outputs of the text encoder.
 AUTO: Mapping[str, tuple[str, ...]] = {
     "clip_text_model": ("output", "attention", "mlp"),
     "t5": ("output", "attention", "mlp"),
