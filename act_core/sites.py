@@ -167,8 +167,9 @@ PRESETS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     },
 }
 _NAMES = {preset for presets in PRESETS.values() for preset in presets}
-# What `auto` stands for. For language models: fluent at strength 1 (`benchmarks/effect.py --dev`). For pictures: the style
-# moves furthest there while the subject stays (`benchmarks/styles.py --dev`), and most of it by the outputs of the text encoder.
+# What `auto` stands for. For language models: fluent at strength 1 (`benchmarks/effect.py --dev`). For pictures: the
+# style moves furthest there while the subject stays, most of it by the outputs of the text encoder
+# (`benchmarks/styles.py --dev`).
 AUTO: Mapping[str, tuple[str, ...]] = {
     "clip_text_model": ("output", "attention", "mlp"),
     "t5": ("output", "attention", "mlp"),
