@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -224,20 +223,9 @@ def test_prompts_in_the_queue_do_not_meet(host: Host, saved: dict[str, str]) -> 
 
 def test_a_map_survives_that_models_are_unloaded(host: Host, saved: dict[str, str]) -> None:
     before, moved = plain(host, "demo"), steered(host, "demo", saved["demo"])
-    host.post("/free", {"unload_models": True, "free_memory": True})
-    time.sleep(1.5)  # the host does it when it next looks into its queue
+    host.free()
     assert torch.equal(steered(host, "demo", saved["demo"]), moved)
     assert torch.equal(plain(host, "demo"), before)
-
-
-def interrupted(host: Host, graph: Graph, seconds: float) -> str:
-    """What the host says of a run that is interrupted after a while."""
-    prompt_id = host.queue(graph)
-    while not host.get("/queue")["queue_running"]:
-        time.sleep(0.02)
-    time.sleep(seconds)
-    host.post("/interrupt", {})
-    return host.wait(prompt_id).error
 
 
 def test_an_interrupt_in_mid_sampling_leaves_the_model_as_it_was(host: Host, saved: dict[str, str]) -> None:
@@ -245,7 +233,7 @@ def test_an_interrupt_in_mid_sampling_leaves_the_model_as_it_was(host: Host, sav
     graph = Graph()
     parts = Parts(graph, "sd15")
     parts.sampled(apply(graph, parts.model, graph.add("LoadACTMap", name=saved["sd15"]))[0], steps=500)
-    assert interrupted(host, graph, 3.0) == "interrupted"
+    assert host.interrupted(graph, 3.0) == "interrupted"
     assert torch.equal(plain(host, "sd15"), before)
 
 
@@ -254,7 +242,7 @@ def test_an_interrupt_in_mid_fit_leaves_model_and_queue_as_they_were(host: Host,
     graph = Graph()
     parts = Parts(graph, "sd15")
     graph.add("InspectACTMap", act_map=parts.fit(components="model", samples=300))
-    assert interrupted(host, graph, 5.0) == "interrupted"
+    assert host.interrupted(graph, 5.0) == "interrupted"
     assert torch.equal(plain(host, "sd15"), before)
 
 
@@ -272,8 +260,7 @@ def test_a_fit_does_not_depend_on_what_was_steered_before(host: Host, saved: dic
     strong = steered(host, "demo", saved["demo"], strength=1.5, strength_clip=1.5)
     steered(host, "demo", saved["demo"], strength_clip=0.5)
     assert torch.equal(steered(host, "demo", saved["demo"], strength=1.5, strength_clip=1.5), strong)
-    host.post("/free", {"unload_models": False, "free_memory": True})  # forget the outputs, keep the patched models
-    time.sleep(1.5)
+    host.free(unload_models=False)  # forget the outputs, keep the patched models
     assert set(first.difference(fitted()).values()) == {0.0}
 
 
