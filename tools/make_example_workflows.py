@@ -1,12 +1,13 @@
 """Writes ``example_workflows``: each as graph, in API form, and with a cover that is what it draws.
 
-    python tools/make_example_workflows.py
+    python tools/make_example_workflows.py [NAME ...]
 
 Needs ComfyUI where the host tests find it.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import sys
@@ -24,6 +25,12 @@ from server import WIDGETS, Graph, Host, Node, started  # noqa: E402
 
 FOLDER = ROOT / "example_workflows"
 MAP = "plain_to_ink.safetensors"
+TEXT_MAP = "text_night.safetensors"
+LANGUAGE_MODEL = "SmolLM2-135M-Instruct (small default)"
+INSTRUCTION = (
+    "Expand this short idea into a detailed prompt for an image model. Describe the subject, the place, the light and "
+    "the mood in one or two sentences."
+)
 SAMPLER = {"seed": 0, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
 COVER = 512
 WIDTH, GAP, LINE = 320, 60, 24
@@ -110,7 +117,48 @@ def regions(graph: Graph) -> None:
     _draw(graph, loaded, loaded[0], both, batch=4)
 
 
-WORKFLOWS: tuple[Callable[[Graph], None], ...] = (style_slider, fit_your_own, strength_sweep, regions)
+def text_encoder_slider(graph: Graph) -> None:
+    """Only the prompt is moved: the same picture model, the text encoder at rising strength."""
+    loaded = graph.add("LoadACTDemoModel")
+    act_map = graph.add("LoadACTMap", name=MAP)
+    clip = graph.add("ApplyACTSteeringCLIP", clip=loaded[1], act_map=act_map, strength_clip=1.0)
+    _draw(graph, loaded, loaded[0], graph.add("CLIPTextEncode", text="cat", clip=clip), batch=4)
+
+
+def steered_prompt(graph: Graph) -> None:
+    """A language model expands an idea, leaning the way a map leads; the text is the prompt of a picture."""
+    loaded = graph.add("LoadACTDemoModel")
+    language_model = graph.add("LoadACTLanguageModel", name=LANGUAGE_MODEL, dtype="auto", device="auto")
+    written = graph.add(
+        "ACTSteeredText",
+        language_model=language_model,
+        prompt="a cat in a street",
+        instruction=INSTRUCTION,
+        strength=1.0,
+        mode="auto",
+        max_length=80,
+        temperature=0.8,
+        top_p=0.95,
+        repetition_penalty=1.1,
+        seed=0,
+        compare=True,
+        act_map=graph.add("LoadACTMap", name=TEXT_MAP),
+    )
+    for output in range(3):
+        graph.add("PreviewAny", source=written[output])
+    # The demo model reads sixteen tokens only: the subject first.
+    prompt = graph.add("StringConcatenate", string_a="cat", string_b=written[0], delimiter=", ")
+    _draw(graph, loaded, loaded[0], graph.add("CLIPTextEncode", text=prompt, clip=loaded[1]), batch=4)
+
+
+WORKFLOWS: tuple[Callable[[Graph], None], ...] = (
+    style_slider,
+    fit_your_own,
+    strength_sweep,
+    regions,
+    text_encoder_slider,
+    steered_prompt,
+)
 
 
 def _applied(graph: Graph, loaded: Node, act_map: Node, strength: float) -> Node:
@@ -224,12 +272,15 @@ def _cover(images: list[Image.Image]) -> Image.Image:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description="Writes the example workflows, or some of them.")
+    parser.add_argument("names", nargs="*", default=[build.__name__ for build in WORKFLOWS])
+    names = parser.parse_args().names
     root = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "comfy" / "ComfyUI")
     with (
         tempfile.TemporaryDirectory() as folder,
         started(root / ".venv" / "bin" / "python", Path(folder) / "base") as host,
     ):
-        for build in WORKFLOWS:
+        for build in (build for build in WORKFLOWS if build.__name__ in names):
             write(host, build)
             print(f"wrote {FOLDER / build.__name__}.json")
 
