@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -37,13 +36,14 @@ class PerStep(DiffusersModel):
             "num_inference_steps": STEPS,
             "output_type": "latent",
             "guidance_scale": 1.0,
-            **self._call(len(prompts), first_seed),
         }
         if self._at:
             moved = self._maps and prompts[0] in self._source
             with torch.no_grad(), self.steer_each(self._maps, 1.0, "both") if moved else nullcontext():
-                settings["latents"] = self._own_schedule(slice(self._at))(**settings).images
-        return MicroBatch(len(prompts), partial(self._own_schedule(slice(self._at, self._at + 1)), **settings))
+                before = self._own_schedule(slice(self._at))
+                settings["latents"] = before(**settings, **self._call(len(prompts), first_seed)).images
+        pipeline = self._own_schedule(slice(self._at, self._at + 1))
+        return MicroBatch(len(prompts), lambda: pipeline(**settings, **self._call(len(prompts), first_seed)))
 
     @contextmanager
     def steer_each(self, maps: dict[int, ActMap], strength: float, branch: Branch) -> Generator[None, None, None]:

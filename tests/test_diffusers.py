@@ -167,6 +167,13 @@ def test_a_fit_runs_each_prompt_once_at_the_noisiest_step_and_without_guidance(m
     torch.testing.assert_close(times[0], noisiest)
 
 
+def test_a_batch_runs_again_from_the_same_noise(model: DiffusersModel) -> None:
+    batch: Any = model.batches(SOURCE, 5)[0]
+    with torch.no_grad():
+        first, second = (batch.run().images for _ in range(2))
+    assert torch.equal(first, second)
+
+
 def test_both_sides_start_from_the_same_noise_and_each_prompt_from_its_own(unet: DiffusersModel) -> None:
     seen: list[Tensor] = []
 

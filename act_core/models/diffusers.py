@@ -11,7 +11,7 @@ import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -218,14 +218,17 @@ class DiffusersModel:
     def _batch(self, prompts: Sequence[str], first_seed: int) -> MicroBatch:
         # With the guidance that a distilled model is told, or without any.
         guidance = {} if self._embeds_guidance else {"guidance_scale": 1.0}
-        run = partial(
-            self._own_schedule(slice(1)),
-            prompt=list(prompts),
-            num_inference_steps=_STEPS,
-            output_type="latent",
-            **guidance,
-            **self._call(len(prompts), first_seed),
-        )
+        pipeline = self._own_schedule(slice(1))
+
+        def run() -> object:  # the same noise each time
+            return pipeline(
+                prompt=list(prompts),
+                num_inference_steps=_STEPS,
+                output_type="latent",
+                **guidance,
+                **self._call(len(prompts), first_seed),
+            )
+
         return MicroBatch(len(prompts), run)
 
     def _call(self, count: int, seed: int) -> dict[str, Any]:

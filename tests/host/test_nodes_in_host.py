@@ -144,13 +144,13 @@ def test_a_fit_that_cannot_be_made_fails_and_leaves_the_model_as_it_was(
 
 def test_saving_never_overwrites(host: Host, saved: dict[str, str]) -> None:
     folder = host.base / "models" / "act_maps"
-    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    before = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
     graph = Graph()
     loaded = graph.add("LoadACTMap", name=saved["demo"])
     details = {"title": "again", "author": "", "description": "", "license": ""}
     graph.add("SaveACTMap", act_map=loaded, name="demo", strength_low=0.0, strength_high=1.0, **details)
     host.run(graph)
-    after = {path.name: path.read_bytes() for path in folder.iterdir()}
+    after = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
     assert {name: after[name] for name in before} == before
     assert set(after) - set(before) == {"demo_002.safetensors"}
     assert after["demo_002.safetensors"] != before["demo.safetensors"]
