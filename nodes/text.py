@@ -193,7 +193,7 @@ class ACTSteeredText(io.ComfyNode):
                     min=0.1,
                     max=5.0,
                     step=0.01,
-                    tooltip="Above 1, what was written is less likely to come again.",
+                    tooltip="Above 1, words that were there, in the prompt too, are less likely to come again.",
                 ),
                 io.Int.Input(
                     "seed",

@@ -6,13 +6,16 @@ import importlib.util
 import json
 import math
 import random
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers import byte_tokenizer, keys, prompts, swapped, tiny_llama
-from transformers import ViTConfig, ViTModel
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast, ViTConfig, ViTModel
 
 from act_core import ActMap, MapError, fit, load_map, save_map, steer
 from act_core.causal import MicroBatch
@@ -140,14 +143,16 @@ def test_the_chat_template_is_the_models_own(smollm2: TransformersModel) -> None
 
 @pytest.mark.parametrize("chat", [Chat("You write.", "Describe:"), Chat("", "Describe:", answer=True)])
 def test_a_fit_in_chat_pools_the_prompts_and_nothing_around_them(smollm2: TransformersModel, chat: Chat) -> None:
-    texts = ["a red house", "two old boats in the harbour"]
-    batch = smollm2.in_chat(chat).batches(texts, 2)[0]
+    # Words of the template itself among them.
+    texts = ["a red house", "two old boats in the harbour", "art", "assistant", "Describe:", "🦊"]
+    batch = smollm2.in_chat(chat).batches(texts, 6)[0]
     assert batch.mask is not None
     run: Any = batch.run
     ids: torch.Tensor = run.keywords["input_ids"]
     own = [smollm2.tokenizer.decode(row[mask]) for row, mask in zip(ids, batch.mask, strict=True)]
-    assert [text.strip() for text in own] == texts
-    whole = smollm2.tokenizer.decode(ids[0][run.keywords["attention_mask"][0].bool()])
+    assert sorted(own) == sorted(texts)
+    row = own.index("a red house")
+    whole = smollm2.tokenizer.decode(ids[row][run.keywords["attention_mask"][row].bool()])
     assert "Describe:" in whole
     assert ("You write." in whole) == bool(chat.system)
     assert whole.rstrip().endswith("a red house<|im_end|>" if chat.answer else "<|im_start|>assistant")
@@ -227,7 +232,7 @@ def test_no_new_tokens_are_refused(llama: TransformersModel, count: int) -> None
 def test_a_prompt_longer_than_the_context_is_refused_everywhere() -> None:
     model = tiny_llama(context=64)
     long = "x" * 65
-    with pytest.raises(MapError, match=r"65 tokens .* do not fit into the model's 64; shorten it: 'xxx"):
+    with pytest.raises(MapError, match=r"65 tokens .* do not fit into the model's 64; shorten it.*: 'xxx"):
         fit(model, ["a", long], ["b", "c"], sites="norms")
     with pytest.raises(MapError, match="do not fit"):
         model.perplexity([long])
@@ -251,6 +256,51 @@ def test_a_template_without_a_system_gets_its_text_from_the_user(llama: Transfor
     assert llama.tokenizer.decode(batch.run.keywords["input_ids"][0]) == "[user] You write.\n\nDescribe:\n\na boat "
 
 
+def test_a_chat_template_that_fails_is_one_sentence(llama: TransformersModel) -> None:
+    llama.tokenizer.chat_template = "{{ raise_exception('no such role') }}"
+    for system in ("", "You write."):
+        with pytest.raises(MapError, match=r"template of tiny cannot be used; take bare text instead: no such role\."):
+            llama.in_chat(Chat(system)).generate("a boat")
+
+
+def test_a_template_that_leaves_the_prompt_out_is_refused(llama: TransformersModel) -> None:
+    llama.tokenizer.chat_template = "{{ messages[0]['role'] }}"
+    with pytest.raises(MapError, match="Nothing of the prompt 'a boat' is left"):
+        fit(llama.in_chat(Chat()), ["a boat"] * 2, ["a house"] * 2, sites="norms")
+
+
+def test_a_prompt_too_long_for_the_chat_is_quoted_without_the_template() -> None:
+    model = tiny_llama(context=64)
+    model.tokenizer.chat_template = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }} {% endfor %}"
+    with pytest.raises(MapError, match="shorten it, or ask for fewer: 'xxx"):
+        model.in_chat(Chat()).generate("x" * 60, max_new_tokens=1)
+
+
+def test_the_space_before_a_continuation_is_kept(llama: TransformersModel) -> None:
+    """Tokenizers in the way of SentencePiece drop the space before the first token that they decode."""
+    pieces = {"<end>": 0, "▁rain": 1, "▁falls": 2, "▁down": 3, "<unk>": 4}
+    tokenizer = Tokenizer(models.WordLevel(pieces, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    model = TransformersModel(llama.module, PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>"))
+    with favoured(model, 2):
+        assert model.generate("rain", max_new_tokens=2, temperature=0) == " falls falls"
+
+
+@contextmanager
+def favoured(model: TransformersModel, token: int) -> Generator[None, None, None]:
+    """The model always finds one token the likeliest."""
+    hook = model.module.lm_head.register_forward_hook(
+        lambda _module, _inputs, logits: (
+            torch.nn.functional.one_hot(torch.tensor(token), logits.shape[-1]).float().expand_as(logits)
+        )
+    )
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def test_each_token_is_told_and_an_error_ends_the_text(llama: TransformersModel) -> None:
     told: list[int] = []
     llama.generate("a", max_new_tokens=5, step=lambda: told.append(1))
@@ -272,6 +322,8 @@ def test_weights_and_activations_take_the_dtype_that_was_asked_for(tmp_path: Pat
     saved(tmp_path)
     model = TransformersModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert {parameter.dtype for parameter in model.module.parameters()} == {torch.bfloat16}
+    # Rounded ones turn positions by whole radians from some hundreds of tokens on.
+    assert torch.equal(model.module.model.rotary_emb.inv_freq, tiny_llama().module.model.rotary_emb.inv_freq)
 
 
 # --- loading
@@ -298,6 +350,11 @@ def test_maps_fit_a_model_that_was_loaded_anew(tmp_path: Path) -> None:
     act_map = fit(original, prompts("source", 3), prompts("target", 3), sites="norms")
     assert keys(act_map) == keys(fit(original, prompts("source", 3), prompts("target", 3), sites="norms"))
     assert steer(TransformersModel.from_pretrained(tmp_path).module, act_map).warnings == ()
+
+
+def test_a_dot_in_the_name_of_a_folder_is_a_part_of_it(tmp_path: Path) -> None:
+    saved(tmp_path / "Tiny-0.5B")
+    assert TransformersModel.from_pretrained(tmp_path / "Tiny-0.5B").name == "Tiny-0.5B"
 
 
 def test_no_model_at_a_path_is_one_sentence(tmp_path: Path) -> None:

@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 COMPONENT = "language_model"
 # Nothing is fetched, and no code that lies in a model folder is run.
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+_DTYPE = "torch_dtype" if transformers.__version__.startswith("4.") else "dtype"
+# Stands for a prompt, to see what a chat template puts around it: a character that no template has.
+_MARK = "\ue000"
 
 
 @dataclass(frozen=True)
@@ -105,11 +108,12 @@ class TransformersModel:
         if not (folder / "config.json").is_file():
             raise MapError(f"{folder} is no model folder: it has no config.json; give the folder that has one.")
         try:
-            module: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, **_LOCAL)
+            # Not rounded afterwards, which would round the frequencies of rotary embeddings, too.
+            module: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, **{_DTYPE: dtype}, **_LOCAL)
             tokenizer = cast("Any", transformers.AutoTokenizer.from_pretrained(folder, **_LOCAL))
         except Exception as error:
             raise MapError(f"{folder} is no causal language model that can be loaded: {first_line(error)}") from error
-        return cls(module.to(device=device, dtype=dtype).eval(), tokenizer, path.stem)
+        return cls(module.to(device).eval(), tokenizer, path.stem if path.suffix == ".gguf" else path.name)
 
     @classmethod
     def default(cls, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> TransformersModel:
@@ -130,7 +134,7 @@ class TransformersModel:
             MapError: it has no chat template.
         """
         if not self.tokenizer.chat_template:
-            raise MapError(f"The model {self.name} has no chat template; take bare text instead.")
+            raise MapError(f"The model {self.name} has no chat template; let it continue bare text instead.")
         model = copy(self)
         model.chat = chat
         return model
@@ -138,6 +142,11 @@ class TransformersModel:
     @property
     def components(self) -> list[Component]:
         return [Component(COMPONENT, self.module, self.module.config.model_type)]
+
+    @property
+    def config(self) -> Any:
+        """The configuration of its language part, where a model has several parts."""
+        return self.module.config.get_text_config()
 
     @property
     def device(self) -> torch.device:
@@ -170,8 +179,8 @@ class TransformersModel:
             max_new_tokens: most tokens to add.
             temperature: 0 takes the likeliest token always.
             top_p: share of the probability that is sampled from.
-            repetition_penalty: above 1 a token that was there is less likely to come again.
-            seed: same seed, same text; the global random state is not touched.
+            repetition_penalty: above 1 a token that was there, in the prompt too, is less likely to come again.
+            seed: same seed, same text; the global random state of CPU and CUDA is not touched.
             step: called after each token; an exception that it raises ends the text.
 
         Raises:
@@ -198,7 +207,14 @@ class TransformersModel:
                 stopping_criteria=transformers.StoppingCriteriaList([_Step(step)] if step else []),
                 **(sampling if temperature else {"do_sample": False}),
             )
-        return self.tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
+        decode = partial(self.tokenizer.batch_decode, skip_special_tokens=True)
+        # Some tokenizers drop the space before the first token that they decode: the prompt goes first.
+        wholes, begins, alone = decode(output), decode(ids), decode(output[:, ids.shape[1] :])
+        return [
+            # Where the last token is a part of a character, the rest of it is missing.
+            (whole[len(begin) :] if whole.startswith(begin) else own).rstrip("\ufffd")
+            for whole, begin, own in zip(wholes, begins, alone, strict=True)
+        ]
 
     def perplexity(self, texts: Sequence[str], after: Sequence[str] | None = None, *, batch_size: int = 16) -> float:
         """``exp`` of the mean negative log-likelihood of a token, over all tokens of all texts.
@@ -234,25 +250,45 @@ class TransformersModel:
         if self.chat is None:
             ids = self._tokens(prompt, room)
             return _Tokens(ids, 0, len(ids))
-        template = partial(self.tokenizer.apply_chat_template, tokenize=False)
-        try:
-            text = template(self.chat.messages(prompt), add_generation_prompt=not self.chat.answer)
-        except TemplateError:  # it knows no system
-            messages = self.chat.messages(prompt, own_system=False)
-            text = template(messages, add_generation_prompt=not self.chat.answer)
+        prompt = prompt.strip()
+        text = self._rendered(prompt)
         # The template brings its own special tokens.
-        ids = self._tokens(text, room, special=False)
-        around = text.rsplit(prompt.strip(), 1)
-        begin, end = (len(self._tokens(part, special=False)) if part else 0 for part in (around[0], around[-1]))
-        return _Tokens(ids, begin, len(ids) - end) if len(around) == 2 else _Tokens(ids, 0, len(ids))
+        ids = self._tokens(text, room, special=False, quoted=prompt)
+        around = self._rendered(_MARK)
+        head, tail = around.partition(_MARK)[0], around.rpartition(_MARK)[2]
+        if self.tokenizer.is_fast:
+            spans = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            own = [at for at, (begin, end) in enumerate(spans) if begin < len(text) - len(tail) and end > len(head)]
+        else:
+            before, after = (len(self._tokens(part, special=False)) if part else 0 for part in (head, tail))
+            own = range(before, len(ids) - after)
+        if not own:
+            raise MapError(f"Nothing of the prompt {prompt[:40]!r} is left in the chat template; write something else.")
+        return _Tokens(ids, own[0], own[-1] + 1)
 
-    def _tokens(self, text: str, room: int = 0, *, special: bool = True) -> list[int]:
+    def _rendered(self, prompt: str) -> str:
+        """A prompt in the chat template."""
+        assert self.chat is not None
+        failure = ""
+        for own_system in (True, False) if self.chat.system.strip() else (True,):  # some know no system
+            try:
+                return self.tokenizer.apply_chat_template(
+                    self.chat.messages(prompt, own_system=own_system),
+                    tokenize=False,
+                    add_generation_prompt=not self.chat.answer,
+                    enable_thinking=False,  # of those that would think first
+                )
+            except TemplateError as error:
+                failure = first_line(error)
+        raise MapError(f"The chat template of {self.name} cannot be used; take bare text instead: {failure}")
+
+    def _tokens(self, text: str, room: int = 0, *, special: bool = True, quoted: str = "") -> list[int]:
         ids = cast("list[int]", self.tokenizer(text, add_special_tokens=special)["input_ids"])
-        longest = getattr(self.module.config, "max_position_embeddings", len(ids) + room)
+        longest = getattr(self.config, "max_position_embeddings", len(ids) + room)
         if len(ids) + room > longest:
             raise MapError(
                 f"A prompt of {len(ids)} tokens and {room} new ones do not fit into the model's {longest}; "
-                f"shorten it: {text[:40]!r}."
+                f"shorten it, or ask for fewer: {(quoted or text)[:40]!r}."
             )
         return ids
 

@@ -40,10 +40,21 @@ class LanguageModel:
         self._patcher: Any = ModelPatcher(root, load_device=device, offload_device=offload)
 
     def on_device(self, tokens: int) -> TransformersModel:
-        """The model, loaded to its device with room for a number of tokens."""
-        config = self._model.module.config
+        """The model, loaded to its device with room for a number of tokens.
+
+        Raises:
+            MapError: it does not fit.
+        """
+        config = self._model.config
         size = _TENSORS_A_LAYER * config.num_hidden_layers * config.hidden_size * self._model.module.dtype.itemsize
-        comfy.model_management.load_models_gpu([self._patcher], memory_required=tokens * size)
+        try:
+            # As a whole: the host can only stream layers that are its own.
+            comfy.model_management.load_models_gpu([self._patcher], memory_required=tokens * size, force_full_load=True)
+        except comfy.model_management.OOM_EXCEPTION as error:
+            raise MapError(
+                f"The language model {self._model.name} does not fit into the memory of {self._patcher.load_device}; "
+                "load it with device cpu, or take a smaller one."
+            ) from error
         return self._model
 
     def budget(self) -> int | None:

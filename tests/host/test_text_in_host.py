@@ -109,7 +109,7 @@ def test_strength_zero_and_no_map_give_the_unsteered_text(host: Host, text_map: 
     plain = written(host, REAL)[0]
     assert written(host, REAL, act_map=text_map, strength=0.0)[0] == plain
     assert written(host, REAL, act_map=text_map, strength=1.0)[0] != plain
-    # Run again after a steered one; another top_p that takes the same tokens keeps the host from its cache.
+    # Run again after a steered one; another temperature that takes the same tokens keeps the host from its cache.
     assert written(host, REAL, temperature=0.80000001)[0] == plain
 
 
@@ -120,7 +120,7 @@ def test_the_seed_decides(host: Host, models: Path) -> None:
 def test_a_chat_model_answers_and_another_one_continues(host: Host, models: Path) -> None:
     assert written(host, TINY, mode="auto")[0] == written(host, TINY, mode="chat")[0]
     assert written(host, SHORT, mode="auto", max_length=4)[0].startswith(PROMPT)
-    assert "has no chat template; take bare text instead" in refused(host, SHORT, mode="chat")
+    assert "has no chat template; let it continue bare text instead" in refused(host, SHORT, mode="chat")
 
 
 @pytest.mark.parametrize("format", ["question", "answer"])
