@@ -69,7 +69,8 @@ def save_map(
     told = {"title": title, "author": author, "description": description, "license": license}
     card = replace(act_map.card, **{key: text for key, text in told.items() if text is not None})
     if strength_range is not None:
-        card = replace(card, strength_range=strength_range)
+        low, high = sorted(strength_range)
+        card = replace(card, strength_range=(low, high))
     if cover is not None:
         card = replace(card, cover=cover)
 

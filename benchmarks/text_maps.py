@@ -73,7 +73,7 @@ class Figures(NamedTuple):
     perplexity: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 class Task(NamedTuple):
@@ -106,8 +106,8 @@ class Task(NamedTuple):
         scores = measure.score(texts).reshape(self.seeds, len(self.prompts)).mean(0)
         return float(scores.mean()), *interval(scores)
 
-    def judged(self, measure: Measure, texts: list[str]) -> Figures:
-        return Figures(*self.scored(measure, texts), self.model.perplexity(texts, after=self.prompts * self.seeds))
+    def perplexity(self, texts: list[str]) -> float:
+        return self.model.perplexity(texts, after=self.prompts * self.seeds)
 
 
 def checks(told: TextMap, measure: Measure, before: Figures, after: Figures) -> Generator[Check, None, None]:
@@ -124,11 +124,12 @@ def checks(told: TextMap, measure: Measure, before: Figures, after: Figures) -> 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.text_maps", description=__doc__)
-    parser.add_argument("--maps", nargs="+", default=[told.name for told in TEXT_MAPS], metavar="NAME")
+    names = [told.name for told in TEXT_MAPS]
+    parser.add_argument("--maps", nargs="+", choices=names, default=names, metavar="NAME")
     parser.add_argument(
         "--strengths", nargs="+", type=float, default=list(STRENGTHS), metavar="S", help="besides 0 (%(default)s)"
     )
-    parser.add_argument("--seeds", type=int, default=2, help="continuations of each opening (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=4, help="continuations of each opening (%(default)s)")
     parser.add_argument("--dev", action="store_true", help="on openings_dev.txt, where the settings were chosen")
     args = parser.parse_args(arguments)
 
@@ -146,17 +147,18 @@ def main(arguments: list[str] | None = None) -> int:
         "continuations under the unsteered model, as a multiple of that at strength 0."
     )
     unsteered = task.written(None, 0)
+    fluent = task.perplexity(unsteered)
     found: list[Check] = []
 
     def rows() -> Generator[tuple[object, ...], None, None]:
         for told in chosen:
             measure = by_name[told.name]
-            before = task.judged(measure, unsteered)
+            before = Figures(*task.scored(measure, unsteered), fluent)
             yield told.name, measure.name, "0", before, "1.00", example(openings[0], unsteered[0])
             act_map = load_map(told.file)
             for strength in args.strengths:
                 texts = task.written(act_map, strength)
-                after = task.judged(measure, texts)
+                after = Figures(*task.scored(measure, texts), task.perplexity(texts))
                 ratio = f"{after.perplexity / before.perplexity:.2f}"
                 yield told.name, measure.name, f"{strength:g}", after, ratio, example(openings[0], texts[0])
                 if strength == 1:
@@ -183,7 +185,7 @@ def described(model: TransformersModel, chosen: Sequence[TextMap], by_name: dict
             measure = by_name[told.name]
             texts = task.written(load_map(told.file), 1)
             pairs = (task.scored(measure, unsteered), task.scored(measure, texts))
-            figures = [f"{m:.2f} [{low:.2f}, {high:.2f}]" for m, low, high in pairs]
+            figures = [f"{m:.3f} [{low:.3f}, {high:.3f}]" for m, low, high in pairs]
             yield told.name, measure.name, *figures, example("", texts[0])
 
     print_table(("map", "score", "strength 0", "strength 1", f"the first answer ({subjects[0]})"), rows())

@@ -651,6 +651,10 @@ def test_a_record_that_makes_no_sense_is_one_sentence(path: Path, fitted: ActMap
     refused(rewritten(path, fitted, record=change))
 
 
+def test_the_ends_of_a_strength_range_are_put_in_order(path: Path, fitted: ActMap) -> None:
+    assert load_map(save_map(fitted, path, strength_range=(1.0, -2.0))).card.strength_range == (-2.0, 1.0)
+
+
 @pytest.mark.parametrize("text", ["", "[]", "[1]", "[1, 2, 3]", "7", '["a", 1]', "[NaN, 1]", "[0, 1e999]", "[0, null]"])
 def test_a_strength_range_that_makes_no_sense_is_one_sentence(path: Path, fitted: ActMap, text: str) -> None:
     refused(rewritten(path, fitted, metadata={"act.strength_range": text}))

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import gguf
+import numpy as np
 import pytest
 import torch
 from helpers import byte_tokenizer, keys, prompts, swapped, tiny_llama
@@ -426,6 +428,21 @@ def test_a_gguf_file_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest
     path = tmp_path / "mine.gguf"
     path.write_bytes(b"no model")
     with pytest.raises(MapError, match=r"mine\.gguf"):
+        TransformersModel.from_pretrained(path)
+    assert list((tmp_path / "cache" / "act-steering").iterdir()) == []
+
+
+def test_a_gguf_file_of_an_unknown_architecture_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = tmp_path / "voice.gguf"
+    writer = gguf.GGUFWriter(path, "no_such_architecture")
+    writer.add_block_count(1)
+    writer.add_tensor("token_embd.weight", np.zeros((8, 4), dtype=np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(MapError, match=r"voice\.gguf could not be unpacked.*no_such_architecture"):
         TransformersModel.from_pretrained(path)
     assert list((tmp_path / "cache" / "act-steering").iterdir()) == []
 

@@ -44,15 +44,7 @@ def text_map(host: Host, models: Path) -> str:
 
 def fitted(host: Host, name: str, prompts: Any, **changes: Any) -> str:
     graph = Graph()
-    settings = {"sites": "auto", "estimator": "linear", "order": "causal", "support": "unbounded"}
-    settings |= {"format": "bare text", "system": "", "user": ""}
-    act_map = graph.add(
-        "FitACTTextMap",
-        language_model=loaded(graph, REAL),
-        source="\n".join(prompts.source[:32]),
-        target="\n".join(prompts.target[:32]),
-        **settings | changes,
-    )
+    act_map = fit_of(graph, REAL, "\n".join(prompts.source[:32]), "\n".join(prompts.target[:32]), **changes)
     details = {"title": name, "author": "", "description": "", "license": "CC0-1.0"}
     graph.add("SaveACTMap", act_map=act_map, name=name, strength_low=0.0, strength_high=1.0, **details)
     graph.add("PreviewAny", source=act_map[1])
@@ -141,7 +133,58 @@ def test_any_writing_is_taken(host: Host, models: Path, prompt: str) -> None:
     assert report == "No map is connected."
 
 
+def test_dtype_and_device_can_be_chosen(host: Host, models: Path) -> None:
+    texts: dict[str, str] = {}
+    for dtype in ("auto", "float32", "bfloat16"):
+        graph = Graph()
+        model = graph.add("LoadACTLanguageModel", name=REAL, dtype=dtype, device="cpu")
+        settings = {"instruction": INSTRUCTION, "strength": 1.0, "mode": "continue", "max_length": 24, "seed": 3}
+        settings |= {"temperature": 0.8, "top_p": 0.95, "repetition_penalty": 1.1, "compare": False}
+        text = graph.add("ACTSteeredText", language_model=model, prompt=PROMPT, **settings)
+        graph.add("PreviewAny", source=text)
+        texts[dtype] = next(iter(host.run(graph).outputs.values()))["text"][0]
+    assert texts["float32"] == texts["auto"]  # of a CPU
+    assert texts["bfloat16"] not in ("", texts["float32"])
+    assert texts["bfloat16"].startswith(PROMPT)
+
+
+def test_a_prompt_set_is_linked_to_a_fit(host: Host, models: Path) -> None:
+    graph = Graph()
+    prompts = graph.add("ACTPromptSet", name="gloomy_to_cheerful.txt", count=4)
+    fit = fit_of(graph, TINY, prompts[0], prompts[1])
+    graph.add("PreviewAny", source=fit[1])
+    (output,) = host.run(graph).outputs.values()
+    assert "4 + 4 prompts" in output["text"][0]
+
+
+def fit_of(graph: Graph, name: str, source: Any, target: Any, **changes: Any) -> Node:
+    settings = {"sites": "auto", "estimator": "linear", "order": "causal", "support": "unbounded"}
+    settings |= {"format": "bare text", "system": "", "user": ""}
+    return graph.add(
+        "FitACTTextMap", language_model=loaded(graph, name), source=source, target=target, **settings | changes
+    )
+
+
 # --- what is refused
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "changes", "sentence"),
+    [
+        (TINY, "one line", {}, "Fit ACT Text Map has 1 source prompts; give at least two, one a line"),
+        (TINY, " \n ", {}, "Fit ACT Text Map has 0 source prompts"),
+        (SHORT, "a\n" + "x" * 70, {}, "do not fit into the model's 64"),
+        (SHORT, "a\nb", {"format": "question"}, "has no chat template"),
+    ],
+)
+def test_a_fit_that_cannot_be_is_refused(
+    host: Host, models: Path, name: str, source: str, changes: dict[str, str], sentence: str
+) -> None:
+    graph = Graph()
+    graph.add("InspectACTMap", act_map=fit_of(graph, name, source, "c\nd", **changes))
+    run = host.fail(graph)
+    assert run.node == "FitACTTextMap"
+    assert sentence in run.error
 
 
 def test_an_empty_prompt_is_refused(host: Host, models: Path) -> None:
@@ -218,9 +261,7 @@ def test_an_interrupt_in_mid_fit_leaves_the_model_as_it_was(host: Host, text_map
     lines = {
         side: "\n".join(f"{side} {'word ' * 40}{number}" for number in range(400)) for side in ("source", "target")
     }
-    settings = {"sites": "all", "estimator": "linear", "order": "causal", "support": "unbounded"}
-    chat = {"format": "bare text", "system": "", "user": ""}
-    fit = graph.add("FitACTTextMap", language_model=loaded(graph, REAL), **lines, **settings, **chat)
+    fit = fit_of(graph, REAL, **lines, sites="all")
     graph.add("InspectACTMap", act_map=fit)
     assert host.interrupted(graph, 3.0) == "interrupted"
     assert written(host, REAL, seed=12, temperature=0.80000001)[0] == plain
