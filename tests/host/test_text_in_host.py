@@ -154,7 +154,7 @@ def test_a_prompt_set_is_linked_to_a_fit(host: Host, models: Path) -> None:
     fit = fit_of(graph, TINY, prompts[0], prompts[1])
     graph.add("PreviewAny", source=fit[1])
     (output,) = host.run(graph).outputs.values()
-    assert "4 + 4 prompts" in output["text"][0]
+    assert "prompts         4 source, such as 'Rain has fallen on" in output["text"][0]
 
 
 def fit_of(graph: Graph, name: str, source: Any, target: Any, **changes: Any) -> Node:
