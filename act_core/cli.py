@@ -231,7 +231,7 @@ def _fit(args: argparse.Namespace) -> None:
     budget = _bytes(args.memory)
     pipeline = _is_pipeline(args.model)
     if pipeline:
-        model = _load_pipeline(args, components=args.components)
+        model = _load_pipeline(args, components=args.components, seed=args.seed)
     else:
         model = _load_language_model(args.model, args.dtype, args.device)
     names = ("sites", "estimator", "order", "support", "interval", "moved", "batch_size", "seed")
@@ -317,7 +317,7 @@ def _tried(args: argparse.Namespace, act_map: ActMap) -> Generator[Steering, Non
             pipeline.generate(["a"], steps=1)
             yield steering
     else:
-        model = _load_language_model(args.model)
+        model = _load_language_model(args.model, args.dtype, args.device)
         with steer(model.module, act_map) as steering:
             model.generate("The", max_new_tokens=1)
             yield steering

@@ -73,21 +73,23 @@ def steer(
         for site in act_map.transports:
             if site.component == name and site.name in modules:
                 found[site] = modules[site.name]
-    if not found:
+    differing = [site for site, module in found.items() if _output_channels(module) not in (None, site.channels)]
+    if differing or not found:
         base = " and ".join(f"{b.architecture} ({name})" for name, b in act_map.record.base.items()) or "another model"
         given = [model] if isinstance(model, nn.Module) else model.values()
         kinds = " and ".join(type(root).__name__ for root in given) or "no component of the map"
+        how = f"none of its {len(act_map)} sites is in this model, {kinds}"
+        if differing:
+            site, channels = differing[0], _output_channels(found[differing[0]])
+            missing = sum(site.component in roots for site in act_map.transports) - len(found)
+            how = (
+                f"does not fit this model, {kinds}: of its {len(act_map)} sites {len(differing)} have other channels "
+                f"({site.key}: {site.channels} in the map, {channels} here) and {missing} are missing"
+            )
         raise MapError(
-            f"{_titled(act_map)} was fitted on {base} and none of its {len(act_map)} sites is in this model, {kinds}; "
+            f"{_titled(act_map)} was fitted on {base} and {how}; "
             "use it with the model it was fitted on, or fit a map for this one."
         )
-    for site, module in found.items():
-        channels = _output_channels(module)
-        if channels not in (None, site.channels):
-            raise MapError(
-                f"{_titled(act_map)} moves {site.channels} channels at {site.key}, but this model has {channels}; "
-                "use it with the model it was fitted on, or fit a map for this one."
-            )
     return Steering(act_map, found, roots, strength, rows or {})
 
 

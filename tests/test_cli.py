@@ -15,7 +15,7 @@ from pipelines import one_encoder
 
 from act_core import fit, load_map
 from act_core.cli import main
-from act_core.demo import language, shipped
+from act_core.demo import language, pictures, shipped
 from act_core.models.transformers import TransformersModel
 
 SOURCE = ["The rain never stops.", "I lost my keys and my hope.", "Nobody came to see him."]
@@ -430,6 +430,24 @@ def test_the_demonstration_measures_mood_and_perplexity_at_each_strength(
 def test_moods_of_plain_sentences_are_as_a_reader_would_say() -> None:
     glad, sad = language.moods(["What a wonderful, happy day!", "A terrible, sad and lonely day."])
     assert sad < 0 < glad
+
+
+@pytest.mark.usefixtures("smollm2")
+def test_the_demonstration_leaves_a_page_pictures_and_maps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (("CONTINUATIONS", 2), ("NEW_TOKENS", 4), ("PARAGRAPHS", 1), ("STRENGTHS", (0.0, 1.0))):
+        monkeypatch.setattr(language, name, value)
+    for name, value in (("SUBJECTS", ("cat", "bell")), ("STRENGTHS", (0.0, 1.0))):
+        monkeypatch.setattr(pictures, name, value)
+    assert main(["demo", "--output", str(tmp_path / "shown")]) == 0
+    made = {path.name for path in (tmp_path / "shown").iterdir()}
+    maps = {"plain_to_ink.safetensors", "gloomy_to_cheerful.safetensors"}
+    assert made == {"index.html", "sweep.png", "sweep.webp", "map.png"} | maps
+    assert {len(load_map(tmp_path / "shown" / name)) for name in maps} == {20, 30}
+    printed = capsys.readouterr().out
+    for path in ("index.html", *maps):
+        assert f"shown/{path}" in printed
 
 
 def test_the_demonstration_finds_its_prompts_and_openings() -> None:

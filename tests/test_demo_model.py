@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL.Image import Image
+from PIL import Image
 from safetensors import safe_open
 
 from act_core import ActMap, fit, load_map, save_map
@@ -34,7 +34,7 @@ def ink(model: DiffusersModel, tmp_path_factory: pytest.TempPathFactory) -> ActM
     return load_map(save_map(act_map, tmp_path_factory.mktemp("maps") / "ink.safetensors"))
 
 
-def colour(images: list[Image]) -> np.ndarray:
+def colour(images: list[Image.Image]) -> np.ndarray:
     """Mean difference between the strongest and the weakest of red, green and blue, for each picture."""
     return np.array([(np.ptp(np.asarray(image, dtype=float), axis=2) / 255).mean() for image in images])
 
@@ -96,11 +96,16 @@ def test_the_subjects_of_the_demonstration_are_in_no_prompt_of_its_set() -> None
 def test_the_page_shows_every_strength(model: DiffusersModel, tmp_path: Path) -> None:
     drawn = [model.generate(SUBJECTS[:2], steps=1) for _ in pictures.STRENGTHS]
     rows = pictures.measure(drawn)
-    page = pictures.write_page(tmp_path, "Plain <to> ink", rows).read_text("utf-8")
+    act_map = fit(model, PROMPTS.source[:4], PROMPTS.target[:4])
+    path = save_map(act_map, tmp_path / "ink.safetensors")
+    page = pictures.write_page(tmp_path, "Plain <to> ink", rows, path, act_map).read_text("utf-8")
     assert "Plain &lt;to&gt; ink" in page
     for row in rows:
         assert f"<td>{row.strength:g}<td>{row.colour:.3f}" in page
         assert row.interval[0] <= row.colour <= row.interval[1]
+    assert f'<a href="ink.safetensors">ink.safetensors</a>, {path.stat().st_size / 1e6:.2f} MB' in page
+    assert f"{len(act_map)} sites, fitted on 4 + 4 prompts" in page
+    assert Image.open(tmp_path / "map.png").height > 10 * len(act_map)
 
 
 def test_a_grid_holds_every_picture_unchanged(model: DiffusersModel) -> None:

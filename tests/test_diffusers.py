@@ -355,15 +355,26 @@ def test_settings_that_make_no_picture_are_refused(unet: DiffusersModel, setting
     refused(match, lambda: unet.generate(**values))
 
 
-def test_a_long_prompt_is_cut_off_with_a_warning(
-    pipeline: Callable[[str], Any], folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    model = DiffusersModel.from_pretrained(folder, size=SIZE)
+def test_a_long_prompt_is_cut_off_with_a_warning(model: DiffusersModel, caplog: pytest.LogCaptureFixture) -> None:
     text = "a" * (TOKENS + 10)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, "act_core"):
         long = pixels(model, [text])
-    assert f"reads the first {TOKENS}" in caplog.text
-    np.testing.assert_array_equal(pixels(model, [text + "b"]), long)
+        assert f"{text!r} has {TOKENS + 10} tokens, of which a text encoder reads the first {TOKENS}" in caplog.text
+        caplog.clear()
+        model.batches([text, "rain"], 2)
+        assert caplog.text.count("reads the first") == 1
+    reads_on = model.name in ("sd3", "flux")  # their T5
+    assert (pixels(model, [text + "b"]) == long).all() != reads_on
+
+
+def test_the_seed_of_a_fit_decides_its_noise(unet: DiffusersModel) -> None:
+    def latents(seed: int) -> Any:
+        batch: Any = DiffusersModel(unet.pipeline, size=SIZE, seed=seed).batches(SOURCE[:2], 2)[0]
+        with torch.no_grad():
+            return batch.run().images
+
+    assert torch.equal(latents(3), latents(3))
+    assert not torch.equal(latents(3), latents(4))
 
 
 def test_a_map_of_another_pipeline_is_refused(unet: DiffusersModel, pipeline: Callable[[str], Any]) -> None:

@@ -551,7 +551,9 @@ def test_a_model_without_any_site_is_refused_naming_both(llama: TransformersMode
 )
 def test_other_channels_are_refused_naming_both(name: str, module: nn.Module) -> None:
     root = nn.ModuleDict({"layers": module})
-    with pytest.raises(MapError, match=r"4 channels at toy/layers, but this model has 7") as caught:
+    with pytest.raises(
+        MapError, match=r"of its 1 sites 1 have other channels \(toy/layers: 4 in the map, 7 here\) and 0 are missing"
+    ) as caught:
         steer(root, one_site("layers", 1, 1))
     assert name
     assert swapped(root) == []

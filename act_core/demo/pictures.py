@@ -11,7 +11,9 @@ import numpy as np
 from PIL.Image import Image
 
 from ..errors import MapError
+from ..maps import ActMap
 from ..models.diffusers import DiffusersModel
+from ..pictures import effect_chart
 from . import interval, shipped
 
 PROMPT_SET = "plain_to_ink.txt"
@@ -80,8 +82,10 @@ def _saturation(image: Image) -> float:
     return float((values.max(2) - values.min(2)).mean())
 
 
-def write_page(folder: Path, title: str, rows: Sequence[Row]) -> Path:
-    """A page that shows ``sweep.png`` and ``sweep.webp`` of the same folder with the numbers."""
+def write_page(folder: Path, title: str, rows: Sequence[Row], map_file: Path, act_map: ActMap) -> Path:
+    """A page that shows ``sweep.png`` and ``sweep.webp`` of the same folder with the numbers, and the map."""
+    effect_chart(act_map).save(folder / "map.png")
+    prompts = f"{act_map.record.source_count} + {act_map.record.target_count}"
     lines = "\n".join(
         f"<tr><td>{row.strength:g}<td>{row.colour:.3f}<td>{row.interval[0]:.3f} to {row.interval[1]:.3f}"
         for row in rows
@@ -100,7 +104,12 @@ def write_page(folder: Path, title: str, rows: Sequence[Row]) -> Path:
 <tr><th>strength<th>colour of {len(SUBJECTS)} pictures<th>95% interval
 {lines}
 </table>
-<p>Colour is the mean saturation of the pixels; ink has none. The map is in this folder.</p>
+<p>Colour is the mean saturation of the pixels; ink has none.</p>
+<h2>The map</h2>
+<p><a href="{html.escape(map_file.name)}">{html.escape(map_file.name)}</a>, {map_file.stat().st_size / 1e6:.2f} MB:
+{len(act_map)} sites, fitted on {prompts} prompts. How far each moves the mean of its activations, in standard
+deviations:</p>
+<img src="map.png" alt="effect of each site">
 """,
         encoding="utf-8",
     )

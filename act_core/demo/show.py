@@ -42,7 +42,7 @@ def show_pictures(model: DiffusersModel, output: Path, command: str) -> None:
     shown = drawn[: pictures.SHOWN]
     grid(shown, pictures.SUBJECTS[: pictures.SHOWN], titles, zoom=2).save(output / "sweep.png")
     save_animation(shown, titles, output / "sweep.webp", zoom=2)
-    page = pictures.write_page(output, "Plain to ink", rows)
+    page = pictures.write_page(output, "Plain to ink", rows, path, act_map)
     print("\nstrength   colour (saturation, 95% interval)")
     for row in rows:
         low, high = row.interval

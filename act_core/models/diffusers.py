@@ -57,13 +57,20 @@ class DiffusersModel:
         name: what to call it.
         components: which parts hold sites: the diffusion model (``model``), the text encoders (``text``), ``both``.
         size: width and height of the pictures in pixels; the pipeline's own where it is None.
+        seed: of a fit, in which number n of either side starts from the noise of ``seed + n``.
 
     Raises:
         MapError: a pipeline of another kind, or a size that it cannot do.
     """
 
     def __init__(
-        self, pipeline: Any, name: str = "", *, components: Components = "both", size: tuple[int, int] | None = None
+        self,
+        pipeline: Any,
+        name: str = "",
+        *,
+        components: Components = "both",
+        size: tuple[int, int] | None = None,
+        seed: int = 0,
     ) -> None:
         if components not in get_args(Components):
             raise MapError(f"There are no components {components!r}; choose one of {', '.join(get_args(Components))}.")
@@ -77,6 +84,7 @@ class DiffusersModel:
             raise MapError(f"A {type(pipeline).__name__} cannot be steered; these can: {', '.join(_EMBEDS)}.")
         self._components: Components = components
         self._size = self._checked_size(size)
+        self._seed = seed
         # Which rows of a batch are the branch, for the text encoders and for the diffusion model.
         self._text_rows = {branch: Rows() for branch in ("positive", "negative")}
         self._model_rows = {branch: Rows() for branch in ("positive", "negative")}
@@ -90,6 +98,7 @@ class DiffusersModel:
         device: str | torch.device = "cpu",
         components: Components = "both",
         size: tuple[int, int] | None = None,
+        seed: int = 0,
     ) -> DiffusersModel:
         """Load a pipeline folder. Nothing is ever fetched from a hub.
 
@@ -104,7 +113,7 @@ class DiffusersModel:
                 pipeline = kind.from_pretrained(folder, torch_dtype=dtype, local_files_only=True, **absent).to(device)
         except Exception as error:
             raise MapError(f"The pipeline {folder} cannot be loaded: {first_line(error)}") from error
-        return cls(pipeline, folder.name, components=components, size=size)
+        return cls(pipeline, folder.name, components=components, size=size, seed=seed)
 
     @cached_property
     def modules(self) -> dict[str, nn.Module]:
@@ -128,8 +137,9 @@ class DiffusersModel:
 
     def batches(self, prompts: Sequence[str], size: int) -> list[MicroBatch]:
         """Prompts in the order given; number n of either side starts from the same noise."""
+        self._tell_of_long(prompts)
         starts = range(0, len(prompts), size)
-        return [self._batch(prompts[at : at + size], first_seed=at) for at in starts]
+        return [self._batch(prompts[at : at + size], first_seed=self._seed + at) for at in starts]
 
     def steer(self, act_map: ActMap, strength: Strength = 1.0, branch: Branch = "positive") -> Steering:
         """Steer the pictures of `generate`: ``with model.steer(act_map, 0.7): model.generate(...)``.
@@ -179,6 +189,7 @@ class DiffusersModel:
             guidance = float(inspect.signature(self.pipeline.__call__).parameters["guidance_scale"].default)
         if not math.isfinite(guidance):
             raise MapError(f"The guidance is {guidance}; it must be a finite number, such as 3.")
+        self._tell_of_long([*prompts, negative])
         two_branches = guidance > 1 and not self._embeds_guidance
         count = len(prompts)
         self._text_rows["positive"].choose(None)
@@ -214,6 +225,16 @@ class DiffusersModel:
         with torch.inference_mode():
             encoded = encode(**{name: value for name, value in settings.items() if name in known})
         return {name: value for name, value in zip(_EMBEDS[self._kind], encoded, strict=False) if name}
+
+    def _tell_of_long(self, prompts: Sequence[str]) -> None:
+        """Pipelines cut off what their text encoders do not take."""
+        tokenizers = [getattr(self.pipeline, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
+        shortest = min(filter(None, tokenizers), key=lambda tokenizer: tokenizer.model_max_length)
+        most = shortest.model_max_length
+        for text in dict.fromkeys(prompts):
+            length = len(shortest(text, truncation=False, verbose=False)["input_ids"])
+            if length > most:
+                logger.warning("%r has %d tokens, of which a text encoder reads the first %d.", text, length, most)
 
     def _batch(self, prompts: Sequence[str], first_seed: int) -> MicroBatch:
         # With the guidance that a distilled model is told, or without any.
@@ -301,10 +322,6 @@ class OneEncoderPipeline(StableDiffusion3Pipeline):
         texts = [texts] * count if isinstance(texts, str) else texts
         tokenizer: Any = self.tokenizer
         ids = tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt").input_ids
-        for text in texts:
-            length = len(tokenizer.tokenize(text)) + 2
-            if length > ids.shape[1]:
-                logger.warning("%r has %d tokens; the model reads the first %d.", text, length, ids.shape[1])
         # No mask: the encoder is causal, and pads come last.
         output = self.text_encoder(input_ids=ids.to(self._execution_device))
         return output.last_hidden_state, output.text_embeds

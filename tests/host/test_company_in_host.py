@@ -120,31 +120,32 @@ def test_perturbed_attention_of_the_positive_prompt_is_no_negative_branch(host: 
 
 
 @pytest.mark.parametrize(
-    ("node", "settings"),
+    ("kind", "node", "settings"),
     [
-        ("LoraLoaderModelOnly", {"lora_name": "tiny.safetensors", "strength_model": 1.0}),
-        ("FreeU_V2", {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2}),
-        ("PerturbedAttentionGuidance", {"scale": 3.0}),
-        ("HyperTile", {"tile_size": 64, "swap_size": 2, "max_depth": 0, "scale_depth": False}),
+        ("sd15", "LoraLoaderModelOnly", {"lora_name": "tiny.safetensors", "strength_model": 1.0}),
+        ("sd15_wide", "FreeU_V2", {"b1": 1.3, "b2": 1.4, "s1": 0.9, "s2": 0.2}),
+        ("sd15", "PerturbedAttentionGuidance", {"scale": 3.0}),
+        ("sd15", "HyperTile", {"tile_size": 64, "swap_size": 2, "max_depth": 0, "scale_depth": False}),
     ],
 )
-def test_other_patches_go_before_or_after_alike(
-    host: Host, saved: dict[str, str], node: str, settings: dict[str, Any]
-) -> None:
-    def drawn(*, first: bool, strength: float) -> torch.Tensor:
+def test_other_patches_go_before_or_after_alike(host: Host, kind: str, node: str, settings: dict[str, Any]) -> None:
+    def drawn(*order: str, strength: float = 1.0) -> torch.Tensor:
         graph = Graph()
-        parts = Parts(graph, "sd15")
-        loaded = graph.add("LoadACTMap", name=saved["sd15"])
-        model = graph.add(node, model=parts.model, **settings) if first else parts.model
-        model = apply(graph, model, loaded, strength=strength)[0]
-        model = model if first else graph.add(node, model=model, **settings)
+        parts = Parts(graph, kind)
+        act_map, model = parts.fit(components="model"), parts.model
+        for which in order:
+            if which == "ours":
+                model = apply(graph, model, act_map, strength=strength)[0]
+            else:
+                model = graph.add(node, model=model, **settings)
         parts.sampled(model, steps=2)
         return host.latent(host.run(graph))
 
-    before, after = (drawn(first=first, strength=1.0) for first in (True, False))
+    before, after = drawn("theirs", "ours"), drawn("ours", "theirs")
     assert torch.isfinite(before).all()
     assert torch.equal(before, after)
-    assert not torch.equal(before, drawn(first=True, strength=0.0))
+    assert not torch.equal(before, drawn("theirs", "ours", strength=0.0))
+    assert not torch.equal(before, drawn("ours"))
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler, so torch.compile is not tested")

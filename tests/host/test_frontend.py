@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from frontend import CHROMIUM, TIMEOUT, Frontend, opened
-from server import PACK, Host
+from server import PACK, Host, require_language_model
 
 WORKFLOWS = sorted((PACK / "example_workflows").glob("*.json"))
 
@@ -24,7 +24,10 @@ def frontend(host: Host) -> Generator[Frontend, None, None]:
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_an_example_loads_runs_from_the_page_and_shows_its_picture(frontend: Frontend, path: Path) -> None:
+def test_an_example_loads_runs_from_the_page_and_shows_its_picture(
+    frontend: Frontend, host_python: Path, path: Path
+) -> None:
+    require_language_model(host_python, path.stem)
     page, host = frontend.page, frontend.host
     graph = json.loads(path.read_text("utf-8"))
     before = set(host.get("/history"))

@@ -81,6 +81,20 @@ def test_start_and_end_act_at_their_steps_only(host: Host, saved: dict[str, str]
     assert torch.equal(both, whole)
 
 
+def test_a_shift_of_the_schedule_goes_before_or_after_alike(host: Host, saved: dict[str, str]) -> None:
+    def drawn(*, first: bool) -> torch.Tensor:
+        graph = Graph()
+        parts = Parts(graph, "demo")
+        loaded = graph.add("LoadACTMap", name=saved["demo"])
+        shifted: dict[str, Any] = {"shift": 9.0}
+        model = graph.add("ModelSamplingSD3", model=parts.model, **shifted) if first else parts.model
+        model = apply(graph, model, loaded, end_percent=0.45)[0]
+        parts.sampled(model if first else graph.add("ModelSamplingSD3", model=model, **shifted))
+        return host.latent(host.run(graph))
+
+    assert torch.equal(drawn(first=True), drawn(first=False))
+
+
 def test_without_guidance_there_is_no_negative_branch_to_move(host: Host, saved: dict[str, str]) -> None:
     sampling = {"cfg": 1.0}
     before = plain(host, "demo", **sampling)
@@ -113,6 +127,20 @@ def test_a_map_for_another_model_fails_with_one_sentence_that_names_both(host: H
     assert torch.isfinite(plain(host, "sd15")).all()  # the queue runs on
 
 
+def test_a_map_for_another_size_of_the_same_architecture_names_both_and_counts(
+    host: Host, saved: dict[str, str]
+) -> None:
+    graph = Graph()
+    parts = Parts(graph, "sd15_wide")
+    parts.sampled(apply(graph, parts.model, graph.add("LoadACTMap", name=saved["sd15"])))
+    run = host.fail(graph)
+    assert run.node == "ApplyACTSteering"
+    assert "'sd15' was fitted on UNetModel" in run.error
+    assert "does not fit this model, UNetModel: of its " in run.error
+    assert "320 in the map, 640 here) and 0 are missing" in run.error
+    assert "fit a map for this one" in run.error
+
+
 def test_the_clip_output_without_a_clip_says_what_to_do(host: Host, saved: dict[str, str]) -> None:
     graph = Graph()
     parts = Parts(graph, "demo")
@@ -126,7 +154,7 @@ def test_the_clip_output_without_a_clip_says_what_to_do(host: Host, saved: dict[
     [
         ({"source": "one prompt only"}, "has 1 source prompts; give at least two"),
         ({"target": SOURCE}, "Source and target prompts are the same"),
-        ({"width": 4096, "height": 4096}, ""),
+        ({"width": 4096, "height": 4096}, "Pictures of 4096 x 4096 are too large for this model; it goes up to 64."),
     ],
 )
 def test_a_fit_that_cannot_be_made_fails_and_leaves_the_model_as_it_was(

