@@ -357,11 +357,10 @@ def test_a_fit_out_of_memory_starts_again_and_its_report_says_so(inside: dict[st
 
 
 def test_the_bar_of_a_fit_rises_to_its_end(inside: dict[str, Any]) -> None:
-    values = [value for value, _ in inside["progress"]]
-    totals = {total for _, total in inside["progress"]}
-    assert len(values) > 10
-    assert values == sorted(values)
-    assert totals == {values[-1]}
+    values, totals = zip(*inside["progress"], strict=True)  # some: the host leaves out what comes too fast
+    assert values[0] < values[-1]
+    assert list(values) == sorted(values)
+    assert set(totals) == {values[-1]}
 
 
 def test_a_hook_does_not_keep_a_model_in_memory(inside: dict[str, Any]) -> None:

@@ -94,8 +94,10 @@ def test_the_nodes_write_what_the_core_writes(host: Host, host_python: Path, mod
         assert unsteered == expected[f"{mode} unsteered"]
         assert text != unsteered
         assert "30 of 30 sites fired" in report
-    # Five tokens with the map, and five without it.
-    assert expected["progress"] == [[number, 10] for number in range(1, 11)]
+    # Five tokens with the map, and five without it; the host leaves out what comes too fast.
+    values = [value for value, _ in expected["progress"]]
+    assert values[0] < values[-1] == 10
+    assert {total for _, total in expected["progress"]} == {10}
 
 
 def test_strength_zero_and_no_map_give_the_unsteered_text(host: Host, text_map: str) -> None:

@@ -21,17 +21,18 @@ MODELS = Path(inside.ARGUMENTS[0])
 BUILT: dict[str, Any] = {"dtype": torch.float32, "device": "meta", "operations": comfy.ops.disable_weight_init}
 
 
-def sd15(width: int = 1) -> torch.nn.Module:
-    """With 320 channels times a width; FreeU, for one, acts on twice and four times 320 only."""
+def sd15(*widths: int) -> torch.nn.Module:
+    """320 channels times a width at each level; FreeU, for one, acts on twice and four times 320 only."""
+    each = [1] * len(widths)
     return UNetModel(
         image_size=32,
         in_channels=4,
         out_channels=4,
         model_channels=320,
-        num_res_blocks=[1],
-        channel_mult=[width],
-        transformer_depth=[1],
-        transformer_depth_output=[1, 1],
+        num_res_blocks=each,
+        channel_mult=list(widths),
+        transformer_depth=each,
+        transformer_depth_output=2 * each,
         transformer_depth_middle=1,
         num_heads=8,
         num_head_channels=-1,
@@ -114,8 +115,8 @@ def filled(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 def main() -> None:
     for folder, name, module in (
-        ("diffusion_models", "tiny_sd15", sd15()),
-        ("diffusion_models", "tiny_sd15_wide", sd15(2)),
+        ("diffusion_models", "tiny_sd15", sd15(1)),
+        ("diffusion_models", "tiny_sd15_wide", sd15(1, 2)),
         ("diffusion_models", "tiny_sd3", sd3()),
         ("diffusion_models", "tiny_flux", flux()),
         ("diffusion_models", "tiny_wan", wan()),
