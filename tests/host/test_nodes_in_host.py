@@ -135,7 +135,7 @@ def test_a_map_for_another_size_of_the_same_architecture_names_both_and_counts(
     parts.sampled(apply(graph, parts.model, graph.add("LoadACTMap", name=saved["sd15"])))
     run = host.fail(graph)
     assert run.node == "ApplyACTSteering"
-    assert "'sd15' was fitted on UNetModel" in run.error
+    assert "'sd15' was fitted on clip_text_model (clip_l) and UNetModel (diffusion_model)" in run.error
     assert "does not fit this model, UNetModel: of its " in run.error
     assert "320 in the map, 640 here) and 0 are missing" in run.error
     assert "fit a map for this one" in run.error
@@ -154,7 +154,7 @@ def test_the_clip_output_without_a_clip_says_what_to_do(host: Host, saved: dict[
     [
         ({"source": "one prompt only"}, "has 1 source prompts; give at least two"),
         ({"target": SOURCE}, "Source and target prompts are the same"),
-        ({"width": 4096, "height": 4096}, "Pictures of 4096 x 4096 are too large for this model; it goes up to 64."),
+        ({"width": 4096, "height": 4096}, "Pictures of 4096 x 4096 are too large for this model; it goes up to 128."),
     ],
 )
 def test_a_fit_that_cannot_be_made_fails_and_leaves_the_model_as_it_was(
