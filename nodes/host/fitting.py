@@ -25,7 +25,6 @@ from .steering import is_steered, is_steered_clip
 _NUMBER = "act_prompt"
 # The share of the free memory that a fit may take besides the model, and below which it is taken not to need a budget.
 _SHARE, _SMALL_SHARE = 0.7, 0.3
-BATCH = 16
 SIZE = "act_size"
 
 
@@ -42,7 +41,7 @@ class Prompt(str):
 
 
 class TextEncoders:
-    """The text encoders of a CLIP, one prompt at a time; see `act_core.fitting.FitModel`."""
+    """The text encoders of a CLIP, prompts of one length at a time; see `act_core.fitting.FitModel`."""
 
     def __init__(self, clip: Any) -> None:
         if is_steered_clip(clip):
@@ -55,20 +54,34 @@ class TextEncoders:
         clip.encode_from_tokens(clip.tokenize(""))
 
     def batches(self, prompts: Sequence[str], size: int) -> list[MicroBatch]:
-        return [MicroBatch(1, partial(self._run, prompt)) for prompt in prompts]
+        alike: dict[tuple[object, ...], list[dict[str, Any]]] = {}
+        for prompt in prompts:
+            tokens = self._clip.tokenize(prompt)
+            # One row a prompt: further sections, and weights, which add a row for the empty prompt, are left out.
+            for name, sections in tokens.items():
+                if _are_sections(sections):
+                    tokens[name] = [[(token[0], 1.0, *token[2:]) for token in sections[0]]]
+            lengths = tuple((name, len(own[0]) if _are_sections(own) else str(own)) for name, own in tokens.items())
+            alike.setdefault(lengths, []).append(tokens)
+        groups = [group[at : at + size] for group in alike.values() for at in range(0, len(group), size)]
+        return [MicroBatch(len(group), partial(self._run, group)) for group in groups]
 
     def encode(self, prompt: str) -> tuple[Tensor, dict[str, Any]]:
         """Conditioning of one prompt, with the weights and all the sections that it has."""
         return tuple(self._clip.encode_from_tokens_scheduled(self._clip.tokenize(prompt))[0])
 
-    def _run(self, prompt: str) -> None:
-        tokens = self._clip.tokenize(prompt)
-        # One row a prompt: further sections, and weights, which add a row for the empty prompt, are left out.
-        for name, sections in tokens.items():
-            if isinstance(sections, list) and sections and isinstance(sections[0], list):
-                tokens[name] = [[(token[0], 1.0, *token[2:]) for token in sections[0]]]
+    def _run(self, group: Sequence[dict[str, Any]]) -> None:
+        # The host runs the sections of a long prompt as rows of one batch; here each is a prompt of its own.
+        tokens = {
+            name: [section for tokens in group for section in tokens[name]] if _are_sections(own) else own
+            for name, own in group[0].items()
+        }
         with _memory_errors():
             self._clip.encode_from_tokens(tokens)
+
+
+def _are_sections(tokens: object) -> bool:
+    return isinstance(tokens, list) and bool(tokens) and isinstance(tokens[0], list)
 
 
 def fit_text(clip: Any, source: Sequence[str], target: Sequence[str], **settings: Any) -> ActMap:
@@ -115,7 +128,7 @@ def fit_model(
     def walk(denoiser: Denoiser) -> None:
         denoiser.noise_of = lambda number: number if number < len(source) else number - len(source)
         budget = denoiser.budget(len(conds))
-        fitted.append(fit(denoiser, *sides, batch_size=BATCH, memory_budget=budget, seed=seed, **settings))
+        fitted.append(fit(denoiser, *sides, memory_budget=budget, seed=seed, **settings))
 
     clone = model.clone()
     guider = comfy.samplers.CFGGuider(clone)
