@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -126,7 +127,10 @@ class _Sections(comfy.sd1_clip.SDTokenizer):
 
     def tokenize_with_weights(self, *args: Any, **kwargs: Any) -> list[Any]:
         # The model has room for one section only.
-        return super().tokenize_with_weights(*args, **kwargs)[:1]
+        sections = super().tokenize_with_weights(*args, **kwargs)
+        if len(sections) > 1:
+            logging.warning("ACT Demo Model: of this prompt only the first %d tokens are read.", self.max_length)
+        return sections[:1]
 
 
 class _DemoTokenizer(comfy.sd1_clip.SD1Tokenizer):

@@ -43,6 +43,10 @@ def test_reads_prompts_alike(in_host: dict[str, Tensor], model: DiffusersModel) 
     torch.testing.assert_close(in_host["pooled"], pooled, **TOLERANCE)
 
 
+def test_the_log_tells_of_the_one_prompt_that_is_cut_off(in_host: dict[str, Tensor]) -> None:
+    assert in_host["cut_off"] == 1
+
+
 def test_predicts_and_decodes_alike(in_host: dict[str, Tensor], model: DiffusersModel) -> None:
     pipeline: Any = model.pipeline
     with torch.inference_mode():
