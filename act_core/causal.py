@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -90,6 +91,7 @@ class _Worker:
         self.batch = batch
         self.side: Side = side
         self.position = -1
+        self.passed = Counter[str]()
         self.values: Values | None = None
         self.error: BaseException | None = None
         self.abandoned = False
@@ -205,7 +207,7 @@ class Walk:
                         self._running = worker
                         worker.advance()
                         if worker.values is None or worker.position != index:
-                            raise MapError(f"Some prompts never passed site {site.key}; leave that site out.")
+                            raise MapError(f"Some prompts never passed site {site.key}; choose other sites.")
                         values[worker.side].append(worker.values)
                     yield site, values, self._transports.append
             finally:
@@ -233,8 +235,11 @@ class Walk:
         if worker is None or not worker.is_current_thread():
             return x  # somebody else runs the model meanwhile, such as a progress callback that shows a preview
         if worker.position < index:
+            worker.passed[site.key] += 1
+            if worker.passed[site.key] <= self._components[site.component].passes.get(site.name, 0):
+                return x
             if x.shape[0] != worker.batch.rows or index != worker.position + 1:
-                raise MapError(f"Site {site.key} is not passed by all prompts alike; leave that site out.")
+                raise MapError(f"Site {site.key} is not passed by all prompts alike; choose other sites.")
             worker.wait_at_site(self._measure(site, x, worker))
         # A later pass of the same site, as in a second denoising step, is moved and not measured again.
         if worker.side not in self._moved:
@@ -245,7 +250,7 @@ class Walk:
     def _measure(self, site: Site, x: Tensor, worker: _Worker) -> Values:
         mask = worker.batch.mask
         if site.layout == "tokens" and mask is not None and mask.shape[1] != x.shape[1]:
-            raise MapError(f"Site {site.key} has other tokens than its prompt; leave that site out.")
+            raise MapError(f"Site {site.key} has other tokens than its prompt; choose other sites.")
         pooled = pool(x, site.layout, mask)
         interval = None
         if self._keep is not None and worker.side == "source":

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import secrets
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
@@ -321,7 +322,8 @@ def _effect(value: object) -> float | None:
 
 
 def _text(value: object) -> str:
-    if not isinstance(value, str) or not value.replace("\n", "").replace("\t", "").isprintable():
+    # Without control characters and halves of surrogate pairs; joiners, marks of direction and all spaces are text.
+    if not isinstance(value, str) or any(unicodedata.category(c) in ("Cc", "Cs") for c in value if c not in "\n\t"):
         raise ValueError(f"{value!r} is no plain text")
     return value
 

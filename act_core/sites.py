@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -20,11 +21,20 @@ from .transport import displace, displacement
 
 @dataclass(frozen=True)
 class Component:
-    """A part of a pipeline that holds sites: its name, its root module, and its architecture family."""
+    """A part of a pipeline that holds sites.
+
+    Attributes:
+        name: such as ``clip_l``.
+        module: its root.
+        architecture: its family, see `PRESETS`.
+        passes: by submodule that runs more than once in a call of the model, the pass that a fit looks at, counted from
+            0; the first of all others.
+    """
 
     name: str
     module: nn.Module
     architecture: str
+    passes: Mapping[str, int] = field(default_factory=dict[str, int], hash=False)
 
 
 @dataclass(frozen=True)
@@ -230,6 +240,7 @@ def discover(
         MapError: nothing fits the patterns (the closest names are given), or nothing that fits was run.
     """
     found: dict[str, Site] = {}
+    passed = Counter[str]()
 
     def note(component: Component, name: str, patterns: tuple[str, ...], output: Any) -> Any:
         for index, tensor in output_tensors(output).items():
@@ -237,7 +248,10 @@ def discover(
             if layout is None or tensor.shape[0] != rows:
                 continue
             site = Site(component.name, name, index, layout, tensor.shape[channel_dim(layout)])
-            if matches(patterns, site.key):
+            if not matches(patterns, site.key):
+                continue
+            passed[site.key] += 1
+            if passed[site.key] > component.passes.get(name, 0):
                 found.setdefault(site.key, site)
                 at_site()
         return output

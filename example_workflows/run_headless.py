@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
@@ -18,8 +19,13 @@ def call(url: str, body: dict[str, Any] | None = None) -> bytes:
     """GET, or POST where there is a body."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request) as answer:
-        return answer.read()
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.read()
+    except urllib.error.HTTPError as error:  # ComfyUI says in the body which input of which node it does not take
+        raise SystemExit(f"{url}: {error} {error.read().decode()}") from error
+    except urllib.error.URLError as error:
+        raise SystemExit(f"{url} does not answer ({error.reason}); is ComfyUI running there?") from error
 
 
 def main() -> None:
@@ -30,6 +36,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path())
     args = parser.parse_args()
 
+    args.out.mkdir(parents=True, exist_ok=True)
     prompt = json.loads(args.workflow.read_text("utf-8"))
     for node in prompt.values():
         if node["class_type"] == "ApplyACTSteering" and args.strength is not None:
@@ -41,6 +48,8 @@ def main() -> None:
     for kind, message in ended["status"]["messages"]:
         if kind == "execution_error":
             raise SystemExit(f"{message['node_type']}: {message['exception_message'].strip()}")
+        if kind == "execution_interrupted":
+            raise SystemExit("The run was interrupted.")
     for output in ended["outputs"].values():
         for image in output.get("images", ()):
             if image["type"] == "output":

@@ -16,12 +16,11 @@ from .host.steering import Branch, ModelSteering, hook_group, steered_clip
 class _NoCLIP:
     """Stands where no CLIP is connected, and says so when it is used; the host looks at all outputs, used or not."""
 
-    def tokenize(self, *_: object, **__: object) -> NoReturn:
-        raise MapError(
+    def __getattr__(self, name: str) -> NoReturn:
+        # No MapError: the host asks whether an output has this or that, and takes an AttributeError for a no.
+        raise AttributeError(
             "Apply ACT Steering has no CLIP to give on, since none is connected to it; take the CLIP from its loader."
         )
-
-    clone = tokenize
 
 
 class ApplyACTSteering(io.ComfyNode):

@@ -16,6 +16,7 @@ from .common import CATEGORY, ACTMapIO, aliases
 from .host import folders
 
 COVER = 256
+USUAL = 0.0, 1.0
 
 
 class SaveACTMap(io.ComfyNode):
@@ -37,10 +38,20 @@ class SaveACTMap(io.ComfyNode):
                 io.String.Input("description", default="", multiline=True, tooltip="What it does, and to which model."),
                 io.String.Input("license", default="", tooltip="Under which others may use it, such as CC0-1.0."),
                 io.Float.Input(
-                    "strength_low", default=0.0, min=-20.0, max=20.0, step=0.05, tooltip="Recommended strengths: from."
+                    "strength_low",
+                    default=USUAL[0],
+                    min=-20.0,
+                    max=20.0,
+                    step=0.05,
+                    tooltip="Recommended strengths: from.",
                 ),
                 io.Float.Input(
-                    "strength_high", default=1.0, min=-20.0, max=20.0, step=0.05, tooltip="Recommended strengths: to."
+                    "strength_high",
+                    default=USUAL[1],
+                    min=-20.0,
+                    max=20.0,
+                    step=0.05,
+                    tooltip="Recommended strengths: to.",
                 ),
                 io.Image.Input("thumbnail", optional=True, tooltip="A picture to show for it."),
             ],
@@ -61,14 +72,16 @@ class SaveACTMap(io.ComfyNode):
         thumbnail: Any = None,
     ) -> io.NodeOutput:
         path = folders.new_map(name)
+        strengths = strength_low, strength_high
         save_map(
             act_map,
             path,
-            title=title or path.stem,
-            author=author,
-            description=description,
-            license=license,
-            strength_range=(strength_low, strength_high),
+            # What is left empty stays as the map says it.
+            title=title or act_map.card.title or path.stem,
+            author=author or None,
+            description=description or None,
+            license=license or None,
+            strength_range=(act_map.card.strength_range if strengths == USUAL else None) or strengths,
             cover=None if thumbnail is None else _jpeg(thumbnail),
         )
         text = f"Saved {path} ({path.stat().st_size / 1e6:.2f} MB)."

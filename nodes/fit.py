@@ -114,9 +114,14 @@ class FitACTMap(io.ComfyNode):
     ) -> io.NodeOutput:
         started = time.perf_counter()
         prompts = [lines(text, side, "Fit ACT Map") for text, side in ((source, "source"), (target, "target"))]
-        shape = (
-            fitting.empty_latent(model, width, height) if latent is None else fitting.fixed_latent(model, latent)[:1]
-        )
+        shape = None
+        if components != "text":
+            fitting.check_model(model)
+            shape = (
+                fitting.empty_latent(model, width, height)
+                if latent is None
+                else fitting.fixed_latent(model, latent)[:1]
+            )
         settings: dict[str, Any] = {"sites": sites, "estimator": estimator, "order": order, "support": support}
         settings["progress"] = Progress(parts=2 if components == "both" else 1)
 
@@ -125,7 +130,7 @@ class FitACTMap(io.ComfyNode):
             own = [side[:samples] for side in prompts]
             text_map = fitting.fit_text(clip, *own, **settings)
         act_map = text_map
-        if components != "text":
+        if shape is not None:
             source_map = text_map if order == "causal" else None
             sides = [
                 _samples(clip, side, samples, moved) for side, moved in zip(prompts, (source_map, None), strict=True)

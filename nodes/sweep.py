@@ -49,7 +49,7 @@ class ACTStrengthSweep(io.ComfyNode):
             ],
             outputs=[
                 io.Image.Output(display_name="grid"),
-                io.Image.Output(display_name="images", tooltip="All pictures, strength after strength."),
+                io.Image.Output(display_name="images", tooltip="All pictures, or frames, strength after strength."),
             ],
         )
 
@@ -72,6 +72,10 @@ class ACTStrengthSweep(io.ComfyNode):
         prompt: str = "",
     ) -> io.NodeOutput:
         numbers = _numbers(strengths)
+        if (clip is None) == bool(prompt.strip()):
+            raise MapError(
+                "ACT Strength Sweep steers text encoders only where it has both clip and prompt; give both, or neither."
+            )
         empty = fixed_latent(model, latent)
         noise = comfy.sample.prepare_noise(empty, seed, latent.get("batch_index"))
         bar = comfy.utils.ProgressBar(len(numbers) * steps)
@@ -79,7 +83,7 @@ class ACTStrengthSweep(io.ComfyNode):
         for column, strength in enumerate(numbers):
             applied = ApplyACTSteering.execute(model, act_map, strength, strength, 0.0, 1.0, "positive", clip)
             steered, steered_clip = applied.result
-            if clip is not None and prompt.strip():
+            if clip is not None:
                 positive = steered_clip.encode_from_tokens_scheduled(steered_clip.tokenize(prompt))
 
             def step(number: int, *_: object, column: int = column) -> None:
@@ -106,7 +110,8 @@ class ACTStrengthSweep(io.ComfyNode):
             [f"{number:g}" for number in numbers],
         )
         pictured = torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255)[None]
-        return io.NodeOutput(pictured, torch.cat(columns), ui=ui.PreviewImage(pictured, cls=cls))
+        images = torch.cat(columns)
+        return io.NodeOutput(pictured, images.reshape(-1, *images.shape[-3:]), ui=ui.PreviewImage(pictured, cls=cls))
 
 
 def _numbers(text: str) -> list[float]:
@@ -120,4 +125,7 @@ def _numbers(text: str) -> list[float]:
 
 
 def _picture(pixels: torch.Tensor) -> Image.Image:
+    """Of ``[height, width, 3]``, or the middle one of the ``[frames, height, width, 3]`` of a video."""
+    if pixels.ndim == 4:
+        pixels = pixels[len(pixels) // 2]
     return Image.fromarray((pixels.cpu().numpy().clip(0, 1) * 255).round().astype(np.uint8))

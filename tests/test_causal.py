@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -231,6 +232,34 @@ def test_all_prompts_of_both_sides_stand_at_a_site_together() -> None:
     assert model.resident == 0
 
 
+class NormedTwice(nn.Module):
+    """As text encoders that skip their last layers: the same norm on one result, and then on the one that is used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Linear(4, 4), nn.LayerNorm(4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        used = self.first(x)
+        self.norm(used * used)
+        return self.last(self.norm(used))
+
+
+@pytest.mark.parametrize("counts", [0, 1])
+def test_of_a_module_that_runs_twice_the_pass_that_counts_is_fitted(counts: int) -> None:
+    model = TensorModel(NormedTwice(), (4,))
+    (component,) = model.components
+    model.components = [replace(component, passes={"norm": counts})]
+    act_map = fit(model, SOURCE, TARGET, sites="toy/*", estimator="mean", order="simultaneous")
+    assert keys(act_map) == ["toy/first", "toy/norm", "toy/last"]
+    first, norm = (model.module.get_submodule(name) for name in ("first", "norm"))
+    with torch.no_grad():
+        used = [first(model.rows(side)) for side in (SOURCE, TARGET)]
+        source, target = (norm(x if counts else x * x).mean(0) for x in used)
+    # Means of float32 values, in another order.
+    assert torch.allclose(act_map["toy/norm"].beta, target - source, atol=1e-6)
+
+
 def test_only_one_micro_batch_moves_at_a_time() -> None:
     model, inside, most = chain(), 0, 0
 
@@ -339,7 +368,7 @@ def test_a_site_that_not_all_prompts_pass_is_named(sites: str) -> None:
     model = TensorModel(Sometimes(lambda x: len(x) == 1), (4,))
     with pytest.raises(MapError, match=r"toy/second|toy/third") as caught:
         fit(model, SOURCE, TARGET, sites=sites, batch_size=2)
-    assert "leave that site out" in str(caught.value)
+    assert "choose other sites" in str(caught.value)
     assert swapped(model.module) == []
 
 
@@ -353,7 +382,7 @@ def test_sites_in_changing_order_are_named() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.second(self.first(x)) if len(x) == 2 else self.first(self.second(x))
 
-    with pytest.raises(MapError, match=r"toy/(first|second).*leave that site out"):
+    with pytest.raises(MapError, match=r"toy/(first|second).*choose other sites"):
         fit(TensorModel(Swapping(), (4,)), SOURCE, TARGET, sites="toy/*", batch_size=3)
 
 

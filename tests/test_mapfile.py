@@ -137,6 +137,32 @@ def test_a_card_stays_unless_it_is_replaced(path: Path, fitted: ActMap) -> None:
     assert load_map(path).card.title == ""
 
 
+ODD_TEXTS = {
+    "a space that does not break": "a\u00a0cat",
+    "an ideographic space": "猫\u3000灯台",
+    "a joiner between letters": "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+    "an emoji of two": "👩\u200d🎨",
+    "a mark of direction": "\u200f\u05d7\u05ea\u05d5\u05dc",
+    "a byte-order mark": "\ufeffa cat",
+    "lines": "a cat\n\ta dog",
+}
+
+
+@pytest.mark.parametrize("text", ODD_TEXTS.values(), ids=ODD_TEXTS)
+def test_text_of_every_script_comes_back(path: Path, fitted: ActMap, text: str) -> None:
+    own = replace(fitted, record=replace(fitted.record, source_prompts=(text, text)))
+    save_map(own, path, title=text, description=text)
+    assert load_map(path).card.title == load_map(path).card.description == text
+    assert load_map(path).record.source_prompts == (text, text)
+
+
+@pytest.mark.parametrize("text", ["\x1b[31mred", "a\0b", "\ud800", "a\x85b"])
+def test_text_that_could_steer_a_terminal_is_refused(path: Path, fitted: ActMap, text: str) -> None:
+    with pytest.raises(MapError, match="was not written"):
+        save_map(fitted, path, title=text)
+    assert not path.exists()
+
+
 def test_saving_what_was_loaded_changes_nothing(path: Path, fitted: ActMap) -> None:
     save_map(fitted, path)
     once = load_map(path)

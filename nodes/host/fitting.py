@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...act_core import ActMap, MapError, fit, steer
 from ...act_core.causal import MicroBatch
-from ...act_core.sites import Component
+from ...act_core.sites import PRESETS, Component
 from .modules import diffusion_model, text_encoders
 from .steering import is_steered, is_steered_clip
 
@@ -47,16 +47,21 @@ class TextEncoders:
         if is_steered_clip(clip):
             raise MapError("This CLIP is steered by a map already; connect the CLIP from before Apply ACT Steering.")
         self._clip = clip
-        self.components: Sequence[Component] = text_encoders(clip)
-        if not self.components:
-            raise MapError("This CLIP has no text encoder that can be steered; fit the model alone.")
         # Has the host load this very CLIP now: it would otherwise take the patches of another clone off in mid-walk.
-        clip.encode_from_tokens(clip.tokenize(""))
+        clip.encode_from_tokens(_tokens(clip, ""))
+        found = text_encoders(clip)
+        self.components: Sequence[Component] = [part for part in found if part.architecture in PRESETS]
+        self.unknown = [part for part in found if part.architecture not in PRESETS]
+        if not self.components:
+            kinds = " and ".join(part.architecture for part in found) or "none"
+            raise MapError(
+                f"Fit ACT Map does not know the text encoders of this CLIP yet ({kinds}); set components to model."
+            )
 
     def batches(self, prompts: Sequence[str], size: int) -> list[MicroBatch]:
         alike: dict[tuple[object, ...], list[dict[str, Any]]] = {}
         for prompt in prompts:
-            tokens = self._clip.tokenize(prompt)
+            tokens = _tokens(self._clip, prompt)
             # One row a prompt: further sections, and weights, which add a row for the empty prompt, are left out.
             for name, sections in tokens.items():
                 if _are_sections(sections):
@@ -80,14 +85,25 @@ class TextEncoders:
             self._clip.encode_from_tokens(tokens)
 
 
+def _tokens(clip: Any, prompt: str) -> dict[str, Any]:
+    tokens: dict[str, Any] = clip.tokenize(prompt)
+    if isinstance(song := tokens.get("lm_metadata"), dict):
+        # A language model beside the text encoder would else write a whole song for each prompt.
+        tokens["lm_metadata"] = song | {"generate_audio_codes": False}
+    return tokens
+
+
 def _are_sections(tokens: object) -> bool:
     return isinstance(tokens, list) and bool(tokens) and isinstance(tokens[0], list)
 
 
 def fit_text(clip: Any, source: Sequence[str], target: Sequence[str], **settings: Any) -> ActMap:
     """The map of the text encoders of a CLIP."""
-    act_map = fit(TextEncoders(clip), source, target, **settings)
-    return replace(act_map, record=replace(act_map.record, patches=_patches(clip.patcher, "text encoders")))
+    encoders = TextEncoders(clip)
+    act_map = fit(encoders, source, target, **settings)
+    unknown = tuple(f"{part.name} left out, of the unknown kind {part.architecture}" for part in encoders.unknown)
+    record = replace(act_map.record, notes=(*act_map.record.notes, *unknown))
+    return replace(act_map, record=replace(record, patches=_patches(clip.patcher, "text encoders")))
 
 
 def encode(clip: Any, prompts: Sequence[str], text_map: ActMap | None = None) -> list[tuple[Tensor, dict[str, Any]]]:
@@ -97,6 +113,17 @@ def encode(clip: Any, prompts: Sequence[str], text_map: ActMap | None = None) ->
         return [encoders.encode(prompt) for prompt in prompts]
     with steer({part.name: part.module for part in encoders.components}, text_map):
         return [encoders.encode(prompt) for prompt in prompts]
+
+
+def check_model(model: Any) -> None:
+    """Raise a MapError unless a map can be fitted on a MODEL."""
+    if is_steered(model):
+        raise MapError("This model is steered by a map already; connect the model from before Apply ACT Steering.")
+    if (kind := diffusion_model(model).architecture) not in PRESETS:
+        raise MapError(
+            f"Fit ACT Map does not know this kind of model yet ({kind}); take one that its help page lists, or set "
+            "components to text."
+        )
 
 
 def fit_model(
@@ -116,8 +143,6 @@ def fit_model(
         source, target: prompts with their conditioning.
         settings: of `act_core.fit`.
     """
-    if is_steered(model):
-        raise MapError("This model is steered by a map already; connect the model from before Apply ACT Steering.")
     conds = [[cond, {**extra, _NUMBER: number}] for number, (_, (cond, extra)) in enumerate([*source, *target])]
     sides = [
         [Prompt.of(text, number) for number, (text, _) in enumerate(side, start=start)]

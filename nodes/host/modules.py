@@ -27,8 +27,16 @@ def text_encoders(clip: Any) -> list[Component]:
     for name, part in clip.cond_stage_model.named_children():
         module = getattr(part, "transformer", None)
         if isinstance(module, nn.Module):
-            found.append(Component(name, module, _architecture(module)))
+            found.append(Component(name, module, _architecture(module), _passes(part, module)))
     return found
+
+
+def _passes(part: Any, module: nn.Module) -> dict[str, int]:
+    """Where layers are skipped at the end (CLIP Set Last Layer), the host norms the last layer first, for the pooled
+    output alone, and then the one that becomes the conditioning."""
+    if getattr(part, "layer", "last") != "hidden" or not getattr(part, "layer_norm_hidden_state", False):
+        return {}
+    return {name: 1 for name, _ in module.named_modules() if name.endswith("final_layer_norm")}
 
 
 def _architecture(module: nn.Module) -> str:

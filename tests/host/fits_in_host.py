@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import json
+import tempfile
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import inside  # noqa: F401  # pyright: ignore[reportUnusedImport]
@@ -14,8 +16,11 @@ import comfy.hooks
 import comfy.model_management
 import comfy.sample
 import comfy.utils
+import folder_paths
 import torch
 from act_pack import nodes
+from act_pack.act_core import MapError, fit
+from act_pack.nodes.host.fitting import TextEncoders
 
 SOURCE, TARGET = "cat\nred house", "cat, black ink icon\nred house, black ink icon"
 CHANNELS, SIDE = 16, 8
@@ -74,6 +79,65 @@ def progress() -> list[tuple[int, int]]:
     return told
 
 
+def skipped_layers() -> dict[str, float]:
+    """How far the map of the last norm of a CLIP is from the shift of what it gives, at each of its two calls."""
+    _, clip = loaded()
+    clip = clip.clone()
+    clip.clip_layer(-2)
+    settings = ("output", "text", "mean", "simultaneous", "unbounded", 2, 0, 0, 7)
+    act_map, _ = nodes.FitACTMap.execute(None, clip, SOURCE, TARGET, *settings).result
+    norm = clip.cond_stage_model.clip_l.transformer.text_model.final_layer_norm
+    calls: list[torch.Tensor] = []
+    handle = norm.register_forward_hook(lambda *given: calls.append(given[2].mean(1)[0]))
+    for prompt in (*SOURCE.splitlines(), *TARGET.splitlines()):
+        clip.encode_from_tokens(clip.tokenize(prompt))
+    handle.remove()
+    beta = act_map["clip_l/text_model.final_layer_norm"].beta
+    of_the_last, of_the_used = (
+        (torch.stack(calls[at + 4 :: 2]).mean(0) - torch.stack(calls[at:4:2]).mean(0) - beta).abs().max()
+        for at in (0, 1)
+    )
+    return {"calls": len(calls), "of the last layer": float(of_the_last), "of the used layer": float(of_the_used)}
+
+
+def text_one_at_a_time() -> float:
+    """Largest relative difference between a text map of prompts in batches and one of prompts one at a time."""
+    _, clip = loaded()
+    source = [f"{word} house" for word in ("red", "old", "green", "tall", "very very old", "small")]
+    sides = source, [f"{prompt}, black ink icon" for prompt in source]
+    sizes = [fit(TextEncoders(clip), *sides, sites="all", batch_size=size) for size in (32, 1)]
+    assert [batch.rows for batch in TextEncoders(clip).batches(source, 32)] == [len(source)]
+    return max(
+        float((t.omega - sizes[1][site.key].omega).abs().max() / t.omega.abs().max())
+        for site, t in sizes[0].transports.items()
+    )
+
+
+def unknown_model() -> str:
+    """What a fit says to a kind of model that has no presets."""
+    model = SimpleNamespace(wrappers={}, model=SimpleNamespace(diffusion_model=torch.nn.Linear(1, 1)))
+    settings = ("auto", "both", "mean", "causal", "unbounded", 2, 0, 0, 7)
+    try:
+        nodes.FitACTMap.execute(model, loaded()[1], SOURCE, TARGET, *settings)
+    except MapError as error:
+        return str(error)
+    return "fitted"
+
+
+def video_sweep() -> list[list[int]]:
+    """Shapes of grid and images of a sweep whose autoencoder decodes three frames."""
+    model, clip = loaded()
+    act_map, _ = fitted(model, clip, 2)
+    encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt)) for prompt in ("cat", "")]
+    vae = SimpleNamespace(decode=lambda samples: torch.rand(len(samples), 3, 64, 64, 3))
+    latent = {"samples": torch.zeros(1, CHANNELS, SIDE, SIDE)}
+    with tempfile.TemporaryDirectory() as folder:
+        folder_paths.set_temp_directory(folder)  # of the preview
+        settings = ("0, 1", 0, 2, 3.0, "euler", "simple")
+        result = nodes.ACTStrengthSweep.execute(model, act_map, *encoded, latent, vae, *settings).result
+    return [list(images.shape) for images in result]
+
+
 def kept_alive_by_a_hook() -> bool:
     """Whether a model that is used no more stays in memory for a hook that steered it."""
     model, clip = loaded()
@@ -107,6 +171,10 @@ def main() -> None:
         ],
         "kept alive by a hook": kept_alive_by_a_hook(),
         "progress": progress(),
+        "skipped layers": skipped_layers(),
+        "text one at a time": text_one_at_a_time(),
+        "unknown model": unknown_model(),
+        "video sweep": video_sweep(),
     }
     print(json.dumps(found))
 

@@ -260,6 +260,13 @@ def test_a_video_model_asks_for_a_latent(host: Host) -> None:
     assert "connect an empty latent" in host.fail(graph).error
 
 
+def test_text_encoders_are_fitted_whatever_the_model_makes(host: Host) -> None:
+    graph = Graph()
+    graph.add("InspectACTMap", act_map=Parts(graph, "wan").fit(components="text", width=0, height=0))
+    (output,) = host.run(graph).outputs.values()
+    assert "clip_l/" in output["text"][0]
+
+
 def test_a_map_of_text_encoders_alone_is_shown_and_asks_for_a_clip(host: Host) -> None:
     graph = Graph()
     fitted = Parts(graph, "demo").fit(components="text")
@@ -361,6 +368,29 @@ def test_the_bar_of_a_fit_rises_to_its_end(inside: dict[str, Any]) -> None:
     assert values[0] < values[-1]
     assert list(values) == sorted(values)
     assert set(totals) == {values[-1]}
+
+
+def test_where_layers_are_skipped_the_map_is_of_the_conditioning(inside: dict[str, Any]) -> None:
+    found = inside["skipped layers"]
+    assert found["calls"] == 2 * 4  # four prompts
+    assert found["of the used layer"] < 1e-4  # float32, one prompt a batch against two
+    assert found["of the last layer"] > 1e-2
+
+
+def test_prompts_in_batches_give_the_map_of_prompts_one_at_a_time(inside: dict[str, Any]) -> None:
+    assert inside["text one at a time"] < 1e-3  # batches round otherwise, and slopes of few prompts amplify it
+
+
+def test_a_kind_of_model_without_presets_is_named(inside: dict[str, Any]) -> None:
+    assert "does not know this kind of model yet (Linear)" in inside["unknown model"]
+    assert "set components to text" in inside["unknown model"]
+
+
+def test_a_sweep_of_a_video_shows_one_frame_of_each_and_gives_all(inside: dict[str, Any]) -> None:
+    grid, images = inside["video sweep"]
+    assert images == [2 * 3, 64, 64, 3]  # two strengths, three frames
+    assert len(grid) == 4
+    assert grid[0] == 1
 
 
 def test_a_hook_does_not_keep_a_model_in_memory(inside: dict[str, Any]) -> None:

@@ -8,7 +8,10 @@ import pytest
 import torch
 from graphs import KINDS, SOURCE, Parts, apply, plain, steered
 from PIL import Image
-from server import PACK, Graph, Host
+from server import PACK, Graph, Host, Node
+
+from act_core import load_map
+from act_core.maps import Card
 
 
 def test_all_nodes_are_there_and_their_help_is(host: Host) -> None:
@@ -149,6 +152,29 @@ def test_the_clip_output_without_a_clip_says_what_to_do(host: Host, saved: dict[
     assert "has no CLIP to give on" in host.fail(graph).error
 
 
+@pytest.mark.parametrize("next_node", ["ApplyACTSteering", "ApplyACTSteeringCLIP", "LoraLoader", "FitACTMap"])
+def test_so_it_does_to_the_next_node_in_a_row(host: Host, saved: dict[str, str], next_node: str) -> None:
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    loaded = graph.add("LoadACTMap", name=saved["demo"])
+    applied = apply(graph, parts.model, loaded)
+    if next_node == "ApplyACTSteering":
+        parts.clip = apply(graph, parts.model, loaded, applied[1])[1]
+    elif next_node == "ApplyACTSteeringCLIP":
+        parts.clip = graph.add(next_node, clip=applied[1], act_map=loaded, strength_clip=1.0)
+    elif next_node == "LoraLoader":
+        strengths = {"strength_model": 1.0, "strength_clip": 1.0}
+        lora = {"lora_name": "tiny.safetensors", **strengths}
+        parts.clip = graph.add(next_node, model=parts.model, clip=applied[1], **lora)[1]
+    else:
+        parts.clip = applied[1]
+        graph.add("InspectACTMap", act_map=parts.fit(components="text"))
+    parts.sampled()
+    run = host.fail(graph)
+    assert "has no CLIP to give on" in run.error
+    assert run.error.count("\n") == 0
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -182,6 +208,27 @@ def test_saving_never_overwrites(host: Host, saved: dict[str, str]) -> None:
     assert {name: after[name] for name in before} == before
     assert set(after) - set(before) == {"demo_002.safetensors"}
     assert after["demo_002.safetensors"] != before["demo.safetensors"]
+
+
+def test_what_a_map_says_of_itself_stays_where_nothing_else_is_given(host: Host, saved: dict[str, str]) -> None:
+    def saved_as(name: str, act_map: Any, **given: Any) -> str:
+        usual = {"title": "", "author": "", "description": "", "license": "", "strength_low": 0.0, "strength_high": 1.0}
+        graph = Graph()
+        loaded = graph.add("LoadACTMap", name=act_map)
+        edited = graph.add("EditACTMap", act_map=loaded, invert=True, scale=1.0)
+        graph.add("SaveACTMap", act_map=edited, name=name, **usual | given)
+        host.run(graph)
+        return f"{name}.safetensors"
+
+    told = {"title": "Ink", "author": "A. Friend", "description": "Like ink.", "license": "CC-BY-4.0"}
+    first = saved_as("of_a_friend", saved["demo"], **told, strength_low=-2.0, strength_high=3.0)
+    second = saved_as("turned", first)
+    third = saved_as("renamed", second, title="Colour", strength_high=0.5)
+    folder = host.base / "models" / "act_maps"
+    cards = [load_map(folder / name).card for name in (first, second, third)]
+    assert cards[0] == cards[1]
+    assert cards[1] == Card("Ink", "A. Friend", "Like ink.", "CC-BY-4.0", (-2.0, 3.0))
+    assert cards[2] == Card("Colour", "A. Friend", "Like ink.", "CC-BY-4.0", (0.0, 0.5))
 
 
 @pytest.mark.parametrize("name", ["../outside", "", "/tmp/outside"])
@@ -228,30 +275,38 @@ def test_inverse_and_scale_change_the_map(host: Host, saved: dict[str, str]) -> 
     assert not torch.allclose(drawn(invert=True, scale=1.0), half, atol=1e-2)
 
 
-def test_the_sweep_draws_a_labelled_grid_and_all_pictures(host: Host, saved: dict[str, str]) -> None:
-    graph = Graph()
+def sweep(graph: Graph, act_map: str, **changes: Any) -> Node:
     loaded = graph.add("LoadACTDemoModel")
     positive, negative = (graph.add("CLIPTextEncode", text=text, clip=loaded[1]) for text in ("cat", ""))
-    sweep = graph.add(
+    settings = {"seed": 0, "steps": 4, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "strengths": "0, 1"}
+    text = {"clip": loaded[1], "prompt": "cat", **changes}
+    return graph.add(
         "ACTStrengthSweep",
         model=loaded[0],
-        act_map=graph.add("LoadACTMap", name=saved["demo"]),
+        act_map=graph.add("LoadACTMap", name=act_map),
         positive=positive,
         negative=negative,
         latent=graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=2),
         vae=loaded[2],
-        strengths="0, 1",
-        seed=0,
-        steps=4,
-        cfg=3.0,
-        sampler_name="euler",
-        scheduler="simple",
-        clip=loaded[1],
-        prompt="cat",
+        **settings,
+        **{name: value for name, value in text.items() if value is not None},
     )
-    graph.add("SaveImage", images=sweep[1], filename_prefix="sweep")
+
+
+def test_the_sweep_draws_a_labelled_grid_and_all_pictures(host: Host, saved: dict[str, str]) -> None:
+    graph = Graph()
+    graph.add("SaveImage", images=sweep(graph, saved["demo"])[1], filename_prefix="sweep")
     pictures = [Image.open(path) for path in host.images(host.run(graph))]
     sizes = sorted(picture.size for picture in pictures)
     assert sizes[:4] == [(64, 64)] * 4  # two rows at two strengths
     assert sizes[4][0] > 128
     assert sizes[4][1] > 128
+
+
+@pytest.mark.parametrize("change", [{"clip": None}, {"prompt": " "}, {"prompt": None}])
+def test_a_sweep_with_clip_or_prompt_alone_says_so(host: Host, saved: dict[str, str], change: dict[str, Any]) -> None:
+    graph = Graph()
+    sweep(graph, saved["demo"], **change)
+    run = host.fail(graph)
+    assert run.node == "ACTStrengthSweep"
+    assert "give both, or neither" in run.error

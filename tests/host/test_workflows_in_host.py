@@ -60,15 +60,27 @@ def test_the_documented_client_runs_an_example_and_fetches_its_pictures(host: Ho
     assert all(Image.open(picture).size == (256, 256) for picture in pictures)
 
 
-def test_the_documented_client_tells_what_failed(host: Host, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("change", "server", "says"),
+    [
+        ({"source": "one prompt"}, "{host}", "FitACTMap: Fit ACT Map has 1 source prompts"),
+        ({"order": "backwards"}, "{host}", "Value not in list"),  # ComfyUI does not take it
+        ({}, "http://127.0.0.1:9", "is ComfyUI running there?"),
+    ],
+)
+def test_the_documented_client_tells_what_failed(
+    host: Host, tmp_path: Path, change: dict[str, str], server: str, says: str
+) -> None:
     prompt = api_form("fit_your_own").prompt
     (fit,) = [node for node in prompt.values() if node["class_type"] == "FitACTMap"]
-    fit["inputs"]["source"] = "one prompt"
+    fit["inputs"].update(change)
     (tmp_path / "failing.json").write_text(json.dumps(prompt))
-    command = [sys.executable, FOLDER / "run_headless.py", tmp_path / "failing.json", "--server", host.url]
+    options = ["--server", server.format(host=host.url), "--out", tmp_path / "made"]
+    command = [sys.executable, FOLDER / "run_headless.py", tmp_path / "failing.json", *options]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode != 0
-    assert run.stderr.startswith("FitACTMap: Fit ACT Map has 1 source prompts")
+    assert says in run.stderr
+    assert "Traceback" not in run.stderr
 
 
 def ours(host: Host) -> dict[str, Any]:
