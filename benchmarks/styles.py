@@ -147,7 +147,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--dev", action="store_true", help="the table of what was tried, on other concepts")
     parser.add_argument("--concepts", type=int, help="how many to draw (32; with --dev 16)")
     parser.add_argument("--seeds", type=int, help="pictures of each (3; with --dev 1)")
-    parser.add_argument("--sheet", type=Path, help="file for a picture of all pairs")
+    parser.add_argument("--sheets", type=Path, help="folder for styles.jpg and removal.jpg, pictures of what was drawn")
     args = parser.parse_args(arguments)
     pictures = emoji()
     asked = [c for c in range(len(pictures.names)) if not studied(c) and pictures.seen[:, c].all()]
@@ -158,10 +158,10 @@ def main(arguments: list[str] | None = None) -> int:
     count = args.concepts or 32
     bench = Bench(asked[:count], pictures, args.seeds or 3)
     print_title("Steering styles, default settings", "diffusers")
-    return report([*all_pairs(bench, args.sheet), *removal(bench), *fit_time(bench)])
+    return report([*all_pairs(bench, args.sheets), *removal(bench, args.sheets), *fit_time(bench)])
 
 
-def all_pairs(bench: Bench, sheet: Path | None) -> list[Check]:
+def all_pairs(bench: Bench, sheets: Path | None) -> list[Check]:
     """All ordered pairs with the default settings."""
     print(
         f"Maps of 128 + 128 prompts; {len(bench.concepts)} other concepts x {bench.seeds} seeds. Probability of the "
@@ -199,10 +199,9 @@ def all_pairs(bench: Bench, sheet: Path | None) -> list[Check]:
         three = (bench.prompted(a), steered, bench.prompted(b))
         shown.append([drawn.images[n] for n in range(SHOWN) for drawn in three])
     print_table(("style", "unsteered", "strength 1", "prompted", "real", "of prompted", "content kept", "fit, s"), rows)
-    if sheet:
+    if sheets:
         titles = ["unsteered", "steered", "prompted"] * SHOWN
-        images = [[fromarray(image.permute(1, 2, 0).numpy()) for image in row] for row in shown]
-        grid(images, [str(row[0]) for row in rows], titles).save(sheet, optimize=True)
+        _save_sheet(sheets / "styles.jpg", shown, [str(row[0]) for row in rows], titles)
     middle, content = float(np.median(relative)), float(np.median(contents))
     many = sum(value >= 0.85 for value in absolute)
     worst = min(relative)
@@ -215,7 +214,7 @@ def all_pairs(bench: Bench, sheet: Path | None) -> list[Check]:
     ]
 
 
-def removal(bench: Bench) -> list[Check]:
+def removal(bench: Bench, sheets: Path | None) -> list[Check]:
     """Prompts that ask for something, steered to where prompts lie that do not."""
     print(
         "\n### Removal\n\nSource: prompts whose name has the word, in any style; target: prompts of other names. "
@@ -224,6 +223,7 @@ def removal(bench: Bench) -> list[Check]:
     )
     real = torch.stack([bench.judge.ask(images)[1] for images in bench.pictures.images])
     rows: list[tuple[object, ...]] = []
+    shown: list[list[Tensor]] = []
     ratios: dict[str, float] = {}
     others = bench.draw(bench.captions(0, bench.concepts)).features
     for word in WORDS:
@@ -233,11 +233,12 @@ def removal(bench: Bench) -> list[Check]:
         styles = [number % len(STYLES) for number in range(len(asking))]
         texts = [bench.captions(style, [c])[0] for style, c in zip(styles, asking, strict=True)]
 
-        def share(drawn: Drawn, styles: list[int] = styles, has: Tensor = has) -> float:
+        def shows(drawn: Drawn, styles: list[int] = styles, has: Tensor = has) -> Tensor:
             alike = torch.einsum("nf,ncf->nc", drawn.features, real[styles * bench.seeds])
-            return float((has[alike.topk(NEAREST).indices].float().mean(1) > 0.5).float().mean())
+            return (has[alike.topk(NEAREST).indices].float().mean(1) > 0.5).float()
 
-        before = share(bench.draw(texts))
+        unsteered = bench.draw(texts)
+        before = shows(unsteered)
         for support in get_args(Support):
             chance = random.Random(0)
             source, target = (
@@ -245,11 +246,17 @@ def removal(bench: Bench) -> list[Check]:
                 for side in sides
             )
             maps = {0: fit(bench.model, source, target, support=support, batch_size=FIT_BATCH)}
-            half, full = (share(bench.steered(maps, texts, strength)) for strength in (0.5, 1.0))
+            drawn = [bench.steered(maps, texts, strength) for strength in (0.5, 1.0)]
+            shares = [before, *map(shows, drawn)]
             spared = kept(bench.steered(maps, bench.captions(0, bench.concepts), 1.0).features, others).mean()
-            rows.append((word, len(texts), support, *(f"{x:.0%}" for x in (before, half, full)), f"{spared:.2f}"))
-            ratios[f"{word}, {support}"] = full / max(before, 1e-9)
+            told = [f"{values.mean():.0%} {_percents(_interval(values, bench))}" for values in shares]
+            rows.append((word, len(texts), support, *told, f"{spared:.2f}"))
+            ratios[f"{word}, {support}"] = float(shares[-1].mean() / before.mean().clamp_min(1e-9))
+            shown.append([images.images[n] for n in range(2 * SHOWN) for images in (unsteered, drawn[-1])])
     print_table(("word", "prompts", "support", "unsteered", "strength 0.5", "strength 1", "others kept"), rows)
+    if sheets:
+        titles = ["unsteered", "steered"] * 2 * SHOWN
+        _save_sheet(sheets / "removal.jpg", shown, [f"{word}, {support}" for word, _, support, *_ in rows], titles)
     best = min(ratios, key=ratios.__getitem__)
     return [Check(f"share left by removal ({best})", f"{ratios[best]:.2f}", "< 1/3", ratios[best] < 1 / 3)]
 
@@ -329,9 +336,19 @@ def _tried(bench: Bench, setting: Setting) -> tuple[object, ...]:
     return setting.changed, int(sites), *means, f"{seconds:.1f}"
 
 
+def _percents(ends: tuple[float, float]) -> str:
+    return "[{:.0%}, {:.0%}]".format(*ends)
+
+
+def _save_sheet(path: Path, rows: Sequence[Sequence[Tensor]], names: Sequence[str], titles: Sequence[str]) -> None:
+    images = [[fromarray(image.permute(1, 2, 0).numpy()) for image in row] for row in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grid(images, names, titles).save(path, quality=85, optimize=True)
+
+
 def _interval(values: Tensor, bench: Bench) -> tuple[float, float]:
     """95% bootstrap interval of a mean over concepts, whose seeds belong together."""
-    by_concept = values.view(bench.seeds, len(bench.concepts)).mean(0).numpy()
+    by_concept = values.view(bench.seeds, -1).mean(0).numpy()
     result = stats.bootstrap((by_concept,), np.mean, n_resamples=RESAMPLES, method="percentile", rng=0)
     return float(result.confidence_interval.low), float(result.confidence_interval.high)
 
