@@ -235,7 +235,8 @@ class Walk:
         if worker is None or not worker.is_current_thread():
             return x  # somebody else runs the model meanwhile, such as a progress callback that shows a preview
         if worker.position < index:
-            worker.passed[site.key] += 1
+            if x.shape[0] == worker.batch.rows:
+                worker.passed[site.key] += 1
             if worker.passed[site.key] <= self._components[site.component].passes.get(site.name, 0):
                 return x
             if x.shape[0] != worker.batch.rows or index != worker.position + 1:

@@ -53,6 +53,10 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        name = error.filename or "A file"
+        print(f"act-steering: {name} cannot be used ({error.strerror or error}); choose another.", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -277,15 +281,20 @@ def _sweep(args: argparse.Namespace) -> None:
     titles = [f"{strength:g}" for strength in strengths]
     # Small pictures are shown larger.
     zoom = max(1, 128 // images[0][0].width)
-    if out.suffix == ".webp":
-        save_animation(images, titles, out, zoom=zoom)
-    else:
-        grid(images, args.prompt, titles, zoom=zoom).save(out)
+    part = out.with_name(f".part-{out.name}")  # what was there stays until all of the new picture is
+    try:
+        if out.suffix == ".webp":
+            save_animation(images, titles, part, zoom=zoom)
+        else:
+            grid(images, args.prompt, titles, zoom=zoom).save(part)
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
     print(f"Saved {out}.")
 
 
 def _check_writable(path: Path) -> None:
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise MapError(f"{path} cannot be written; name a file in a folder that you may write to.")
 
 
@@ -318,7 +327,7 @@ def _tried(args: argparse.Namespace, act_map: ActMap) -> Generator[Steering, Non
             yield steering
     else:
         model = _load_language_model(args.model, args.dtype, args.device)
-        with steer(model.module, act_map) as steering:
+        with steer(model.modules, act_map) as steering:
             model.generate("The", max_new_tokens=1)
             yield steering
 
@@ -330,10 +339,10 @@ def _generate(args: argparse.Namespace) -> None:
         from .models.transformers import Chat
 
         model = model.in_chat(Chat())
-    for warning in steer(model.module, act_map).warnings:
+    for warning in steer(model.modules, act_map).warnings:
         print(f"Warning: {warning}")
     for strength in args.strength or [1.0]:
-        with steer(model.module, act_map, strength) as steering:
+        with steer(model.modules, act_map, strength) as steering:
             texts = model.generate_all(
                 args.prompt,
                 max_new_tokens=args.tokens,

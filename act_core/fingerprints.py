@@ -26,7 +26,8 @@ def structure_hash(architecture: str, sites: Iterable[Site]) -> str:
 def weights_hash(module: nn.Module) -> str:
     """SHA-256 over the one-dimensional parameters as bfloat16, sorted by name; empty where there are none.
 
-    These are few and survive casting and quantisation of the large matrices, and a finetune changes them.
+    These are few and survive quantisation of the large matrices and casting to bfloat16, and a finetune changes them.
+    Casting to float16 changes the smallest of them.
     """
     digest = hashlib.sha256()
     vectors = {

@@ -183,7 +183,13 @@ class ActMap:
         """
         if not math.isfinite(strength):
             raise MapError(f"The strength is {strength}; it must be a finite number, such as 1.")
-        return self._transformed(lambda transport: transport.scaled(strength), f"scaled by {strength:g}")
+        scaled = self._transformed(lambda transport: transport.scaled(strength), f"scaled by {strength:g}")
+        ends = self.card.strength_range
+        if ends is not None:
+            # The same moves are recommended as before.
+            low, high = sorted(end / strength for end in ends) if strength else ends
+            scaled = replace(scaled, card=replace(self.card, strength_range=(low, high) if strength else None))
+        return scaled
 
     def inverse(self) -> ActMap:
         """The map from target to source, ``(a - beta) / omega`` per channel; its ``fallbacks`` counts the
@@ -228,8 +234,12 @@ class ActMap:
         shared = {site.key for site in self.transports} & {site.key for site in other.transports}
         if shared:
             raise MapError(f"Both maps move the site {min(shared)}; apply them one after the other.")
+        spatial = any(site.layout == "spatial" for site in self.transports)
+        if spatial and self.record.spatial != other.record.spatial:
+            raise MapError("The two maps move feature maps by different rules; apply them one after the other.")
         record = replace(
             other.record,
+            walk="streamed" if "streamed" in (self.record.walk, other.record.walk) else "exact",
             base={**self.record.base, **other.record.base},
             patches=tuple(dict.fromkeys((*self.record.patches, *other.record.patches))),
             notes=(*self.record.notes, *other.record.notes),

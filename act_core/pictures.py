@@ -19,6 +19,7 @@ _GAP = 6
 _TEXT = 13
 _LEFT = 132
 FRAME_MILLISECONDS = 160
+_WEBP_SIDE = 16383  # pixels, by the format
 
 
 def sweep(
@@ -78,7 +79,8 @@ def grid(
         draw.multiline_text((left + across * number, _GAP // 2), text, "black", font)
     for number, (text, pictures) in enumerate(zip(rows, images, strict=True)):
         y = top + down * number
-        draw.multiline_text((_GAP, y), textwrap.fill(text, 2 * _LEFT // _TEXT), "black", font)
+        lines = textwrap.wrap(text, 2 * _LEFT // _TEXT, max_lines=max(1, height // (_TEXT + 4)), placeholder=" ...")
+        draw.multiline_text((_GAP, y), "\n".join(lines), "black", font)
         for column, picture in enumerate(pictures):
             shown = picture.resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(shown, (left + across * column, y))
@@ -90,9 +92,11 @@ def save_animation(
 ) -> None:
     """An animated WebP that goes through the columns and back: all rows side by side, the column's text above."""
     frames: list[Image.Image] = []
+    across = min(len(images), max(1, (_WEBP_SIDE - _GAP) // (images[0][0].width * zoom + _GAP)))
     for number, text in enumerate(columns):
-        titles = [text, *[""] * (len(images) - 1)]
-        frames.append(grid([[row[number] for row in images]], [""], titles, zoom=zoom))
+        shown = [row[number] for row in images]
+        lines = [shown[at : at + across] for at in range(0, len(shown), across)]
+        frames.append(grid(lines, [""] * len(lines), [text, *[""] * (across - 1)], zoom=zoom))
     frames = [*frames, *frames[-2:0:-1]]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=FRAME_MILLISECONDS, loop=0, quality=85)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any
@@ -18,6 +17,9 @@ from .forwards import Forward, output_tensors, own_forward, restore_forward, sub
 from .maps import ActMap, Site, Spatial
 from .sites import Coverage, channel_dim, displace_at, layout_of
 from .transport import Transport
+
+# Greatest strength: far beyond where any model still makes sense, and far below where float16 overflows at once.
+MOST = 1000
 
 # One for all components of a map, or one for each.
 Strength = float | Mapping[str, float]
@@ -129,8 +131,8 @@ class Steering:
                 f"{', '.join(by_component) or 'nothing'}; give one number, or one for each component."
             )
         for number in by_component.values():
-            if not isinstance(number, (int, float)) or not math.isfinite(number):
-                raise MapError(f"The strength is {number}; it must be a finite number, such as 1.")
+            if not isinstance(number, (int, float)) or not abs(number) <= MOST:
+                raise MapError(f"The strength is {number}; it must be a number from -{MOST} to {MOST}, such as 1.")
         self._strength: Strength = value
         for site, layer in self._layers.items():
             layer.strength = by_component[site.component]
@@ -140,12 +142,25 @@ class Steering:
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """What speaks against this map on this model, a sentence each."""
-        return tuple(
-            f"{_titled(self.act_map)} was fitted on other weights of {base.architecture} ({name}); "
-            "it may work less well here, so try low strengths first."
-            for name, base in self.act_map.record.base.items()
-            if name in self._roots and base.weights and base.weights != weights_hash(self._roots[name])
-        )
+        told: list[str] = []
+        if missing := self.coverage.missing:
+            told.append(
+                f"{_titled(self.act_map)} has {len(self.act_map)} sites, of which {len(missing)} are not in this model "
+                f"(first: {missing[0]}); it moves less here than where it was fitted."
+            )
+        found = {site.component for site in self._layers}
+        for name, base in self.act_map.record.base.items():
+            root = self._roots.get(name)
+            if root is None or name not in found or base.weights in ("", weights_hash(root)):
+                continue
+            # float16 holds fewer small numbers than the bfloat16 of the hash.
+            half = any(parameter.dtype == torch.float16 for parameter in root.parameters())
+            told.append(
+                f"{_titled(self.act_map)} was fitted on other weights of {base.architecture} ({name})"
+                f"{', or on these in another precision' * half}; it may work less well here, so try low strengths "
+                "first."
+            )
+        return tuple(told)
 
     @property
     def coverage(self) -> Coverage:
@@ -157,12 +172,18 @@ class Steering:
 
     def check(self) -> None:
         """Raise a MapError if the map was due and yet no site of it has fired."""
-        due = any(layer.strength for layer in self._layers.values())
-        if due and not self.coverage.fired:
+        due = [layer for layer in self._layers.values() if layer.strength]
+        if not due or self.coverage.fired:
+            return
+        if all(layer.rows is not None and layer.rows.parts == () for layer in due):
             raise MapError(
-                f"{_titled(self.act_map)} had no effect: {self.coverage}. The model was not run, or runs its parts in "
-                "a way the map cannot reach; fit a map with other sites."
+                f"{_titled(self.act_map)} had no effect: the branch that it steers is not there without guidance; "
+                "raise the guidance above 1, or steer the positive branch."
             )
+        raise MapError(
+            f"{_titled(self.act_map)} had no effect: {self.coverage}. The model was not run, or runs its parts in "
+            "a way the map cannot reach; fit a map with other sites."
+        )
 
     def forwards(self, before: Callable[[str, str], Forward]) -> dict[tuple[str, str], Forward]:
         """Steered forwards by component and submodule, for a host that puts them in place itself.

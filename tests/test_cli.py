@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from helpers import tiny_llama
 from PIL import Image
 from pipelines import one_encoder
 
-from act_core import fit, load_map
+from act_core import fit, load_map, save_map
 from act_core.cli import main
 from act_core.demo import language, pictures, shipped
 from act_core.models.transformers import TransformersModel
@@ -166,7 +167,51 @@ def test_sweep_refuses_what_it_cannot_draw(
     refused(results[-1], "multiples of 4")
     swept(tiny_pipeline, pipeline_map, "a.png", "--steps", 0)
     refused(results[-1], "at least 1")
+    swept(tiny_pipeline, pipeline_map, "a.png", "--strength", "1e30")
+    refused(results[-1], "from -1000 to 1000")
+    swept(tiny_pipeline, pipeline_map, "a.png", "--branch", "negative", "--guidance", 1, "--steps", 1)
+    refused(results[-1], "raise the guidance above 1")
+    swept(out="long" * 100 + ".png")
+    refused(results[-1], "long")
     assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    swept(out="file/a.png")
+    refused(results[-1], "cannot be written")
+
+
+def test_a_failed_sweep_leaves_the_picture_that_was_there(
+    run: Run, tmp_path: Path, tiny_pipeline: Path, pipeline_map: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "a.webp"
+    out.write_bytes(b"what was there")
+
+    def full(self: Image.Image, path: Path, **_: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    options = ("--map", pipeline_map, "--out", out, "--steps", 1, "--strength", 1)
+    refused(run("sweep", "rain", "--model", tiny_pipeline, *options), "No space left")
+    assert out.read_bytes() == b"what was there"
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_sweep_tells_of_sites_that_are_not_there(
+    run: Run, tmp_path: Path, tiny_pipeline: Path, pipeline_map: Path
+) -> None:
+    act_map = load_map(pipeline_map)
+    first = next(iter(act_map.transports))
+    moved = {replace(site, name="gone") if site == first else site: t for site, t in act_map.transports.items()}
+    save_map(replace(act_map, transports=moved), tmp_path / "other.safetensors")
+    options = ("--map", tmp_path / "other.safetensors", "--out", tmp_path / "a.png", "--steps", 1, "--strength", 1)
+    status, text, _ = run("sweep", "rain", "--model", tiny_pipeline, *options)
+    assert status == 0
+    assert "of which 1 are not in this model (first: clip_l/gone)" in text
+
+
+def test_a_map_of_a_pipeline_on_a_language_model_names_both(run: Run, tiny: Path, pipeline_map: Path) -> None:
+    for command in (("generate", "rain", "--map"), ("inspect",)):
+        refused(run(*command, pipeline_map, "--model", tiny), "clip_text_model (clip_l)", "LlamaForCausalLM")
 
 
 def test_a_fit_from_two_files_and_with_every_setting(run: Run, tmp_path: Path, tiny: Path) -> None:
@@ -348,6 +393,8 @@ def test_a_map_of_another_model_is_one_sentence(run: Run, tmp_path: Path, tiny_m
         (("--tokens", "-4"), "at least 1"),
         (("--tokens", "100000"), "do not fit"),
         (("--chat",), "chat template"),
+        (("--temperature", "1e-300"), "temperature"),
+        (("--temperature", "-1"), "temperature"),
     ],
 )
 def test_bad_settings_of_generate_are_one_sentence(
@@ -379,10 +426,11 @@ def test_bad_settings_of_fit_are_one_sentence_and_write_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["map.pt", "gone/map.safetensors"])
+@pytest.mark.parametrize("name", ["map.pt", "gone/map.safetensors", "file/map.safetensors"])
 def test_a_place_that_cannot_be_written_is_refused_before_the_fit(
     run: Run, tmp_path: Path, prompt_set: Path, name: str
 ) -> None:
+    (tmp_path / "file").touch()
     status, text, err = run("fit", "--prompts", prompt_set, "--out", tmp_path / name, "--model", tmp_path / "gone")
     refused((status, text, err), name)
     assert "Loading" not in text
@@ -405,6 +453,11 @@ def test_an_interrupt_is_no_traceback(
     assert status == 130
     assert len(err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    refused(run("demo", "--output", tmp_path / "file"), "file", "choose another")
 
 
 # --- the demonstration

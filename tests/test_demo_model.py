@@ -14,7 +14,7 @@ from safetensors import safe_open
 from act_core import ActMap, fit, load_map, save_map
 from act_core.demo import interval, pictures, shipped
 from act_core.models.diffusers import DiffusersModel
-from act_core.pictures import grid, sweep
+from act_core.pictures import grid, save_animation, sweep
 from act_core.prompts import load_prompt_set
 
 FOLDER = shipped("demo_model")
@@ -120,6 +120,23 @@ def test_a_grid_holds_every_picture_unchanged(model: DiffusersModel) -> None:
             if (sheet[y, x] == wanted[0, 0]).all() and (sheet[y : y + 64, x : x + 64] == wanted).all()
         ]
         assert places
+
+
+def test_a_long_text_of_a_row_ends_with_its_row() -> None:
+    picture = Image.new("RGB", (64, 64), "red")
+    sheet = np.asarray(grid([[picture], [picture]], ["word " * 200, ""], ["one"]))
+    below = sheet[-64:, :100]  # beside the second row
+    assert (below == 255).all()
+    assert not (sheet[:-70, :100] == 255).all()
+
+
+def test_an_animation_that_would_be_too_wide_has_several_rows(tmp_path: Path) -> None:
+    row = [Image.new("RGB", (1024, 8), colour) for colour in ("red", "blue")]
+    save_animation([row] * 17, ["0", "1"], tmp_path / "a.webp")
+    with Image.open(tmp_path / "a.webp") as animation:
+        assert animation.width <= 16383
+        assert animation.height > 2 * 8
+        assert getattr(animation, "n_frames", 1) == 2
 
 
 def test_the_same_seed_draws_the_same_picture(model: DiffusersModel) -> None:

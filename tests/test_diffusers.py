@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import shutil
@@ -248,6 +249,34 @@ def test_without_guidance_all_rows_are_the_positive_branch(unet: DiffusersModel)
         both = pixels(unet, guidance=1.0)
     with unet.steer(act_map, 4.0):
         np.testing.assert_array_equal(pixels(unet, guidance=1.0), both)
+
+
+@pytest.mark.parametrize("kind", ["stable diffusion", "flux"])
+def test_a_branch_that_is_not_there_is_an_error_that_says_so(pipeline: Callable[[str], Any], kind: str) -> None:
+    model = DiffusersModel(pipeline(kind))
+    with model.steer(fitted(model), 1.0, "negative") as steering:
+        pixels(model, guidance=1.0)
+        with pytest.raises(MapError, match="is not there without guidance"):
+            steering.check()
+
+
+@pytest.mark.parametrize("kind", ["stable diffusion", "flux"])
+def test_a_compiled_pipeline_is_the_same_pipeline(pipeline: Callable[[str], Any], kind: str) -> None:
+    plain = DiffusersModel(pipeline(kind))
+    act_map = fitted(plain)
+    compiled = copy.copy(pipeline(kind))
+    for name, part in compiled.components.items():
+        if isinstance(part, torch.nn.Module) and name != "vae":
+            setattr(compiled, name, torch.compile(part, backend="eager"))
+    model = DiffusersModel(compiled)
+    assert list(model.modules) == list(plain.modules)
+    assert model.steer(act_map).warnings == ()
+    assert keys(fitted(model)) == keys(act_map)
+    with plain.steer(act_map, 2.0):
+        wanted = pixels(plain)
+    with model.steer(act_map, 2.0) as steering:
+        assert np.array_equal(pixels(model), wanted)
+        assert not steering.coverage.silent
 
 
 def test_each_component_has_a_strength(unet: DiffusersModel) -> None:

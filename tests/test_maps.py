@@ -106,6 +106,14 @@ def test_scaled_by_one_changes_nothing_and_by_zero_gives_the_identity(fitted: Ac
         assert torch.equal(transport.beta, torch.zeros_like(transport.beta))
 
 
+@pytest.mark.parametrize(("strength", "expected"), [(2.0, (-0.5, 1.0)), (-1.0, (-2.0, 1.0)), (0.0, None)])
+def test_the_recommended_strengths_are_scaled_the_other_way(
+    fitted: ActMap, strength: float, expected: tuple[float, float] | None
+) -> None:
+    ranged = replace(fitted, card=Card(title="t", strength_range=(-1.0, 2.0)))
+    assert ranged.scaled(strength).card == Card(title="t", strength_range=expected)
+
+
 def test_inverse_of_the_inverse_is_the_map(fitted: ActMap) -> None:
     assert fitted.inverse().fallbacks == 0
     assert largest_difference(fitted.inverse().inverse(), fitted) < 1e-5  # twice kept in float32
@@ -211,6 +219,20 @@ def test_joined_maps_keep_the_fingerprints_of_both() -> None:
     text = ActMap({site("a", component="text"): affine(1, 2)}, FitRecord(base={"text": Fingerprint("t", "", "")}))
     image = ActMap({site("b", component="image"): affine(1, 2)}, FitRecord(base={"image": Fingerprint("i", "", "")}))
     assert list(text.joined(image).record.base) == ["text", "image"]
+
+
+def test_a_joined_map_is_exact_only_where_both_are() -> None:
+    text = ActMap({site("a", component="text"): affine(1, 2)}, FitRecord(walk="streamed"))
+    image = ActMap({site("b", component="image"): affine(1, 2)}, FitRecord())
+    assert text.joined(image).record.walk == image.joined(text).record.walk == "streamed"
+    assert image.joined(ActMap({site("c"): affine(1, 2)}, FitRecord())).record.walk == "exact"
+
+
+def test_feature_maps_of_different_rules_are_not_joined() -> None:
+    one = ActMap({Site("one", "a", None, "spatial", 2): affine(1, 2)}, FitRecord(spatial="pointwise"))
+    other = ActMap({Site("other", "b", None, "spatial", 2): affine(1, 2)}, FitRecord())
+    with pytest.raises(MapError, match="different rules"):
+        one.joined(other)
 
 
 def test_maps_that_share_a_site_are_not_joined() -> None:

@@ -7,6 +7,7 @@ import gc
 import math
 import weakref
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ from torch.testing import assert_close
 
 from act_core import ActMap, MapError, fit, steer
 from act_core.forwards import submodules
-from act_core.maps import Card, FitRecord, Site
+from act_core.maps import Card, Fingerprint, FitRecord, Site
 from act_core.models.transformers import TransformersModel
 from act_core.sites import displace_at
 from act_core.steering import Rows, active_maps
@@ -178,14 +179,14 @@ def steered(model: TensorModel, act_map: ActMap, strength: float = 1.0) -> Tenso
         return output(fresh)
 
 
-@pytest.mark.parametrize("strength", [math.nan, math.inf, -math.inf])
-def test_a_strength_that_is_not_finite_is_refused_and_changes_nothing(strength: float) -> None:
+@pytest.mark.parametrize("strength", [math.nan, math.inf, -math.inf, 1001, 1e300])
+def test_a_strength_that_is_no_usable_number_is_refused_and_changes_nothing(strength: float) -> None:
     model, act_map = chain(), chain_map()
-    with pytest.raises(MapError, match="finite"):
+    with pytest.raises(MapError, match="a number from -1000 to 1000"):
         steer(model.module, act_map, strength)
     with steer(model.module, act_map, 0.5) as steering:
         before = output(model)
-        with pytest.raises(MapError, match="finite"):
+        with pytest.raises(MapError, match="a number from -1000 to 1000"):
             steering.strength = strength
         assert steering.strength == 0.5
         assert torch.equal(output(model), before)
@@ -589,6 +590,23 @@ def test_other_weights_of_the_same_structure_are_a_warning(llama: TransformersMo
     llama.module.model.norm.weight.data += 0.5
     (warning,) = steer(llama.module, act_map).warnings
     assert "other weights of llama (language_model)" in warning
+    (warning,) = steer(llama.module.half(), act_map).warnings
+    assert "or on these in another precision" in warning
+
+
+def test_sites_that_are_not_in_the_model_are_a_warning() -> None:
+    (warning,) = steer(chain(layers=2).module, chain_map()).warnings
+    assert "has 3 sites, of which 1 are not in this model (first: toy/layers.2)" in warning
+
+
+def test_of_a_component_without_a_site_in_the_model_the_weights_do_not_matter() -> None:
+    first, second = chain(), chain()
+    both = chain_map().joined(
+        ActMap({Site("other", "gone", None, "vector", 4): Transport(torch.ones(4), torch.zeros(4))}, FitRecord())
+    )
+    other = replace(both, record=replace(both.record, base={"other": Fingerprint("toy", "", "another")}))
+    warnings = steer({"toy": first.module, "other": second.module}, other).warnings
+    assert not any("other weights" in warning for warning in warnings)
 
 
 def test_a_compiled_model_is_the_same_model(llama: TransformersModel) -> None:

@@ -120,10 +120,10 @@ class DiffusersModel:
         """The text encoders and the diffusion model by component name, in the order in which they run."""
         found: dict[str, nn.Module] = {}
         for place, name in _TEXT_ENCODERS.items():
-            encoder = getattr(self.pipeline, place, None)
+            encoder = _uncompiled(getattr(self.pipeline, place, None))
             if encoder is not None:
                 found["t5xxl" if "T5" in type(encoder).__name__ else name] = encoder
-        found[DIFFUSION_MODEL] = self._denoiser
+        found[DIFFUSION_MODEL] = _uncompiled(self._denoiser)
         return found
 
     @property
@@ -196,7 +196,7 @@ class DiffusersModel:
         self._text_rows["negative"].choose(())
         embeds = self._encode(list(prompts))
         self._text_rows["positive"].choose(())
-        self._text_rows["negative"].choose(None)
+        self._text_rows["negative"].choose(None if two_branches else ())
         self._model_rows["positive"].choose((1,) if two_branches else None, of=2)
         self._model_rows["negative"].choose((0,) if two_branches else (), of=2)
         away = {"negative_prompt": [negative] * count} if two_branches and negative else {}
@@ -345,6 +345,10 @@ def _checked_folder(folder: Path) -> tuple[Any, dict[str, None]]:
     if kind not in _EMBEDS:
         raise MapError(f"{folder} holds a {kind}, which cannot be steered; these can: {', '.join(_EMBEDS)}.")
     return getattr(diffusers, kind), absent
+
+
+def _uncompiled(module: Any) -> Any:
+    return getattr(module, "_orig_mod", module)
 
 
 def _architecture(module: Any) -> str:

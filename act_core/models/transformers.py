@@ -30,6 +30,8 @@ COMPONENT = "language_model"
 # Nothing is fetched, and no code that lies in a model folder is run.
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _DTYPE = "torch_dtype" if transformers.__version__.startswith("4.") else "dtype"
+# Below it logits overflow; 0 takes the likeliest token.
+LEAST_TEMPERATURE = 0.01
 # Stands for a prompt, to see what a chat template puts around it: a character that no template has.
 _MARK = "\ue000"
 
@@ -144,6 +146,11 @@ class TransformersModel:
         return [Component(COMPONENT, self.module, self.module.config.model_type)]
 
     @property
+    def modules(self) -> dict[str, nn.Module]:
+        """By component name, as `act_core.steer` takes them."""
+        return {COMPONENT: self.module}
+
+    @property
     def config(self) -> Any:
         """The configuration of its language part, where a model has several parts."""
         return self.module.config.get_text_config()
@@ -191,8 +198,8 @@ class TransformersModel:
             raise MapError("A prompt is empty; write something for the model to continue.")
         if max_new_tokens < 1:
             raise MapError(f"The maximum length is {max_new_tokens} tokens; it must be at least 1.")
-        if not 0 <= temperature < math.inf:
-            raise MapError(f"The temperature is {temperature}; it must be 0 or more.")
+        if temperature != 0 and not LEAST_TEMPERATURE <= temperature < math.inf:
+            raise MapError(f"The temperature is {temperature}; it must be 0, or {LEAST_TEMPERATURE} or more.")
         tokens = [self._prompt_tokens(text, room=max_new_tokens).ids for text in texts]
         ids, mask = self._padded(tokens, left=True)
         sampling = {"do_sample": True, "temperature": temperature, "top_p": top_p}

@@ -23,12 +23,14 @@ def diffusion_model(model: Any) -> Component:
 
 def text_encoders(clip: Any) -> list[Component]:
     """Of a CLIP, such as ``clip_l`` and ``t5xxl``."""
-    found: list[Component] = []
-    for name, part in clip.cond_stage_model.named_children():
-        module = getattr(part, "transformer", None)
-        if isinstance(module, nn.Module):
-            found.append(Component(name, module, _architecture(module), _passes(part, module)))
-    return found
+    parts = [(name, part, getattr(part, "transformer", None)) for name, part in clip.cond_stage_model.named_children()]
+    found = [(name, part, module) for name, part, module in parts if isinstance(module, nn.Module)]
+    # Of one encoder among several the pooled output is used: see `_passes`.
+    passes = [_passes(part, module) if len(found) == 1 else {} for _, part, module in found]
+    return [
+        Component(name, module, _architecture(module), own)
+        for (name, _, module), own in zip(found, passes, strict=True)
+    ]
 
 
 def _passes(part: Any, module: nn.Module) -> dict[str, int]:
