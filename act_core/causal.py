@@ -36,7 +36,7 @@ class MicroBatch:
     Attributes:
         rows: how many prompts; the first dimension of every activation.
         run: runs the model on them once.
-        mask: bool ``[rows, tokens]``, True at real tokens; None where nothing is padded.
+        mask: bool ``[rows, tokens]``, True at the tokens that count, not at padding; None where all do.
     """
 
     rows: int
@@ -252,6 +252,7 @@ class Walk:
         mask = worker.batch.mask
         if site.layout == "tokens" and mask is not None and mask.shape[1] != x.shape[1]:
             raise MapError(f"Site {site.key} has other tokens than its prompt; choose other sites.")
+        mask = mask if mask is None else mask.to(x.device)
         pooled = pool(x, site.layout, mask)
         interval = None
         if self._keep is not None and worker.side == "source":

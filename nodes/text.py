@@ -12,6 +12,7 @@ from comfy_api.latest import io
 from ..act_core import ActMap, MapError, fit, steer
 from ..act_core.maps import Order, Support
 from ..act_core.report import describe
+from ..act_core.sites import PRESETS
 from ..act_core.transport import Estimator
 from .common import CATEGORY, SITES, ACTMapIO, Progress, aliases, lines, method_inputs, strength_input
 from .host import language
@@ -131,6 +132,11 @@ class FitACTTextMap(io.ComfyNode):
     ) -> io.NodeOutput:
         sides = [lines(text, side, "Fit ACT Text Map") for text, side in ((source, "source"), (target, "target"))]
         model = language_model.on_device(_FIT_TOKENS)
+        if (kind := model.components[0].architecture) not in PRESETS:
+            raise MapError(
+                f"Fit ACT Text Map does not know this kind of language model yet ({kind}); take one that is built like "
+                "Llama, such as SmolLM, Qwen, Mistral or Gemma."
+            )
         if format != FORMATS[0]:
             model = _in_chat(model, system, user, answer=format == "answer")
         act_map = fit(
@@ -193,7 +199,7 @@ class ACTSteeredText(io.ComfyNode):
                     min=0.1,
                     max=5.0,
                     step=0.01,
-                    tooltip="Above 1, words that were there, in the prompt too, are less likely to come again.",
+                    tooltip="Above 1, words that were written already are less likely to come again.",
                 ),
                 io.Int.Input(
                     "seed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import math
@@ -15,13 +16,14 @@ import gguf
 import numpy as np
 import pytest
 import torch
+import transformers
 from helpers import byte_tokenizer, keys, prompts, swapped, tiny_llama
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, ViTConfig, ViTModel
 
 from act_core import ActMap, MapError, fit, load_map, save_map, steer
 from act_core.causal import MicroBatch
-from act_core.models.transformers import Chat, TransformersModel
+from act_core.models.transformers import Chat, TransformersModel, _mark_of, _RepetitionPenalty
 
 SOURCE = [
     "The rain has not stopped for days and nobody smiles.",
@@ -315,6 +317,52 @@ def test_each_token_is_told_and_an_error_ends_the_text(llama: TransformersModel)
         llama.generate("a", max_new_tokens=5, step=stop)
 
 
+def test_the_penalty_is_for_what_was_written_and_not_for_the_prompt() -> None:
+    ids = torch.tensor([[5, 6, 7, 1, 2]])  # three of the prompt, and two that were written
+    scores = torch.tensor([[0.0, 4.0, -4.0, 1.0, 1.0, 3.0, -3.0, 3.0]])
+    penalised = _RepetitionPenalty(2.0, 3)(ids, scores)  # pyright: ignore[reportArgumentType]
+    assert penalised.tolist() == [[0.0, 2.0, -8.0, 1.0, 1.0, 3.0, -3.0, 3.0]]
+
+
+def test_a_penalty_makes_a_text_repeat_itself_less(smollm2: TransformersModel) -> None:
+    def different(penalty: float) -> int:
+        text = smollm2.generate(PROMPT, max_new_tokens=60, temperature=0, repetition_penalty=penalty)
+        return len(set(text.split()))
+
+    assert different(1.3) > different(1.0)
+
+
+def test_what_comes_back_is_one_text_a_prompt_whatever_the_model_prefers(llama: TransformersModel) -> None:
+    plain = llama.generate_all(["one", "two"], max_new_tokens=8)
+    preferred = copy.deepcopy(llama.module.generation_config)
+    try:
+        llama.module.generation_config.update(
+            return_dict_in_generate=True, num_beams=3, num_return_sequences=2, stop_strings=["\0\0\0"]
+        )
+        assert llama.generate_all(["one", "two"], max_new_tokens=8) == plain
+    finally:
+        llama.module.generation_config = preferred
+
+
+@pytest.mark.parametrize("config", [transformers.OlmoConfig, transformers.GraniteConfig, transformers.GemmaConfig])
+def test_models_built_like_llama_need_no_presets_of_their_own(config: type[Any]) -> None:
+    sizes: dict[str, Any] = {"vocab_size": 257, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads: dict[str, Any] = {
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 64,
+    }
+    ends = {"bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0}
+    module: Any = transformers.AutoModelForCausalLM.from_config(config(**sizes, **heads, **ends)).eval()
+    model = TransformersModel(module, tiny_llama().tokenizer, "tiny")
+    act_map = fit(model, ["a cat", "a house"], ["the cat", "the house"])
+    assert [site.name for site in act_map.transports] == [f"model.layers.{i}.self_attn.o_proj" for i in range(2)]
+    with steer(module, act_map) as steering:
+        model.generate("a cat", max_new_tokens=1)
+    assert not steering.coverage.silent
+
+
 def test_a_model_without_chat_template_says_so(llama: TransformersModel) -> None:
     with pytest.raises(MapError, match="tiny has no chat template"):
         llama.in_chat(Chat())
@@ -430,6 +478,16 @@ def test_a_gguf_file_that_is_none_is_refused(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(MapError, match=r"mine\.gguf"):
         TransformersModel.from_pretrained(path)
     assert list((tmp_path / "cache" / "act-steering").iterdir()) == []
+
+
+def test_a_gguf_file_is_known_by_what_is_in_it(tmp_path: Path) -> None:
+    first, moved, other, longer = (tmp_path / folder / "m.gguf" for folder in ("a", "b", "c", "d"))
+    contents = {first: b"one", moved: b"one", other: b"two", longer: b"one" * 2}
+    for path, content in contents.items():
+        path.parent.mkdir()
+        path.write_bytes(content)
+    assert _mark_of(first) == _mark_of(moved)
+    assert len({_mark_of(path) for path in (first, other, longer)}) == 3
 
 
 def test_a_gguf_file_of_an_unknown_architecture_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from ..causal import MicroBatch
 from ..errors import MapError, first_line
-from ..sites import Component
+from ..sites import PRESETS, Component
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +30,10 @@ COMPONENT = "language_model"
 # Nothing is fetched, and no code that lies in a model folder is run.
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _DTYPE = "torch_dtype" if transformers.__version__.startswith("4.") else "dtype"
+# A part that models built like Llama have, whose parts are named as Llama's.
+_LIKE_LLAMA = ".layers.0.self_attn.o_proj"
+# Bytes at either end of a GGUF file that tell it from another.
+_MARKED = 1 << 20
 # Below it logits overflow; 0 takes the likeliest token.
 LEAST_TEMPERATURE = 0.01
 # Stands for a prompt, to see what a chat template puts around it: a character that no template has.
@@ -143,7 +147,10 @@ class TransformersModel:
 
     @property
     def components(self) -> list[Component]:
-        return [Component(COMPONENT, self.module, self.module.config.model_type)]
+        kind = self.config.model_type
+        if kind not in PRESETS and any(name.endswith(_LIKE_LLAMA) for name, _ in self.module.named_modules()):
+            kind = "llama"
+        return [Component(COMPONENT, self.module, kind)]
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -186,7 +193,8 @@ class TransformersModel:
             max_new_tokens: most tokens to add.
             temperature: 0 takes the likeliest token always.
             top_p: share of the probability that is sampled from.
-            repetition_penalty: above 1 a token that was there, in the prompt too, is less likely to come again.
+            repetition_penalty: above 1 a token that was written already is less likely to come again; the prompt, and
+                with it the end mark of a chat template, does not count.
             seed: same seed, same text; the global random state of CPU and CUDA is not touched.
             step: called after each token; an exception that it raises ends the text.
 
@@ -209,8 +217,16 @@ class TransformersModel:
                 input_ids=ids,
                 attention_mask=mask.long(),
                 max_new_tokens=max_new_tokens,
-                repetition_penalty=repetition_penalty,
+                repetition_penalty=1.0,
+                # Whatever the model's own settings say: what comes back is read here.
+                num_beams=1,
+                num_return_sequences=1,
+                return_dict_in_generate=False,
+                tokenizer=self.tokenizer,
                 pad_token_id=self._pad,
+                logits_processor=transformers.LogitsProcessorList(
+                    [_RepetitionPenalty(repetition_penalty, ids.shape[1])] if repetition_penalty != 1 else []
+                ),
                 stopping_criteria=transformers.StoppingCriteriaList([_Step(step)] if step else []),
                 **(sampling if temperature else {"do_sample": False}),
             )
@@ -333,12 +349,24 @@ class _Step(transformers.StoppingCriteria):
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
 
+class _RepetitionPenalty(transformers.LogitsProcessor):
+    """Penalty of Keskar et al. (arXiv 1909.05858, 4.1) for what was written after the prompt."""
+
+    def __init__(self, penalty: float, prompt: int) -> None:
+        self._penalty = penalty
+        self._prompt = prompt
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        written = input_ids[:, self._prompt :]
+        score = scores.gather(1, written)
+        return scores.scatter(1, written, torch.where(score < 0, score * self._penalty, score / self._penalty))
+
+
 def _unpacked(gguf: Path) -> Path:
     """A GGUF file as a model folder in the user's cache: dequantised once, loaded in a second from then on."""
     if importlib.util.find_spec("gguf") is None or importlib.util.find_spec("accelerate") is None:
         raise MapError(f"Reading {gguf.name} takes two packages: 'pip install gguf accelerate'.")
-    stat = gguf.stat()
-    mark = hashlib.sha256(f"{gguf.resolve()} {stat.st_size} {stat.st_mtime_ns}".encode()).hexdigest()[:12]
+    mark = _mark_of(gguf)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "act-steering"
     folder = cache / f"{gguf.stem}-{mark}"
     if folder.is_dir():
@@ -364,6 +392,17 @@ def _unpacked(gguf: Path) -> Path:
             return folder
         raise MapError(f"{gguf.name} could not be unpacked into {cache}: {first_line(error)}") from error
     return folder
+
+
+def _mark_of(gguf: Path) -> str:
+    """Tells files of one name apart by size, beginning and end, wherever they lie."""
+    size = gguf.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with gguf.open("rb") as file:
+        digest.update(file.read(_MARKED))
+        file.seek(max(0, size - _MARKED))
+        digest.update(file.read())
+    return digest.hexdigest()[:12]
 
 
 def _dequantised() -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.model_management
 import comfy.sample
@@ -51,6 +51,8 @@ class TextEncoders:
         clip.encode_from_tokens(_tokens(clip, ""))
         found = text_encoders(clip)
         self.components: Sequence[Component] = [part for part in found if part.architecture in PRESETS]
+        alone = len(found) == 1 and found[0].architecture == "llama"
+        self._template = _ChatTemplate.of(clip) if alone else None
         self.unknown = [part for part in found if part.architecture not in PRESETS]
         if not self.components:
             kinds = " and ".join(part.architecture for part in found) or "none"
@@ -69,7 +71,18 @@ class TextEncoders:
             lengths = tuple((name, len(own[0]) if _are_sections(own) else str(own)) for name, own in tokens.items())
             alike.setdefault(lengths, []).append(tokens)
         groups = [group[at : at + size] for group in alike.values() for at in range(0, len(group), size)]
-        return [MicroBatch(len(group), partial(self._run, group)) for group in groups]
+        return [MicroBatch(len(group), partial(self._run, group), self._mask(group)) for group in groups]
+
+    def _mask(self, group: Sequence[dict[str, Any]]) -> Tensor | None:
+        """Without padding and the tokens of a chat template, which are the same for all and would dilute the means."""
+        if self._template is None:
+            return None
+        prompts = [_ids(tokens)[0] for tokens in group]
+        mask = torch.zeros(len(prompts), len(prompts[0]), dtype=torch.bool)
+        for row, ids in zip(mask, prompts, strict=True):
+            row[self._template.before : len(self._template.unpadded(ids)) - self._template.after] = True
+            row |= not row.any()
+        return mask
 
     def encode(self, prompt: str) -> tuple[Tensor, dict[str, Any]]:
         """Conditioning of one prompt, with the weights and all the sections that it has."""
@@ -83,6 +96,42 @@ class TextEncoders:
         }
         with _memory_errors():
             self._clip.encode_from_tokens(tokens)
+
+
+class _ChatTemplate(NamedTuple):
+    """How many tokens a language model as text encoder has before and after every prompt, and what it pads with."""
+
+    before: int
+    after: int
+    pad: object
+
+    @classmethod
+    def of(cls, clip: Any) -> _ChatTemplate | None:
+        """Seen from two prompts that have nothing in common; None where several lists of tokens are made of one."""
+        texts = "tree", "9 red, old and very small houses on a hill beside the sea at night, with a green door"
+        short, long = (_ids(_tokens(clip, text)) for text in texts)
+        if len(short) != 1 or len(long) != 1:
+            return None
+        template = cls(0, 0, short[0][-1] if len(short[0]) == len(long[0]) else None)
+        one, other = template.unpadded(short[0]), template.unpadded(long[0])
+        return template._replace(
+            before=_alike_from_the_start(one, other), after=_alike_from_the_start(one[::-1], other[::-1])
+        )
+
+    def unpadded(self, ids: Sequence[object]) -> Sequence[object]:
+        end = len(ids)
+        while end and self.pad is not None and ids[end - 1] == self.pad:
+            end -= 1
+        return ids[:end]
+
+
+def _ids(tokens: dict[str, Any]) -> list[list[object]]:
+    """The first section of each list of tokens, without the weights."""
+    return [[token[0] for token in own[0]] for own in tokens.values() if _are_sections(own)]
+
+
+def _alike_from_the_start(one: Sequence[object], other: Sequence[object]) -> int:
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)
 
 
 def _tokens(clip: Any, prompt: str) -> dict[str, Any]:

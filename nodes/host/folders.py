@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import folder_paths
@@ -47,7 +48,10 @@ def language_models() -> list[str]:
     for folder in _language_folders():
         # Not the host's own listing, which knows files and no folders.
         configs = (path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/config.json"))
-        found |= {path.relative_to(folder).as_posix() for path in (*configs, *folder.glob("**/*.gguf"))}
+        # Neither does a pattern follow links to folders, on which many keep their models.
+        walked = os.walk(folder, followlinks=True)
+        files = (Path(place) / name for place, _, names in walked for name in names if name.endswith(".gguf"))
+        found |= {path.relative_to(folder).as_posix() for path in (*configs, *files)}
     return sorted(found)
 
 

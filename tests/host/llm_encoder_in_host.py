@@ -53,10 +53,32 @@ def encoded(encoder: Any) -> torch.Tensor:
     return encoder.encode_from_tokens(encoder.tokenize(PROMPT))
 
 
+def shift_of_prompts(encoder: Any) -> torch.Tensor:
+    """How far the first attention moves from source to target, meant over the tokens of the prompts alone."""
+    module = encoder.cond_stage_model.qwen3_4b.transformer.model.layers[0].self_attn.o_proj
+    tokenizer = encoder.tokenizer.qwen3_4b.tokenizer
+    outputs: list[torch.Tensor] = []
+    handle = module.register_forward_hook(lambda *given: outputs.append(given[2][0]))
+    means: list[list[torch.Tensor]] = []
+    for side in (SOURCE, TARGET):
+        means.append([])
+        for prompt in side:
+            encoder.encode_from_tokens(encoder.tokenize(prompt))
+            own, whole = (
+                tokenizer(text)["input_ids"] for text in (prompt, encoder.tokenizer.llama_template.format(prompt))
+            )
+            (start,) = (at for at in range(len(whole)) if whole[at : at + len(own)] == own)
+            means[-1].append(outputs[-1][start : start + len(own)].mean(0))
+    handle.remove()
+    return torch.stack(means[1]).mean(0) - torch.stack(means[0]).mean(0)
+
+
 def main() -> None:
     with torch.inference_mode():
         plain = clip()
         act_map = fitting.fit_text(plain, SOURCE, TARGET)
+        alone = fitting.fit_text(plain, SOURCE, TARGET, estimator="mean", order="simultaneous")
+        first = alone["qwen3_4b/model.layers.0.self_attn.o_proj"].beta
         before = encoded(plain)
         steered, more, off = (
             nodes.ApplyACTSteeringCLIP.execute(plain, act_map, strength).result[0] for strength in (1.0, 3.0, 0.0)
@@ -64,6 +86,8 @@ def main() -> None:
         moved = encoded(steered)
         told = {
             "sites": [site.key for site in act_map.transports],
+            "shift": float(first.abs().mean()),
+            "off the shift of the prompts": float((first - shift_of_prompts(plain)).abs().max()),
             "moved": float((moved - before).abs().max()),
             "strength 0 is exact": torch.equal(encoded(off), before),
             "after is exact": torch.equal(encoded(plain), before),

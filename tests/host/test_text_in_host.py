@@ -10,6 +10,7 @@ import pytest
 from graphs import Parts, apply
 from helpers import tiny_llama
 from server import PACK, Graph, Host, Node, has_default_model, run_inside
+from transformers import OPTConfig, OPTForCausalLM
 
 from act_core.models.transformers import TransformersModel
 from act_core.prompts import load_prompt_set
@@ -32,6 +33,14 @@ def models(host: Host, smollm2: TransformersModel) -> Path:
     (folder / "no_model").mkdir()
     (folder / "no_model" / "config.json").write_text("{}")
     (folder / "broken.gguf").write_bytes(b"GGUF" + bytes(64))
+    elsewhere = host.base / "another_drive"
+    elsewhere.mkdir()
+    (elsewhere / "far.gguf").write_bytes(b"GGUF" + bytes(64))
+    (folder / "linked").symlink_to(elsewhere, target_is_directory=True)
+    sizes: dict[str, Any] = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 1}
+    ends: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
+    OPTForCausalLM(OPTConfig(vocab_size=257, num_attention_heads=4, **sizes, **ends)).save_pretrained(folder / "opt")
+    chatty.tokenizer.save_pretrained(folder / "opt")
     return folder
 
 
@@ -211,6 +220,12 @@ def test_a_folder_that_is_no_model_and_a_broken_file_are_refused(host: Host, mod
     assert written(host, TINY, max_length=3)[0]  # the queue runs on
 
 
+def test_a_language_model_of_an_unknown_kind_is_named(host: Host, models: Path) -> None:
+    graph = Graph()
+    graph.add("PreviewAny", source=fit_of(graph, "opt", "a cat\na dog", "the cat\nthe dog")[1])
+    assert "does not know this kind of language model yet (opt)" in host.fail(graph).error
+
+
 def listed(host: Host) -> list[str]:
     kind, *options = host.get("/object_info/LoadACTLanguageModel")["LoadACTLanguageModel"]["input"]["required"]["name"]
     return options[0]["options"] if kind == "COMBO" else kind
@@ -218,7 +233,7 @@ def listed(host: Host) -> list[str]:
 
 def test_models_in_the_folder_are_listed(host: Host, models: Path) -> None:
     names = listed(host)
-    assert {REAL, TINY, SHORT, "no_model", "broken.gguf"} < set(names)
+    assert {REAL, TINY, SHORT, "no_model", "broken.gguf", "linked/far.gguf"} < set(names)
     assert "default" in names[0]
 
 
@@ -297,6 +312,11 @@ def test_a_language_model_is_steered_as_text_encoder(encoder: dict[str, Any]) ->
     assert encoder["strength 0 is exact"]
     assert encoder["after is exact"]
     assert encoder["again is exact"]
+
+
+def test_a_map_of_it_is_of_the_prompts_and_not_of_its_chat_template(encoder: dict[str, Any]) -> None:
+    assert encoder["shift"] > 0.1
+    assert encoder["off the shift of the prompts"] < 1e-4  # float32, in batches of another size
 
 
 def test_the_hosts_own_text_node_writes_as_the_clip_is_steered(encoder: dict[str, Any]) -> None:
