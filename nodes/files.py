@@ -37,21 +37,11 @@ class SaveACTMap(io.ComfyNode):
                 io.String.Input("author", default=""),
                 io.String.Input("description", default="", multiline=True, tooltip="What it does, and to which model."),
                 io.String.Input("license", default="", tooltip="Under which others may use it, such as CC0-1.0."),
-                io.Float.Input(
-                    "strength_low",
-                    default=USUAL[0],
-                    min=-20.0,
-                    max=20.0,
-                    step=0.05,
-                    tooltip="Recommended strengths: from.",
-                ),
-                io.Float.Input(
-                    "strength_high",
-                    default=USUAL[1],
-                    min=-20.0,
-                    max=20.0,
-                    step=0.05,
-                    tooltip="Recommended strengths: to.",
+                *(
+                    io.Float.Input(
+                        name, default=usual, min=-20.0, max=20.0, step=0.05, tooltip=f"Recommended strengths: {end}."
+                    )
+                    for name, usual, end in zip(("strength_low", "strength_high"), USUAL, ("from", "to"), strict=True)
                 ),
                 io.Image.Input("thumbnail", optional=True, tooltip="A picture to show for it."),
             ],

@@ -54,11 +54,6 @@ class TextEncoders:
         alone = len(found) == 1 and found[0].architecture == "llama"
         self._template = _ChatTemplate.of(clip) if alone else None
         self.unknown = [part for part in found if part.architecture not in PRESETS]
-        if not self.components:
-            kinds = " and ".join(part.architecture for part in found) or "none"
-            raise MapError(
-                f"Fit ACT Map does not know the text encoders of this CLIP yet ({kinds}); set components to model."
-            )
 
     def batches(self, prompts: Sequence[str], size: int) -> list[MicroBatch]:
         alike: dict[tuple[object, ...], list[dict[str, Any]]] = {}
@@ -149,6 +144,11 @@ def _are_sections(tokens: object) -> bool:
 def fit_text(clip: Any, source: Sequence[str], target: Sequence[str], **settings: Any) -> ActMap:
     """The map of the text encoders of a CLIP."""
     encoders = TextEncoders(clip)
+    if not encoders.components:
+        kinds = " and ".join(part.architecture for part in encoders.unknown) or "none"
+        raise MapError(
+            f"Fit ACT Map does not know the text encoders of this CLIP yet ({kinds}); set components to model."
+        )
     act_map = fit(encoders, source, target, **settings)
     unknown = tuple(f"{part.name} left out, of the unknown kind {part.architecture}" for part in encoders.unknown)
     record = replace(act_map.record, notes=(*act_map.record.notes, *unknown))

@@ -20,6 +20,7 @@ import folder_paths
 import torch
 from act_pack import nodes
 from act_pack.act_core import MapError, fit
+from act_pack.nodes.host import fitting
 from act_pack.nodes.host.fitting import TextEncoders
 
 SOURCE, TARGET = "cat\nred house", "cat, black ink icon\nred house, black ink icon"
@@ -124,6 +125,20 @@ def unknown_model() -> str:
     return "fitted"
 
 
+def unknown_text_encoder() -> list[str]:
+    """What a fit of the text encoders says where none is known, and which sites a fit of the model alone has."""
+    known, (model, clip) = fitting.PRESETS, loaded()
+    fitting.PRESETS = {name: presets for name, presets in known.items() if name != "clip_text_model"}
+    act_map, _ = fitted(model, clip, 2)
+    said = "fitted"
+    try:
+        nodes.FitACTMap.execute(model, clip, SOURCE, TARGET, "auto", "text", "mean", "causal", "unbounded", 2, 0, 0, 7)
+    except MapError as error:
+        said = str(error)
+    fitting.PRESETS = known
+    return [said, *act_map.components]
+
+
 def video_sweep() -> list[list[int]]:
     """Shapes of grid and images of a sweep whose autoencoder decodes three frames."""
     model, clip = loaded()
@@ -173,6 +188,7 @@ def main() -> None:
         "progress": progress(),
         "skipped layers": skipped_layers(),
         "text one at a time": text_one_at_a_time(),
+        "unknown text encoder": unknown_text_encoder(),
         "unknown model": unknown_model(),
         "video sweep": video_sweep(),
     }

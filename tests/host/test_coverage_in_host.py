@@ -386,6 +386,12 @@ def test_a_kind_of_model_without_presets_is_named(inside: dict[str, Any]) -> Non
     assert "set components to text" in inside["unknown model"]
 
 
+def test_where_no_text_encoder_is_known_the_model_is_fitted_alone(inside: dict[str, Any]) -> None:
+    said, *components = inside["unknown text encoder"]
+    assert "does not know the text encoders of this CLIP yet (clip_text_model)" in said
+    assert components == ["diffusion_model"]
+
+
 def test_a_sweep_of_a_video_shows_one_frame_of_each_and_gives_all(inside: dict[str, Any]) -> None:
     grid, images = inside["video sweep"]
     assert images == [2 * 3, 64, 64, 3]  # two strengths, three frames
