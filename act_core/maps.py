@@ -3,57 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from fnmatch import fnmatchcase
 from typing import Literal
 
 import torch
 
 from .errors import MapError
-from .transport import Estimator, Transport
+from .settings import FitMethod
+from .sites import Site, matches
+from .transport import Transport
 
-Layout = Literal["vector", "tokens", "spatial"]
-Order = Literal["causal", "simultaneous"]
-Support = Literal["unbounded", "observed"]
-Interval = Literal["token", "pooled"]
-Moved = Literal["source", "both"]
-Spatial = Literal["shift", "pointwise"]
 Walk = Literal["exact", "streamed"]
-
-
-@dataclass(frozen=True)
-class Site:
-    """One output tensor of one submodule that is read and moved.
-
-    Attributes:
-        component: part of the pipeline, such as ``language_model`` or ``diffusion_model``.
-        name: dotted name of the submodule inside the component.
-        output: index into the outputs of a submodule that returns several; None for a lone tensor.
-        layout: ``vector`` ``[rows, channels]``, ``tokens`` ``[rows, tokens, channels]`` or
-            ``spatial`` ``[rows, channels, height, width]``.
-        channels: how many.
-    """
-
-    component: str
-    name: str
-    output: int | None
-    layout: Layout
-    channels: int
-
-    @property
-    def key(self) -> str:
-        """``component/name``, with ``#index`` where the submodule has several outputs."""
-        return f"{self.component}/{self.name}" + ("" if self.output is None else f"#{self.output}")
-
-
-def matches(patterns: Sequence[str], key: str) -> bool:
-    """Whether a site key fits one of the fnmatch patterns, with or without its output index.
-
-    A lone output is ``#0``, too.
-    """
-    name, index = key.partition("#")[::2]
-    return any(fnmatchcase(text, p) for p in patterns for text in (key, name, f"{name}#{index or 0}"))
 
 
 @dataclass(frozen=True)
@@ -61,41 +22,32 @@ class Fingerprint:
     """What a component was when the map was fitted.
 
     Attributes:
-        architecture: family, such as ``llama``.
-        structure: SHA-256 over family, site names and channels.
-        weights: SHA-256 over the one-dimensional parameters in bfloat16; empty where there are none.
+        architecture: name of its family, such as ``llama``; see `act_core.architectures`.
+        weights: SHA-256 over the one-dimensional parameters in bfloat16; empty if there are none.
     """
 
     architecture: str
-    structure: str
     weights: str
 
 
 @dataclass(frozen=True)
-class FitRecord:
-    """How a map came to be.
+class FitRecord(FitMethod):
+    """How a map was fitted: its method, and what it was fitted on.
+
+    Feature maps whose mean is shifted always have pooled intervals.
 
     Attributes:
-        interval: what the observed support spans: single values (``token``) or pooled ones (``pooled``); feature
-            maps whose mean is shifted have pooled intervals always.
-        moved: which prompts walk on with the upstream maps acting.
-        walk: ``streamed`` where the prompts did not fit into memory and were seen group after group.
-        source_prompts, target_prompts: what it was fitted on; a large set keeps its first prompts only, and
-            ``source_count``, ``target_count`` and ``prompts_sha256`` tell of all of them.
+        walk: ``streamed`` if the samples did not fit into memory and were seen group after group.
+        source_prompts, target_prompts: what it was fitted on. A large set keeps only its first prompts;
+            ``source_count``, ``target_count`` and ``prompts_sha256`` describe all of them.
         base: fingerprints of the base model, by component.
-        patches: what else acted on the model while it was fitted.
-        notes: what the fit had to do differently from what it was asked.
+        versions: of the libraries that were loaded.
+        patches: what else acted on the model while the map was fitted.
+        notes: where the fit departed from what was asked.
         edits: what was done to the map since.
     """
 
-    estimator: Estimator = "linear"
-    order: Order = "causal"
-    support: Support = "unbounded"
-    interval: Interval = "token"
-    moved: Moved = "source"
-    spatial: Spatial = "shift"
     walk: Walk = "exact"
-    seed: int = 0
     source_prompts: tuple[str, ...] = ()
     target_prompts: tuple[str, ...] = ()
     source_count: int = 0
@@ -261,6 +213,11 @@ class ActMap:
             scale = torch.maximum(x.abs(), y.abs()).clamp(min=torch.finfo(torch.float64).tiny)
             differences[site.key] = float(((x - y).abs() / scale).max())
         return differences
+
+    @property
+    def called(self) -> str:
+        """The map as the subject of a sentence."""
+        return f"The map {self.card.title!r}" if self.card.title else "The map"
 
     @property
     def _first(self) -> Site:

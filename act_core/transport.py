@@ -9,21 +9,20 @@ and Diffusion Models by Transporting Activations", ICLR 2025, section 3.2, defin
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import MapError
-
-Estimator = Literal["linear", "mean", "gaussian"]
-ESTIMATORS: tuple[Estimator, ...] = ("linear", "mean", "gaussian")
+from .displacement import displace
+from .errors import FitError, MapError
+from .settings import Estimator, check_choice, choices
 
 # A slope below this cannot be inverted without blowing rounding noise up a thousandfold.
-LEAST_INVERTIBLE_SLOPE = 1e-3
+MIN_INVERTIBLE_SLOPE = 1e-3
 # A channel that deviates less counts as constant.
-LEAST_DEVIATION = 1e-6
+MIN_DEVIATION = 1e-6
 
 
 class Statistics(NamedTuple):
@@ -79,7 +78,7 @@ class Transport:
             MapError: a slope is too small and the statistics that give the mean shift are not there.
         """
         omega, beta = self.omega.double(), self.beta.double()
-        flat = omega.abs() < LEAST_INVERTIBLE_SLOPE
+        flat = omega.abs() < MIN_INVERTIBLE_SLOPE
         inverse_omega = torch.where(flat, 1.0, 1.0 / omega.masked_fill(flat, 1.0))
         inverse_beta = -beta * inverse_omega
         if bool(flat.any()):
@@ -123,25 +122,6 @@ class Transport:
         )
 
 
-def displace(a: Tensor, gain: Tensor, offset: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-    """``a + (gain * a + offset)``, where given only for values inside ``[low, high]``.
-
-    The coefficients broadcast against `a` and take its dtype and device. The displacement is rounded before it
-    is added, so half-precision activations keep their precision: a slope near 1 is never rounded itself.
-    """
-    return displacement(a, gain, offset, low, high).add_(a)
-
-
-def displacement(
-    a: Tensor, gain: Tensor, offset: Tensor, low: Tensor | None = None, high: Tensor | None = None
-) -> Tensor:
-    """What `displace` adds: ``gain * a + offset``, and 0 outside ``[low, high]``."""
-    moved = torch.addcmul(offset.to(a), a, gain.to(a))
-    if low is None or high is None:
-        return moved
-    return torch.where((a >= low.to(a)) & (a <= high.to(a)), moved, 0)
-
-
 def fit_transport(
     source: Tensor,
     target: Tensor,
@@ -165,29 +145,28 @@ def fit_transport(
         interval: lower and upper end of the support, ``[channels]`` each; None leaves it unbounded.
 
     Raises:
-        MapError: fewer than two values on a side, shapes that do not match, or values that are not finite.
+        FitError: fewer than two values on a side, shapes that do not match, or values that are not finite.
     """
-    if estimator not in ESTIMATORS:
-        raise MapError(f"There is no estimator {estimator!r}; choose one of {', '.join(ESTIMATORS)}.")
+    check_choice("estimator", estimator, choices("estimator"), FitError)
     if source.ndim != 2 or target.ndim != 2 or source.shape[1] != target.shape[1]:
-        raise MapError(
+        raise FitError(
             f"Source {list(source.shape)} and target {list(target.shape)} must both be [values, channels] "
             "with the same channels."
         )
     if len(source) < 2 or len(target) < 2:
-        raise MapError("A transport needs at least two source and two target values; add prompts.")
+        raise FitError("A transport needs at least two source and two target values; add prompts.")
     eps = torch.finfo(activation_dtype or source.dtype).eps
 
     if source.device.type == "mps":  # which has no float64
         source, target = source.cpu(), target.cpu()
     a, b = source.detach().double(), target.detach().double()
     if not (bool(a.isfinite().all()) and bool(b.isfinite().all())):
-        raise MapError("Some activations are NaN or infinite; run the model in a wider dtype, such as bfloat16.")
+        raise FitError("Some activations are NaN or infinite; run the model in a wider dtype, such as bfloat16.")
     mean_a, mean_b = a.mean(0), b.mean(0)
     a, b = a - mean_a, b - mean_b
     std_a, std_b = (v.square().mean(0).sqrt() for v in (a, b))
 
-    flat = std_a <= (4 * eps * mean_a.abs()).clamp(min=LEAST_DEVIATION)
+    flat = std_a <= (4 * eps * mean_a.abs()).clamp(min=MIN_DEVIATION)
     if estimator == "mean":
         omega = torch.ones_like(mean_a)
     else:
@@ -206,7 +185,7 @@ def fit_transport(
     fallbacks = 0 if estimator == "mean" else int(flat.sum())
     transport = Transport(_keep(omega), _keep(beta), low, high, statistics, fallbacks, _effect(statistics))
     if not (bool(transport.omega.isfinite().all()) and bool(transport.beta.isfinite().all())):
-        raise MapError("Some activations are too large for the float32 of a map; scale the model's input down.")
+        raise FitError("Some activations are too large for the float32 of a map; scale the model's input down.")
     return transport
 
 
@@ -232,7 +211,7 @@ def _sorted(values: Tensor) -> Tensor:
 
 def _effect(statistics: Statistics) -> float:
     mean_a, std_a, mean_b, _ = statistics
-    moved = std_a > LEAST_DEVIATION
+    moved = std_a > MIN_DEVIATION
     return float(((mean_b - mean_a).abs() / std_a)[moved].median()) if bool(moved.any()) else 0.0
 
 

@@ -20,11 +20,14 @@ from typing import Any
 import torch
 
 from act_core import ActMap
-from act_core.causal import MicroBatch
-from act_core.forwards import intercepted, submodules
-from act_core.maps import FitRecord, Site, Support
+from act_core.components import Component
+from act_core.discovery import discover
+from act_core.fitting import MicroBatch
+from act_core.interception import intercepted, submodules
+from act_core.maps import FitRecord
 from act_core.prompts import load_prompt_set
-from act_core.sites import Component, discover
+from act_core.settings import Support
+from act_core.sites import Site
 from act_core.steering import steer
 from act_core.transport import Transport
 

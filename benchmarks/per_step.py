@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from act_core import ActMap, fit
-from act_core.causal import MicroBatch
+from act_core.fitting import MicroBatch
 from act_core.models.diffusers import DIFFUSION_MODEL, Branch, DiffusersModel
 
 STEPS = 20

@@ -10,12 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from act_core import ActMap, MapError
-from act_core.causal import MicroBatch, Side, pool
-from act_core.fitting import FitModel
-from act_core.forwards import intercepted, output_tensors, submodules, with_output
-from act_core.maps import FitRecord, Moved, Site
-from act_core.sites import discover, displace_at
-from act_core.transport import Estimator, Transport, fit_transport
+from act_core.discovery import discover
+from act_core.displacement import displace_at
+from act_core.fitting import FitModel, MicroBatch
+from act_core.fitting.pooling import pool
+from act_core.fitting.samples import Side
+from act_core.interception import intercepted, output_tensors, submodules, with_output
+from act_core.maps import FitRecord
+from act_core.settings import Estimator, Moved
+from act_core.sites import Site
+from act_core.transport import Transport, fit_transport
 
 
 class _Reached(BaseException):

@@ -19,9 +19,9 @@ from scipy import stats
 from torch import Tensor
 
 from act_core import ActMap, fit
-from act_core.maps import Support
 from act_core.models.diffusers import Branch, DiffusersModel
-from act_core.pictures import grid
+from act_core.plots import grid
+from act_core.settings import Support
 from tools.train_demo_model.captions import caption
 from tools.train_demo_model.emoji import STYLES, Emoji
 

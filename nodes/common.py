@@ -10,8 +10,7 @@ import comfy.utils
 from comfy_api.latest import io
 
 from ..act_core import MapError
-from ..act_core.maps import Order, Support
-from ..act_core.transport import Estimator
+from ..act_core.settings import Estimator, Order, Support
 
 CATEGORY = "ACT steering"
 SITES = ["auto", "attention", "mlp", "norms", "blocks", "all"]

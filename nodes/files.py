@@ -11,7 +11,7 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..act_core import ActMap, load_map, save_map
-from ..act_core.report import describe
+from ..act_core.summary import describe
 from .common import CATEGORY, ACTMapIO, aliases
 from .host import folders
 

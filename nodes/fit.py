@@ -11,7 +11,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..act_core import ActMap
-from ..act_core.report import describe
+from ..act_core.summary import describe
 from .common import CATEGORY, SITES, ACTMapIO, Progress, aliases, lines, method_inputs
 from .host import fitting
 

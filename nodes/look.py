@@ -7,8 +7,8 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..act_core import ActMap
-from ..act_core.pictures import effect_chart
-from ..act_core.report import describe
+from ..act_core.plots import effect_chart
+from ..act_core.summary import describe
 from .common import CATEGORY, ACTMapIO, aliases
 
 

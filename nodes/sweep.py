@@ -13,7 +13,7 @@ from comfy_api.latest import io, ui
 from PIL import Image
 
 from ..act_core import ActMap, MapError
-from ..act_core.pictures import grid
+from ..act_core.plots import grid
 from .apply import ApplyACTSteering
 from .common import CATEGORY, ACTMapIO, aliases
 from .host.fitting import fixed_latent

@@ -10,10 +10,9 @@ import comfy.utils
 from comfy_api.latest import io
 
 from ..act_core import ActMap, MapError, fit, steer
-from ..act_core.maps import Order, Support
-from ..act_core.report import describe
-from ..act_core.sites import PRESETS
-from ..act_core.transport import Estimator
+from ..act_core.architectures import PRESETS
+from ..act_core.settings import Estimator, Order, Support
+from ..act_core.summary import describe
 from .common import CATEGORY, SITES, ACTMapIO, Progress, aliases, lines, method_inputs, strength_input
 from .host import language
 

@@ -15,10 +15,14 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from act_core import ActMap
-from act_core.causal import MicroBatch
+from act_core.architectures import Architecture
+from act_core.components import Component
+from act_core.fitting import FitModel, MicroBatch
 from act_core.models.transformers import TransformersModel
-from act_core.sites import Component
 from act_core.transport import Transport
+
+# A family without presets.
+TOY = Architecture("toy")
 
 
 def prompts(side: str, count: int) -> list[str]:
@@ -116,7 +120,7 @@ def encoded(prompt: str, shape: Sequence[int], dtype: torch.dtype = torch.float3
     return (values * 1.5 + 0.7 if prompt.startswith("target") else values).to(dtype)
 
 
-class TensorModel:
+class TensorModel(FitModel[str]):
     """Any module as a model that can be fitted: each prompt is a fixed random tensor of the given shape.
 
     Attributes:
@@ -127,14 +131,18 @@ class TensorModel:
 
     def __init__(self, module: nn.Module, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> None:
         self.module = module.to(dtype)
-        self.components = [Component("toy", self.module, "toy")]
+        self._components = [Component("toy", self.module, TOY)]
         self.shape = shape
         self.dtype = dtype
         self.resident = 0
         self.on_run: Callable[[Sequence[str]], object] = len
 
-    def batches(self, prompts: Sequence[str], size: int) -> list[MicroBatch]:
-        parts = [prompts[at : at + size] for at in range(0, len(prompts), size)]
+    @property
+    def components(self) -> list[Component]:
+        return self._components
+
+    def batches(self, samples: Sequence[str], size: int) -> list[MicroBatch]:
+        parts = [samples[at : at + size] for at in range(0, len(samples), size)]
         return [MicroBatch(len(part), partial(self._run, part)) for part in parts]
 
     def rows(self, prompts: Sequence[str]) -> Tensor:

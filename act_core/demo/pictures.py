@@ -13,7 +13,7 @@ from PIL.Image import Image
 from ..errors import MapError
 from ..maps import ActMap
 from ..models.diffusers import DiffusersModel
-from ..pictures import effect_chart
+from ..plots import effect_chart
 from . import interval, shipped
 
 PROMPT_SET = "plain_to_ink.txt"

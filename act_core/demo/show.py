@@ -5,12 +5,12 @@ from __future__ import annotations
 import textwrap
 from pathlib import Path
 
-from ..bars import bar, fit_with_bar
 from ..mapfile import load_map, save_map
 from ..maps import ActMap
 from ..models.diffusers import DiffusersModel
 from ..models.transformers import TransformersModel
-from ..pictures import grid, save_animation, sweep
+from ..plots import grid, save_animation, sweep
+from ..progress import bar, fit_with_bar
 from ..prompts import PromptSet, load_prompt_set
 from . import language, pictures, shipped
 

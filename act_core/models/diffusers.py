@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import diffusers
 import torch
@@ -21,11 +21,13 @@ from diffusers import StableDiffusion3Pipeline  # pyright: ignore[reportPrivateI
 from PIL.Image import Image
 from torch import nn
 
-from ..causal import MicroBatch
+from ..architectures import architecture_of
+from ..components import Component
 from ..errors import MapError, first_line
+from ..fitting import FitModel, MicroBatch
 from ..maps import ActMap
-from ..sites import Component
-from ..steering import Rows, Steering, Strength, steer
+from ..settings import Branch, Components, Strength
+from ..steering import BatchRows, Steering, steer
 
 logger = logging.getLogger(__name__)
 
@@ -42,11 +44,8 @@ _EMBEDS = {
 # The schedule whose first step a fit runs. Only its noisiest step counts, which hardly depends on it.
 _STEPS = 20
 
-Components = Literal["both", "model", "text"]
-Branch = Literal["positive", "negative", "both"]
 
-
-class DiffusersModel:
+class DiffusersModel(FitModel[str]):
     """A text-to-image pipeline.
 
     A fit runs each prompt once, from noise of its own, at the noisiest step of the schedule and without guidance
@@ -86,8 +85,8 @@ class DiffusersModel:
         self._size = self._checked_size(size)
         self._seed = seed
         # Which rows of a batch are the branch, for the text encoders and for the diffusion model.
-        self._text_rows = {branch: Rows() for branch in ("positive", "negative")}
-        self._model_rows = {branch: Rows() for branch in ("positive", "negative")}
+        self._text_rows = {branch: BatchRows() for branch in ("positive", "negative")}
+        self._model_rows = {branch: BatchRows() for branch in ("positive", "negative")}
 
     @classmethod
     def from_pretrained(
@@ -130,16 +129,16 @@ class DiffusersModel:
     def components(self) -> list[Component]:
         texts = {"both": (True, False), "text": (True,), "model": (False,)}[self._components]
         return [
-            Component(name, module, _architecture(module))
+            Component(name, module, architecture_of(module))
             for name, module in self.modules.items()
             if (name != DIFFUSION_MODEL) in texts
         ]
 
-    def batches(self, prompts: Sequence[str], size: int) -> list[MicroBatch]:
+    def batches(self, samples: Sequence[str], size: int) -> list[MicroBatch]:
         """Prompts in the order given; number n of either side starts from the same noise."""
-        self._tell_of_long(prompts)
-        starts = range(0, len(prompts), size)
-        return [self._batch(prompts[at : at + size], first_seed=self._seed + at) for at in starts]
+        self._tell_of_long(samples)
+        starts = range(0, len(samples), size)
+        return [self._batch(samples[at : at + size], first_seed=self._seed + at) for at in starts]
 
     def steer(self, act_map: ActMap, strength: Strength = 1.0, branch: Branch = "positive") -> Steering:
         """Steer the pictures of `generate`: ``with model.steer(act_map, 0.7): model.generate(...)``.
@@ -155,7 +154,7 @@ class DiffusersModel:
         """
         if branch not in get_args(Branch):
             raise MapError(f"There is no branch {branch!r}; choose one of {', '.join(get_args(Branch))}.")
-        rows: dict[str, Rows] = {}
+        rows: dict[str, BatchRows] = {}
         if branch != "both":
             rows = {**dict.fromkeys(self.modules, self._text_rows[branch]), DIFFUSION_MODEL: self._model_rows[branch]}
         return steer(self.modules, act_map, strength, rows=rows)
@@ -349,8 +348,3 @@ def _checked_folder(folder: Path) -> tuple[Any, dict[str, None]]:
 
 def _uncompiled(module: Any) -> Any:
     return getattr(module, "_orig_mod", module)
-
-
-def _architecture(module: Any) -> str:
-    """Family of a component: the model type of a transformers model, else the name of the class."""
-    return getattr(module.config, "model_type", "") or type(module).__name__

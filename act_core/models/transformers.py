@@ -20,9 +20,10 @@ import transformers
 from jinja2 import TemplateError
 from torch import Tensor, nn
 
-from ..causal import MicroBatch
+from ..architectures import architecture_of
+from ..components import Component
 from ..errors import MapError, first_line
-from ..sites import PRESETS, Component
+from ..fitting import FitModel, MicroBatch
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +31,6 @@ COMPONENT = "language_model"
 # Nothing is fetched, and no code that lies in a model folder is run.
 _LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 _DTYPE = "torch_dtype" if transformers.__version__.startswith("4.") else "dtype"
-# A part that models built like Llama have, whose parts are named as Llama's.
-_LIKE_LLAMA = ".layers.0.self_attn.o_proj"
 # Bytes at either end of a GGUF file that tell it from another.
 _MARKED = 1 << 20
 # Below it logits overflow; 0 takes the likeliest token.
@@ -72,7 +71,7 @@ class _Tokens:
     end: int
 
 
-class TransformersModel:
+class TransformersModel(FitModel[str]):
     """A causal language model with its tokenizer.
 
     Attributes:
@@ -147,10 +146,7 @@ class TransformersModel:
 
     @property
     def components(self) -> list[Component]:
-        kind = self.config.model_type
-        if kind not in PRESETS and any(name.endswith(_LIKE_LLAMA) for name, _ in self.module.named_modules()):
-            kind = "llama"
-        return [Component(COMPONENT, self.module, kind)]
+        return [Component(COMPONENT, self.module, architecture_of(self.module))]
 
     @property
     def modules(self) -> dict[str, nn.Module]:
@@ -166,9 +162,9 @@ class TransformersModel:
     def device(self) -> torch.device:
         return next(self.module.parameters()).device
 
-    def batches(self, prompts: Sequence[str], size: int) -> list[MicroBatch]:
+    def batches(self, samples: Sequence[str], size: int) -> list[MicroBatch]:
         """Prompts of similar length together, padded on the right."""
-        tokens = sorted((self._prompt_tokens(prompt) for prompt in prompts), key=lambda prompt: len(prompt.ids))
+        tokens = sorted((self._prompt_tokens(prompt) for prompt in samples), key=lambda prompt: len(prompt.ids))
         return [self._batch(tokens[at : at + size]) for at in range(0, len(tokens), size)]
 
     def generate(self, prompt: str, **settings: Any) -> str:

@@ -17,8 +17,9 @@ from comfy.patcher_extension import merge_nested_dicts
 from torch import Tensor
 
 from ...act_core import ActMap, MapError, fit, steer
-from ...act_core.causal import MicroBatch
-from ...act_core.sites import PRESETS, Component
+from ...act_core.architectures import PRESETS
+from ...act_core.components import Component
+from ...act_core.fitting import MicroBatch
 from .modules import diffusion_model, text_encoders
 from .steering import is_steered, is_steered_clip
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from ...act_core.sites import Component
+from ...act_core.components import Component
 
 DIFFUSION_MODEL = "diffusion_model"
 # Whose parts are named as in the transformers library.

@@ -12,7 +12,7 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from torch import nn
 
 from ...act_core import ActMap, MapError, steer
-from ...act_core.steering import Rows, Steering
+from ...act_core.steering import BatchRows, Steering
 from .modules import DIFFUSION_MODEL, diffusion_model, path_in_clip, text_encoders
 
 KEY = "act_steering"
@@ -45,7 +45,7 @@ class ModelSteering:
         self.start, self.end = start, end
         self.branch: Branch = branch
         # One for each replica of the model, which a host with several devices runs at the same time.
-        self._steerings: WeakKeyDictionary[nn.Module, tuple[Steering, Rows]] = WeakKeyDictionary()
+        self._steerings: WeakKeyDictionary[nn.Module, tuple[Steering, BatchRows]] = WeakKeyDictionary()
         self._due: set[Steering] = set()
 
     def patched(self, model: Any) -> Any:
@@ -82,9 +82,9 @@ class ModelSteering:
             self._due.add(steering)
         return output
 
-    def _on(self, module: nn.Module) -> tuple[Steering, Rows]:
+    def _on(self, module: nn.Module) -> tuple[Steering, BatchRows]:
         if module not in self._steerings:
-            rows = Rows()
+            rows = BatchRows()
             steering = steer({DIFFUSION_MODEL: module}, self.act_map, self.strength, rows={DIFFUSION_MODEL: rows})
             self._steerings[module] = steering, rows
         return self._steerings[module]

@@ -9,9 +9,11 @@ import inside  # noqa: F401  # pyright: ignore[reportUnusedImport]
 # isort: split
 import comfy.ops
 import torch
-from act_pack.act_core.forwards import submodules
-from act_pack.act_core.maps import matches
-from act_pack.act_core.sites import PRESETS, Component, patterns_for
+from act_pack.act_core.architectures import PRESETS
+from act_pack.act_core.components import Component
+from act_pack.act_core.discovery import patterns_for
+from act_pack.act_core.interception import submodules
+from act_pack.act_core.sites import matches
 from comfy.ldm.flux.model import Flux
 from comfy.ldm.modules.diffusionmodules.mmdit import OpenAISignatureMMDITWrapper
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from server import Graph, Host, Node, Run, run_inside
 
 from act_core import ActMap, save_map
-from act_core.maps import Site
+from act_core.sites import Site
 from act_core.transport import Transport
 
 CARD: dict[str, Any] = {"title": "", "author": "", "description": "", "license": ""}

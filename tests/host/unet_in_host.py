@@ -20,11 +20,11 @@ import comfy.options  # noqa: E402
 comfy.options.enable_args_parsing()
 
 import comfy.ops  # noqa: E402
+from act_core.forwards import submodules  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
 
 import act_core  # noqa: E402
-from act_core.causal import MicroBatch  # noqa: E402
-from act_core.forwards import submodules  # noqa: E402
+from act_core.fitting.lockstep import MicroBatch  # noqa: E402
 from act_core.sites import Component  # noqa: E402
 from benchmarks.rerun import fit_by_rerunning  # noqa: E402
 

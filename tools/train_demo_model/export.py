@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from transformers import CLIPTextModelWithProjection, PreTrainedTokenizerFast
 
 from act_core.models.diffusers import DiffusersModel
-from act_core.pictures import grid
+from act_core.plots import grid
 
 from .captions import caption
 from .emoji import STYLES, Emoji

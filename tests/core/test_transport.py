@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from act_core import MapError
-from act_core.transport import ESTIMATORS, Estimator, Transport, fit_transport
+from act_core.settings import Estimator
+from act_core.transport import ESTIMATORS, Transport, fit_transport
 
 HALVES = (torch.float16, torch.bfloat16)
 DTYPES = (torch.float32, *HALVES)

@@ -9,7 +9,7 @@ from helpers import tiny_llama
 from torch import nn
 
 from act_core.fingerprints import fingerprint, structure_hash, weights_hash
-from act_core.maps import Site
+from act_core.sites import Site
 
 SITES = [Site("toy", name, None, "tokens", 4) for name in ("a", "b")]
 

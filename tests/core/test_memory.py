@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from act_core import MapError
-from act_core.memory import SCRATCH, MemoryMeter, Need, Plan
+from act_core.fitting.memory import SCRATCH, BatchPlan, MemoryMeter, SampleMemory
 
 KIB = 256  # float32 values
 
@@ -58,7 +58,7 @@ def test_meter_counts_every_result_of_an_operator() -> None:
 
 
 def test_everything_fits_into_a_large_budget() -> None:
-    assert Need(running=10_000, waiting=1000).plan(40, 8, 1 << 30, [64]) == Plan(40, 8)
+    assert SampleMemory(running=10_000, waiting=1000).plan(40, 8, 1 << 30, [64]) == BatchPlan(40, 8)
 
 
 @given(
@@ -72,7 +72,7 @@ def test_everything_fits_into_a_large_budget() -> None:
 def test_a_plan_never_takes_more_than_the_budget(
     running: int, share: float, prompts: int, batch: int, budget: int, channels: list[int]
 ) -> None:
-    need = Need(running, max(1, int(running * share)))
+    need = SampleMemory(running, max(1, int(running * share)))
     fitting = 8 * 8 * prompts * max(channels)
     kept = 4 * prompts * sum(channels)
     try:
@@ -91,7 +91,7 @@ def test_a_plan_never_takes_more_than_the_budget(
 
 
 def test_halving_goes_down_to_two_prompts_a_side() -> None:
-    plan, tried = Plan(12, 32), []
+    plan, tried = BatchPlan(12, 32), []
     while plan.resident >= 4:
         tried.append(plan.resident)
         plan = plan.halved()
@@ -101,7 +101,7 @@ def test_halving_goes_down_to_two_prompts_a_side() -> None:
 
 @pytest.mark.parametrize("resident", range(4, 30))
 def test_halving_keeps_batches_within_the_resident_prompts(resident: int) -> None:
-    plan = Plan(resident, 32).halved()
+    plan = BatchPlan(resident, 32).halved()
     assert plan.resident < resident
     assert 1 <= plan.batch <= max(1, plan.resident)
 
@@ -110,7 +110,7 @@ GAPS = """
 import os
 from pathlib import Path
 import torch
-from act_core.memory import freed_at_once
+from act_core.fitting.memory import freed_at_once
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")

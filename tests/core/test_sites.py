@@ -12,9 +12,13 @@ from torch import nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from act_core import MapError, fit
-from act_core.maps import Layout, Spatial
+from act_core.architectures import PRESETS
+from act_core.components import Component
+from act_core.discovery import discover, layout_of, patterns_for
+from act_core.displacement import displace_at
 from act_core.models.transformers import TransformersModel
-from act_core.sites import PRESETS, Component, Coverage, discover, displace_at, layout_of, patterns_for
+from act_core.settings import Spatial
+from act_core.sites import Coverage, Layout
 
 LAYERS = 2
 LANGUAGE_MODELS = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "phi3", "gemma2", "gemma3_text", "gpt2", "gpt_neox")

@@ -42,8 +42,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from act_core import ActMap, MapError, fit, load_map, save_map
-from act_core.mapfile import MAX_HEADER_BYTES
-from act_core.maps import Card, Fingerprint, FitRecord, Site
+from act_core.mapfile.format import MAX_HEADER_BYTES
+from act_core.maps import Card, Fingerprint, FitRecord
+from act_core.sites import Site
 from act_core.transport import Transport
 
 SOURCE, TARGET = prompts("source", 6), prompts("target", 5)
@@ -325,7 +326,7 @@ def test_a_killed_writer_leaves_nothing_under_the_final_name(path: Path) -> None
         import os, sys, time
         import torch
         from act_core import ActMap, save_map
-        from act_core.maps import Site
+        from act_core.sites import Site
         from act_core.transport import Transport
 
         def hang(_):

@@ -18,9 +18,9 @@ from pipelines import PIPELINES, TOKENS, one_encoder, stable_diffusion
 from torch import Tensor
 
 from act_core import ActMap, MapError, fit, load_map, save_map
-from act_core.forwards import intercepted, output_tensors
+from act_core.discovery import discover
+from act_core.interception import intercepted, output_tensors
 from act_core.models.diffusers import DIFFUSION_MODEL, DiffusersModel
-from act_core.sites import discover
 
 SIZE = (16, 16)
 SOURCE, TARGET = prompts("source", 5), prompts("target", 5)

@@ -28,11 +28,12 @@ from helpers import (
 from torch import Tensor, nn
 
 from act_core import ActMap, MapError, fit
-from act_core.causal import MicroBatch, Walk, extremes, pool
-from act_core.fitting import FitModel
-from act_core.maps import Moved
+from act_core.discovery import discover
+from act_core.fitting import FitModel, MicroBatch
+from act_core.fitting.lockstep import Walk
+from act_core.fitting.pooling import extremes, pool
 from act_core.models.transformers import TransformersModel
-from act_core.sites import discover
+from act_core.settings import Moved
 from act_core.transport import Transport
 from benchmarks.rerun import fit_by_rerunning
 

@@ -13,71 +13,21 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence, Set
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .errors import MapError
-from .forwards import intercepted, output_tensors, submodules, with_output
-from .maps import Interval, Layout, Site, Spatial
-from .sites import Component, displace_at
-from .transport import Transport
-
-Side = Literal["source", "target"]
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """Prompts that run through the model together.
-
-    Attributes:
-        rows: how many prompts; the first dimension of every activation.
-        run: runs the model on them once.
-        mask: bool ``[rows, tokens]``, True at the tokens that count, not at padding; None where all do.
-    """
-
-    rows: int
-    run: Callable[[], object]
-    mask: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Values:
-    """What is kept of the activations of one site.
-
-    Attributes:
-        pooled: ``[rows, channels]``, one value a prompt.
-        interval: least and greatest value, ``[channels]`` each; None where nobody asked for them.
-        dtype: of the activations.
-    """
-
-    pooled: Tensor
-    interval: tuple[Tensor, Tensor] | None
-    dtype: torch.dtype
-
-
-def pool(x: Tensor, layout: Layout, mask: Tensor | None) -> Tensor:
-    """Mean over tokens, or over height and width, in float32: ``[rows, channels]``."""
-    if layout == "vector":
-        return x.float()
-    if layout == "spatial":
-        return x.mean((2, 3), dtype=torch.float32)
-    if mask is None:
-        return x.mean(1, dtype=torch.float32)
-    # Not a matrix product, which autocast and TF32 would round.
-    return x.masked_fill(~mask.unsqueeze(-1), 0).sum(1, dtype=torch.float32) / mask.sum(1, keepdim=True)
-
-
-def extremes(x: Tensor, layout: Layout, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Least and greatest single value of each channel, ``[channels]`` each; padding does not count."""
-    dims = {"vector": (0,), "tokens": (0, 1), "spatial": (0, 2, 3)}[layout]
-    if layout != "tokens" or mask is None:
-        return x.amin(dims), x.amax(dims)
-    padding = ~mask.unsqueeze(-1)
-    return x.masked_fill(padding, torch.inf).amin(dims), x.masked_fill(padding, -torch.inf).amax(dims)
+from ..components import Component
+from ..displacement import displace_at
+from ..errors import FitError
+from ..interception import intercepted, output_tensors, submodules, with_output
+from ..settings import Interval, Spatial
+from ..sites import Site
+from ..transport import Transport
+from .pooling import Values, extremes, pool
+from .samples import MicroBatch, Side
 
 
 class _Abandoned(BaseException):
@@ -207,7 +157,7 @@ class Walk:
                         self._running = worker
                         worker.advance()
                         if worker.values is None or worker.position != index:
-                            raise MapError(f"Some prompts never passed site {site.key}; choose other sites.")
+                            raise FitError(f"Some prompts never passed site {site.key}; choose other sites.")
                         values[worker.side].append(worker.values)
                     yield site, values, self._transports.append
             finally:
@@ -240,7 +190,7 @@ class Walk:
             if worker.passed[site.key] <= self._components[site.component].passes.get(site.name, 0):
                 return x
             if x.shape[0] != worker.batch.rows or index != worker.position + 1:
-                raise MapError(f"Site {site.key} is not passed by all prompts alike; choose other sites.")
+                raise FitError(f"Site {site.key} is not passed by all prompts alike; choose other sites.")
             worker.wait_at_site(self._measure(site, x, worker))
         # A later pass of the same site, as in a second denoising step, is moved and not measured again.
         if worker.side not in self._moved:
@@ -251,7 +201,7 @@ class Walk:
     def _measure(self, site: Site, x: Tensor, worker: _Worker) -> Values:
         mask = worker.batch.mask
         if site.layout == "tokens" and mask is not None and mask.shape[1] != x.shape[1]:
-            raise MapError(f"Site {site.key} has other tokens than its prompt; choose other sites.")
+            raise FitError(f"Site {site.key} has other tokens than its prompt; choose other sites.")
         mask = mask if mask is None else mask.to(x.device)
         pooled = pool(x, site.layout, mask)
         interval = None

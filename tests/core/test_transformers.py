@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast, ViTConfig, ViTModel
 
 from act_core import ActMap, MapError, fit, load_map, save_map, steer
-from act_core.causal import MicroBatch
+from act_core.fitting import MicroBatch
 from act_core.models.transformers import Chat, TransformersModel, _mark_of, _RepetitionPenalty
 
 SOURCE = [

@@ -24,9 +24,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from .errors import MapError
-from .maps import ActMap, Card, Fingerprint, FitRecord, Layout, Site
-from .transport import LEAST_INVERTIBLE_SLOPE, Statistics, Transport
+from ..errors import MapFileError
+from ..maps import ActMap, Card, Fingerprint, FitRecord
+from ..sites import Layout, Site
+from ..transport import MIN_INVERTIBLE_SLOPE, Statistics, Transport
 
 FORMAT = "1"
 # ComfyUI's own limit on the headers that it shows.
@@ -62,11 +63,11 @@ def save_map(
             not be inverted without them keep them always.
 
     Raises:
-        MapError: the name does not end in ``.safetensors``, or the file cannot be written.
+        MapFileError: the name does not end in ``.safetensors``, or the file cannot be written.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise MapError(f"{path.name} is no name for a map file; let it end in .safetensors.")
+        raise MapFileError(f"{path.name} is no name for a map file; let it end in .safetensors.")
     told = {"title": title, "author": author, "description": description, "license": license}
     card = replace(act_map.card, **{key: text for key, text in told.items() if text is not None})
     if strength_range is not None:
@@ -78,9 +79,9 @@ def save_map(
     try:
         _write_whole(path, _serialised(act_map, card, statistics=statistics))
     except OSError as error:
-        raise MapError(f"{path} could not be written: {error.strerror or error}; choose another folder.") from error
-    except (MapError, TypeError, ValueError) as error:  # of what the caller gave, such as a title that is no text
-        raise MapError(f"{path.name} was not written, since it could not be read again: {error}") from error
+        raise MapFileError(f"{path} could not be written: {error.strerror or error}; choose another folder.") from error
+    except (MapFileError, TypeError, ValueError) as error:  # of what the caller gave, such as a title that is no text
+        raise MapFileError(f"{path.name} was not written, since it could not be read again: {error}") from error
     return path
 
 
@@ -88,15 +89,15 @@ def load_map(path: str | os.PathLike[str]) -> ActMap:
     """Read a map file.
 
     Raises:
-        MapError: the file is missing, is no ACT map, is damaged, or is of a later format.
+        MapFileError: the file is missing, is no ACT map, is damaged, or is of a later format.
     """
     path = Path(path)
     try:
         return _read_whole(path)
-    except MapError as error:
-        raise MapError(f"{path.name} is no usable map: {error}") from error
+    except MapFileError as error:
+        raise MapFileError(f"{path.name} is no usable map: {error}") from error
     except OSError as error:
-        raise MapError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise MapFileError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def _serialised(act_map: ActMap, card: Card, *, statistics: bool) -> bytes:
@@ -111,7 +112,7 @@ def _serialised(act_map: ActMap, card: Card, *, statistics: bool) -> bytes:
         if int.from_bytes(data[:8], "little") <= MAX_HEADER_BYTES:
             return data
         if not kept:
-            raise MapError(f"A map of {len(act_map)} sites is too large for one file; restrict it to fewer sites.")
+            raise MapFileError(f"A map of {len(act_map)} sites is too large for one file; restrict it to fewer sites.")
         kept //= 2
 
 
@@ -120,7 +121,7 @@ def _tensors(transport: Transport, *, statistics: bool) -> Iterator[tuple[str, T
     yield "beta", transport.beta
     if transport.low is not None and transport.high is not None:
         yield from zip(_BOUNDS, (transport.low, transport.high), strict=True)
-    needed = bool((transport.omega < LEAST_INVERTIBLE_SLOPE).any())
+    needed = bool((transport.omega < MIN_INVERTIBLE_SLOPE).any())
     if transport.statistics is not None and (statistics or needed):
         yield from zip(_STATISTICS, transport.statistics, strict=True)
 
@@ -173,45 +174,47 @@ def _read_whole(path: Path) -> ActMap:
         with safe_open(path, framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
             return _read(file)
     except SafetensorError as error:
-        raise MapError("it is damaged or no safetensors file; download or save it again.") from error
+        raise MapFileError("it is damaged or no safetensors file; download or save it again.") from error
 
 
 def _check_container(path: Path) -> None:
     """What the safetensors library would not say, or not so that it helps."""
     if path.is_dir():
-        raise MapError("it is a folder; choose a .safetensors file in it.")
+        raise MapFileError("it is a folder; choose a .safetensors file in it.")
     with path.open("rb") as file:
         size, head = os.fstat(file.fileno()).st_size, file.read(8)
     length = int.from_bytes(head, "little")
     if len(head) < 8 or 8 + length > size:
         # Not before: the length of a proper header may begin with the very byte that a pickle begins with.
         if head[:1] == b"\x80" or head[:4] == b"PK\x03\x04":
-            raise MapError("it is a pickle under another name, which could run code; ask for a safetensors file.")
-        raise MapError("it is cut short or no safetensors file; download or save it again.")
+            raise MapFileError("it is a pickle under another name, which could run code; ask for a safetensors file.")
+        raise MapFileError("it is cut short or no safetensors file; download or save it again.")
     if length > MAX_HEADER_BYTES:
-        raise MapError(f"its header of {length} bytes is larger than any map's; it is some other model file.")
+        raise MapFileError(f"its header of {length} bytes is larger than any map's; it is some other model file.")
 
 
 def _read(file: Any) -> ActMap:
     metadata: dict[str, str] = file.metadata() or {}
     version = metadata.get("act.format")
     if version is None:
-        raise MapError("it is a safetensors file, but not an ACT map; choose one that Save ACT Map or fit has made.")
+        raise MapFileError(
+            "it is a safetensors file, but not an ACT map; choose one that Save ACT Map or fit has made."
+        )
     if version != FORMAT:
-        raise MapError(f"it has format {version!r} and this version reads {FORMAT!r}; update the node pack.")
+        raise MapFileError(f"it has format {version!r} and this version reads {FORMAT!r}; update the node pack.")
     try:
         sites = cast("list[dict[str, Any]]", json.loads(metadata["act.sites"]))
         told = {_site(entry): (_count(entry["fallbacks"]), _effect(entry["effect"])) for entry in sites}
         record = _record(json.loads(metadata["act.record"]))
         card = _card(metadata)
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
-        raise MapError(f"its description is damaged ({error}); download or save it again.") from error
+        raise MapFileError(f"its description is damaged ({error}); download or save it again.") from error
     if len({site.key for site in told}) != len(sites):
-        raise MapError("it names a site twice; download or save it again.")
+        raise MapFileError("it names a site twice; download or save it again.")
     names = set(cast("list[str]", file.keys()))
     transports = {site: _transport(file, names, site, *rest) for site, rest in told.items()}
     if names:
-        raise MapError(f"it holds a tensor that belongs to no site, {min(names)!r}; download or save it again.")
+        raise MapFileError(f"it holds a tensor that belongs to no site, {min(names)!r}; download or save it again.")
     return ActMap(transports, record, card)
 
 
@@ -221,17 +224,17 @@ def _transport(file: Any, names: set[str], site: Site, fallbacks: int, effect: f
     def tensor(part: str) -> Tensor:
         name = f"{site.key}.{part}"
         if name not in names:
-            raise MapError(f"the tensor {name!r} is missing; download or save it again.")
+            raise MapFileError(f"the tensor {name!r} is missing; download or save it again.")
         names.remove(name)
         entry = file.get_slice(name)
         if entry.get_dtype() != "F32" or entry.get_shape() != [site.channels]:
-            raise MapError(
+            raise MapFileError(
                 f"the tensor {name!r} is {entry.get_dtype()} {entry.get_shape()} where F32 [{site.channels}] belongs; "
                 "download or save it again."
             )
         values: Tensor = file.get_tensor(name)
         if not bool(values.isfinite().all()):
-            raise MapError(f"the tensor {name!r} has values that are not finite; fit the map again.")
+            raise MapFileError(f"the tensor {name!r} has values that are not finite; fit the map again.")
         return values
 
     def group(parts: tuple[str, ...]) -> list[Tensor] | None:
@@ -240,7 +243,7 @@ def _transport(file: Any, names: set[str], site: Site, fallbacks: int, effect: f
     omega, beta = tensor("omega"), tensor("beta")
     low, high = group(_BOUNDS) or (None, None)
     if low is not None and high is not None and bool((low > high).any()):
-        raise MapError(f"the support of site {site.key} ends before it begins; fit the map again.")
+        raise MapFileError(f"the support of site {site.key} ends before it begins; fit the map again.")
     statistics = group(_STATISTICS)
     return Transport(omega, beta, low, high, Statistics(*statistics) if statistics else None, fallbacks, effect)
 
@@ -270,7 +273,7 @@ def _record(entry: Mapping[str, Any]) -> FitRecord:
         elif declared in (int, str):
             valid = type(value) is declared
         elif name == "base":
-            values[name] = {_text(key): Fingerprint(**_texts(print_)) for key, print_ in value.items()}
+            values[name] = {_text(key): _fingerprint(print_) for key, print_ in value.items()}
             continue
         elif name == "versions":
             values[name] = _texts(value)
@@ -284,6 +287,11 @@ def _record(entry: Mapping[str, Any]) -> FitRecord:
             raise ValueError(f"{name} is {value!r}")
         values[name] = value
     return FitRecord(**values)
+
+
+def _fingerprint(entry: Mapping[str, object]) -> Fingerprint:
+    # Files of version 0.1 also have a hash of the structure, which the sites themselves tell.
+    return Fingerprint(_text(entry["architecture"]), _text(entry["weights"]))
 
 
 def _card(metadata: Mapping[str, str]) -> Card:

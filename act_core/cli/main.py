@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Any, NoReturn, get_args
 
 import torch
 
-from .errors import MapError
-from .mapfile import load_map, save_map
-from .maps import ActMap, Interval, Moved, Order, Support
-from .prompts import PromptSet, load_prompt_set, read_lines
-from .report import describe
-from .steering import Steering, steer
-from .transport import Estimator
+from ..errors import MapError
+from ..mapfile import load_map, save_map
+from ..maps import ActMap
+from ..prompts import PromptSet, load_prompt_set, read_lines
+from ..settings import Estimator, Interval, Moved, Order, Support
+from ..steering import Steering, steer
+from ..summary import describe
 
 if TYPE_CHECKING:
-    from .models.diffusers import DiffusersModel
-    from .models.transformers import TransformersModel
+    from ..models.diffusers import DiffusersModel
+    from ..models.transformers import TransformersModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -171,7 +171,7 @@ def _add_pipeline(parser: argparse.ArgumentParser) -> None:
 
 
 def _load_language_model(name: str, dtype: str = "float32", device: str = "cpu") -> TransformersModel:
-    from .models.transformers import TransformersModel
+    from ..models.transformers import TransformersModel
 
     quiet_libraries()
     print("Loading the language model ...", flush=True)
@@ -183,7 +183,7 @@ def _load_language_model(name: str, dtype: str = "float32", device: str = "cpu")
 
 def _load_pipeline(args: argparse.Namespace, **settings: Any) -> DiffusersModel:
     quiet_libraries()
-    from .models.diffusers import DiffusersModel
+    from ..models.diffusers import DiffusersModel
 
     print("Loading the pipeline ...", flush=True)
     size = tuple(args.size) if args.size else None
@@ -215,7 +215,7 @@ def _device(name: str) -> torch.device:
 
 
 def _fit(args: argparse.Namespace) -> None:
-    from .bars import fit_with_bar
+    from ..progress import fit_with_bar
 
     out: Path = args.out
     if out.exists() and not args.overwrite:
@@ -253,8 +253,8 @@ def _fit(args: argparse.Namespace) -> None:
 
 
 def _sweep(args: argparse.Namespace) -> None:
-    from .bars import bar
-    from .pictures import grid, save_animation, sweep
+    from ..plots import grid, save_animation, sweep
+    from ..progress import bar
 
     out: Path = args.out
     if out.suffix not in (".png", ".jpg", ".webp"):
@@ -336,7 +336,7 @@ def _generate(args: argparse.Namespace) -> None:
     act_map = load_map(args.map)
     model = _load_language_model(args.model, args.dtype, args.device)
     if args.chat:
-        from .models.transformers import Chat
+        from ..models.transformers import Chat
 
         model = model.in_chat(Chat())
     for warning in steer(model.modules, act_map).warnings:
@@ -356,8 +356,8 @@ def _generate(args: argparse.Namespace) -> None:
 
 def _demo(args: argparse.Namespace) -> None:
     quiet_libraries()
-    from .demo import pictures
-    from .demo.show import show_language, show_pictures
+    from ..demo import pictures
+    from ..demo.show import show_language, show_pictures
 
     command = os.path.relpath(sys.argv[0])
     model = pictures.demo_model()

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from .errors import MapError
+from ..errors import FitError
 
 # What the libraries behind the operators keep for themselves, and the meter does not see: the buffers in which matrix
 # products are packed, the stacks of threads. On two cores it varies by tens of MiB (`benchmarks/fit_memory.py`).
@@ -99,28 +99,28 @@ def _storage_key(tensor: Tensor) -> int:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How many prompts stand in the walk at once, and how many of them run together."""
+class BatchPlan:
+    """How many samples stand in the walk at once, and how many of them run together."""
 
     resident: int
     batch: int
 
-    def halved(self) -> Plan:
+    def halved(self) -> BatchPlan:
         """Half of the resident prompts; four, the least that can be fitted, are tried before it is given up."""
         resident = self.resident // 2
         if self.resident > 4:
             resident = max(4, resident)
-        return Plan(resident, max(1, min(self.batch, resident // 2)))
+        return BatchPlan(resident, max(1, min(self.batch, resident // 2)))
 
 
 @dataclass(frozen=True)
-class Need:
+class SampleMemory:
     """Bytes that one prompt takes: most while it runs, and most while it waits at a site."""
 
     running: int
     waiting: int
 
-    def plan(self, prompts: int, batch: int, budget: int, channels: Sequence[int]) -> Plan:
+    def plan(self, prompts: int, batch: int, budget: int, channels: Sequence[int]) -> BatchPlan:
         """The plan that fits most prompts into the budget.
 
         Args:
@@ -130,27 +130,27 @@ class Need:
             channels: of each site.
 
         Raises:
-            MapError: not even two prompts a side fit.
+            FitError: not even two prompts a side fit.
         """
         # Sorting and coupling one site's values takes about eight float64 copies of them.
         fitting = 8 * 8 * prompts * max(channels)
         free = budget - SCRATCH - fitting
         plan = self._within(free, batch)
         if plan.resident >= prompts:
-            return Plan(prompts, plan.batch)
+            return BatchPlan(prompts, plan.batch)
         # Streamed: the values of all sites are kept until the last group.
         kept = 4 * prompts * sum(channels)
         plan = self._within(free - kept, batch)
         if plan.resident < 4:
             least = SCRATCH + fitting + kept + self.running + 3 * self.waiting
-            raise MapError(
+            raise FitError(
                 f"A memory budget of {budget / 2**20:.0f} MiB is too small for {prompts} prompts and {len(channels)} "
                 f"sites; allow at least {math.ceil(least / 2**20)} MiB, or fit fewer prompts or sites."
             )
         return plan
 
-    def _within(self, free: int, batch: int) -> Plan:
+    def _within(self, free: int, batch: int) -> BatchPlan:
         running, waiting = max(1, self.running), max(1, self.waiting)
         # A batch that takes at most half leaves the other half to the prompts that wait.
         batch = max(1, min(batch, free // (2 * running)))
-        return Plan(batch + (free - batch * running) // waiting, batch)
+        return BatchPlan(batch + (free - batch * running) // waiting, batch)

@@ -29,11 +29,12 @@ from torch._dynamo.testing import CompileCounter
 from torch.testing import assert_close
 
 from act_core import ActMap, MapError, fit, steer
-from act_core.forwards import submodules
-from act_core.maps import Card, Fingerprint, FitRecord, Site
+from act_core.displacement import displace_at
+from act_core.interception import submodules
+from act_core.maps import Card, Fingerprint, FitRecord
 from act_core.models.transformers import TransformersModel
-from act_core.sites import displace_at
-from act_core.steering import Rows, active_maps
+from act_core.sites import Site
+from act_core.steering import BatchRows, active_maps
 from act_core.transport import Transport
 
 SOURCE, TARGET = prompts("source", 6), prompts("target", 6)
@@ -428,7 +429,7 @@ def test_strengths_of_other_components_than_the_maps_are_refused(strength: dict[
 
 
 def test_only_the_chosen_rows_are_moved_and_they_may_change_from_call_to_call() -> None:
-    model, act_map, rows = chain(), chain_map(), Rows()
+    model, act_map, rows = chain(), chain_map(), BatchRows()
     (component,) = act_map.components
     x = torch.randn(4, 4)
     before = model.module(x)
@@ -454,7 +455,7 @@ def test_maps_that_share_rows_compose_and_others_act_one_after_the_other() -> No
         twice = model.module(x)
     with steer(model.module, act_map):
         once = model.module(x)
-    shared, own = Rows((0,), of=2), Rows((0,), of=2)
+    shared, own = BatchRows((0,), of=2), BatchRows((0,), of=2)
     for first, second in ((shared, shared), (shared, own)):
         with (
             steer(model.module, act_map, rows={component: first}),

@@ -27,7 +27,7 @@ def describe(act_map: ActMap) -> str:
         "notes": "; ".join((*record.notes, *record.patches, *record.edits)),
     }
     for name, base in record.base.items():
-        rows[name] = f"{base.architecture}, structure {base.structure[:12]}, weights {base.weights[:12] or 'none'}"
+        rows[name] = f"{base.architecture}, weights {base.weights[:12] or 'none'}"
     lines = [
         textwrap.fill(f"{name:<15} {text}", _WIDTH, subsequent_indent=" " * 16) for name, text in rows.items() if text
     ]

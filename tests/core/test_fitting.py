@@ -34,8 +34,8 @@ from helpers import (
 from torch import Tensor, nn
 
 from act_core import MapError, fit, steer
-from act_core.causal import pool
-from act_core.memory import SCRATCH
+from act_core.fitting.memory import SCRATCH
+from act_core.fitting.pooling import pool
 from act_core.models.transformers import TransformersModel
 
 SOURCE, TARGET = prompts("source", 6), prompts("target", 6)

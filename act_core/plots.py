@@ -13,7 +13,8 @@ from .errors import MapError
 from .maps import ActMap
 
 if TYPE_CHECKING:
-    from .models.diffusers import Branch, DiffusersModel
+    from .models.diffusers import DiffusersModel
+    from .settings import Branch
 
 _GAP = 6
 _TEXT = 13

@@ -1,0 +1,76 @@
+"""The families of models that the project knows, one record each; a family is added by adding its record here.
+
+A model is recognised by the ``model_type`` of its configuration, by its class or a base class of it, or by the names
+of its parts. What is not recognised gets a generic record without presets, for which patterns must be given.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from .base import Architecture
+from .flux import COMFYUI_FLUX, DIFFUSERS_FLUX
+from .language import GEMMA, GPT2, GPT_NEOX, LLAMA
+from .mmdit import COMFYUI_MMDIT, DIFFUSERS_MMDIT
+from .text_encoders import CLIP, T5
+from .unet import COMFYUI_UNET, DIFFUSERS_UNET
+from .wan import WAN
+
+ARCHITECTURES = (
+    LLAMA,
+    GEMMA,
+    GPT2,
+    GPT_NEOX,
+    CLIP,
+    T5,
+    DIFFUSERS_UNET,
+    COMFYUI_UNET,
+    DIFFUSERS_MMDIT,
+    COMFYUI_MMDIT,
+    DIFFUSERS_FLUX,
+    COMFYUI_FLUX,
+    WAN,
+)
+PRESETS = frozenset(preset for architecture in ARCHITECTURES for preset in architecture.presets)
+
+_BY_KIND = {kind: architecture for architecture in ARCHITECTURES for kind in architecture.kinds}
+
+__all__ = ["ARCHITECTURES", "PRESETS", "Architecture", "architecture_of", "family"]
+
+
+def architecture_of(module: nn.Module) -> Architecture:
+    """The record of a model's family, or a generic one that is named after its kind.
+
+    Example:
+        >>> architecture_of(nn.Linear(1, 1)).name
+        'Linear'
+    """
+    module = getattr(module, "_orig_mod", module)  # of a compiled model
+    kinds = _kinds(module)
+    for kind in kinds:
+        if kind in _BY_KIND:
+            return _BY_KIND[kind]
+    names = [name for name, _ in module.named_modules()]
+    for architecture in ARCHITECTURES:
+        if any(architecture.has_marker(name) for name in names):
+            return architecture
+    return Architecture(kinds[0])
+
+
+def family(kind: str) -> str:
+    """The name of the record for a kind of model; the kind itself if there is none.
+
+    Example:
+        >>> family("mistral"), family("toy")
+        ('llama', 'toy')
+    """
+    return _BY_KIND[kind].name if kind in _BY_KIND else kind
+
+
+def _kinds(module: nn.Module) -> list[str]:
+    """What a model may be recognised by, the most telling first."""
+    config = getattr(module, "config", None)
+    if hasattr(config, "get_text_config"):  # of a model with several parts, its language part
+        config = config.get_text_config()
+    declared = getattr(config, "model_type", "")
+    return [*([declared] if declared else []), *(kind.__name__ for kind in type(module).__mro__)]

@@ -1,0 +1,41 @@
+"""Multimodal diffusion transformers: Stable Diffusion 3 and 3.5. Both streams are steered: picture and text."""
+
+from __future__ import annotations
+
+from .base import Architecture, numbered
+
+# The names in ComfyUI of the parts that return the same tensors as in diffusers. The norms do not: there they return
+# modulated values.
+_IN_COMFYUI = {
+    "transformer_blocks.{}.attn.to_out.0": "joint_blocks.{}.x_block.attn.proj",
+    "transformer_blocks.{}.attn.to_add_out": "joint_blocks.{}.context_block.attn.proj",
+    "transformer_blocks.{}.ff.net.2": "joint_blocks.{}.x_block.mlp.fc2",
+    "transformer_blocks.{}.ff_context.net.2": "joint_blocks.{}.context_block.mlp.fc2",
+}
+_AUTO = ("attention", "mlp")
+
+DIFFUSERS_MMDIT = Architecture(
+    "SD3Transformer2DModel",
+    {
+        # Of a norm that also returns the gates of its block, the first output.
+        "norms": ("*.norm1#0", "*.norm1_context#0", "*.norm2", "*.norm2_context"),
+        "attention": ("*.attn.to_out.0", "*.attn.to_add_out"),
+        "mlp": ("*.ff.net.2", "*.ff_context.net.2"),
+        "blocks": numbered("transformer_blocks."),
+    },
+    auto=_AUTO,
+    foldable=_AUTO,
+    elsewhere={"OpenAISignatureMMDITWrapper": _IN_COMFYUI},
+)
+COMFYUI_MMDIT = Architecture(
+    "OpenAISignatureMMDITWrapper",
+    {
+        "norms": ("joint_blocks.*.norm[12]",),
+        "attention": ("joint_blocks.*.attn.proj",),
+        "mlp": ("joint_blocks.*.mlp.fc2",),
+        "blocks": numbered("joint_blocks."),
+    },
+    auto=_AUTO,
+    foldable=_AUTO,
+    elsewhere={"SD3Transformer2DModel": {theirs: ours for ours, theirs in _IN_COMFYUI.items()}},
+)

@@ -1,0 +1,34 @@
+"""Text encoders of picture models, in transformers and in ComfyUI, which name their parts alike."""
+
+from __future__ import annotations
+
+from .base import Architecture, numbered
+
+_AUTO = ("output", "attention", "mlp")
+
+CLIP = Architecture(
+    "clip_text_model",
+    {
+        "norms": ("*layers.*.layer_norm[12]", "*final_layer_norm"),
+        "attention": ("*.self_attn.out_proj",),
+        "mlp": ("*.mlp.fc2",),
+        "blocks": numbered("*.layers."),
+        "output": ("*final_layer_norm", "text_projection"),
+    },
+    # Most of a style comes through the outputs of the text encoder (`benchmarks/styles.py --dev`).
+    auto=_AUTO,
+    aliases=("CLIPTextModel",),
+    foldable=("norms", "attention", "mlp"),
+)
+T5 = Architecture(
+    "t5",
+    {
+        "norms": ("*.layer.[01].layer_norm", "*final_layer_norm"),
+        "attention": ("*.SelfAttention.o",),
+        "mlp": ("*.DenseReluDense.wo",),
+        "blocks": tuple(f"{block}#0" for block in numbered("*.block.")),
+        "output": ("*final_layer_norm",),
+    },
+    auto=_AUTO,
+    aliases=("T5", "umt5"),
+)

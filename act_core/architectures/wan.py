@@ -1,0 +1,18 @@
+"""Wan 2.1 and 2.2, which make videos, and their variants, which derive from one class in ComfyUI."""
+
+from __future__ import annotations
+
+from .base import Architecture, numbered
+
+WAN = Architecture(
+    "WanModel",
+    {
+        "norms": ("blocks.*.norm[123]",),
+        "attention": ("blocks.*.self_attn.o", "blocks.*.cross_attn.o"),
+        # Not its last layer, which a quantised model calls around.
+        "mlp": ("blocks.*.ffn",),
+        "blocks": numbered("blocks."),
+    },
+    auto=("attention", "mlp"),
+    foldable=("attention",),
+)

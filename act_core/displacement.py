@@ -1,0 +1,64 @@
+"""Moving activations by the coefficients of a transport, for every layout."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .settings import Spatial
+from .sites import Layout
+
+
+def displace(a: Tensor, gain: Tensor, offset: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
+    """``a + (gain * a + offset)``, where given only for values inside ``[low, high]``.
+
+    The coefficients broadcast against `a` and take its dtype and device. The displacement is rounded before it
+    is added, so half-precision activations keep their precision: a slope near 1 is never rounded itself.
+
+    Example:
+        >>> displace(torch.tensor([1.0, 2.0]), torch.tensor(0.5), torch.tensor(1.0))
+        tensor([2.5000, 4.0000])
+    """
+    return displacement(a, gain, offset, low, high).add_(a)
+
+
+def displacement(
+    a: Tensor, gain: Tensor, offset: Tensor, low: Tensor | None = None, high: Tensor | None = None
+) -> Tensor:
+    """What `displace` adds: ``gain * a + offset``, and 0 outside ``[low, high]``."""
+    moved = torch.addcmul(offset.to(a), a, gain.to(a))
+    if low is None or high is None:
+        return moved
+    return torch.where((a >= low.to(a)) & (a <= high.to(a)), moved, 0)
+
+
+def displace_at(
+    x: Tensor,
+    layout: Layout,
+    spatial: Spatial,
+    gain: Tensor,
+    offset: Tensor,
+    low: Tensor | None = None,
+    high: Tensor | None = None,
+) -> Tensor:
+    """Move an activation of the given layout by coefficients ``[channels]``, see `displace`.
+
+    Feature maps ``[rows, channels, ...]`` follow the ``shift`` rule, ``x + (T(mean) - mean)`` with the mean over all
+    positions (the paper's), or the ``pointwise`` rule, which maps every position.
+    """
+    if layout != "spatial":
+        return displace(x, gain, offset, low, high)
+    shape = (-1, *[1] * (x.ndim - 2))
+    gain, offset = gain.view(shape), offset.view(shape)
+    low, high = (None if edge is None else edge.view(shape) for edge in (low, high))
+    if spatial == "pointwise":
+        return displace(x, gain, offset, low, high)
+    mean = x.mean(tuple(range(2, x.ndim)), keepdim=True, dtype=torch.float32)
+    return x + displacement(mean, gain, offset, low, high).to(x.dtype)
+
+
+def has_layout(x: Tensor, layout: Layout, channels: int) -> bool:
+    """Whether an activation has a layout, with this number of channels."""
+    if not x.is_floating_point() or (x.ndim != 2 if layout == "vector" else x.ndim < 3):
+        return False
+    return x.shape[1 if layout == "spatial" else -1] == channels

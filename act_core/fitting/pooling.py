@@ -1,0 +1,67 @@
+"""What is kept of the activations at a site: pooled values and their extremes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..sites import Layout
+from .samples import Side
+
+
+@dataclass(frozen=True)
+class Values:
+    """What is kept of the activations of one site.
+
+    Attributes:
+        pooled: ``[rows, channels]``, one value a sample.
+        interval: least and greatest value, ``[channels]`` each; None if they are not needed.
+        dtype: of the activations.
+    """
+
+    pooled: Tensor
+    interval: tuple[Tensor, Tensor] | None
+    dtype: torch.dtype
+
+
+def pool(x: Tensor, layout: Layout, mask: Tensor | None) -> Tensor:
+    """Mean over tokens, or over height and width, in float32: ``[rows, channels]``."""
+    if layout == "vector":
+        return x.float()
+    if layout == "spatial":
+        return x.mean(tuple(range(2, x.ndim)), dtype=torch.float32)
+    if x.ndim > 3:  # tokens on a grid, channels last
+        x = x.flatten(1, -2)
+    if mask is None:
+        return x.mean(1, dtype=torch.float32)
+    # Not a matrix product, which autocast and TF32 would round.
+    return x.masked_fill(~mask.unsqueeze(-1), 0).sum(1, dtype=torch.float32) / mask.sum(1, keepdim=True)
+
+
+def extremes(x: Tensor, layout: Layout, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Least and greatest single value of each channel, ``[channels]`` each; padding does not count."""
+    dims = {"vector": (0,), "tokens": tuple(range(x.ndim - 1)), "spatial": (0, *range(2, x.ndim))}[layout]
+    if layout != "tokens" or mask is None:
+        return x.amin(dims), x.amax(dims)
+    padding = ~mask.unsqueeze(-1)
+    return x.masked_fill(padding, torch.inf).amin(dims), x.masked_fill(padding, -torch.inf).amax(dims)
+
+
+class SiteValues:
+    """The values of one site, from all groups of samples so far."""
+
+    def __init__(self) -> None:
+        self.pooled: dict[Side, list[Tensor]] = {"source": [], "target": []}
+        self.interval: tuple[Tensor, Tensor] | None = None
+
+    def add(self, values: Mapping[Side, Sequence[Values]], *, to_cpu: bool) -> None:
+        """Add the values of a group; those of several groups wait in main memory."""
+        for side, batches in values.items():
+            for v in batches:
+                self.pooled[side].append(v.pooled.cpu() if to_cpu else v.pooled)
+                if v.interval is not None:
+                    low, high = self.interval or v.interval
+                    self.interval = torch.minimum(low, v.interval[0]), torch.maximum(high, v.interval[1])

@@ -1,0 +1,193 @@
+"""The words and bounds that settings take, and `FitSettings`, from which records, options and node inputs are made."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, SupportsFloat, cast, get_args, get_type_hints
+
+from .errors import FitError, MapError
+
+Estimator = Literal["linear", "mean", "gaussian"]
+Order = Literal["causal", "simultaneous"]
+Support = Literal["unbounded", "observed"]
+Interval = Literal["token", "pooled"]
+Moved = Literal["source", "both"]
+Spatial = Literal["shift", "pointwise"]
+Components = Literal["both", "model", "text"]
+Branch = Literal["positive", "both", "negative"]
+Dtype = Literal["float32", "bfloat16", "float16"]
+
+# The presets that an architecture may have; `auto` and `all` are chosen from them.
+SITE_PRESETS = ("auto", "attention", "mlp", "norms", "blocks", "all")
+
+# Far beyond where any model still makes sense, and far below where float16 overflows at once.
+MAX_STRENGTH = 1000
+MAX_SEED = 2**63 - 1
+
+
+def _for(purpose: str) -> dict[str, str]:
+    return {"purpose": purpose}
+
+
+def purpose(name: str) -> str:
+    """What a field of `FitSettings` does, in a sentence for tooltips and ``--help``.
+
+    Example:
+        >>> purpose("order")
+        'causal fits each layer with the layers before it steered; simultaneous fits all on the unsteered model.'
+    """
+    return next(f.metadata["purpose"] for f in fields(FitSettings) if f.name == name)
+
+
+def choices(name: str) -> tuple[str, ...]:
+    """The words that a field of `FitSettings` takes.
+
+    Example:
+        >>> choices("order")
+        ('causal', 'simultaneous')
+    """
+    return get_args(get_type_hints(FitSettings)[name])
+
+
+def check_choice(name: str, value: object, allowed: tuple[str, ...], error: type[MapError] = MapError) -> None:
+    """Raise an error that lists what is allowed."""
+    if value not in allowed:
+        raise error(f"{name} is {value!r}; choose one of {', '.join(allowed)}.")
+
+
+@dataclass(frozen=True)
+class FitMethod:
+    """The settings that determine what a map is: the part of `FitSettings` that its file keeps.
+
+    Raises:
+        FitError: a word or a seed that is not allowed.
+    """
+
+    estimator: Estimator = field(
+        default="linear",
+        metadata=_for("linear shifts and scales each channel, mean only shifts it, gaussian matches mean and spread."),
+    )
+    order: Order = field(
+        default="causal",
+        metadata=_for(
+            "causal fits each layer with the layers before it steered; simultaneous fits all on the unsteered model."
+        ),
+    )
+    support: Support = field(
+        default="unbounded",
+        metadata=_for(
+            "unbounded to add something; observed to remove something, acting only on values that the source prompts "
+            "showed."
+        ),
+    )
+    interval: Interval = field(
+        default="token",
+        metadata=_for(
+            "With observed support, the interval spans single values (token) or means over a prompt (pooled)."
+        ),
+    )
+    moved: Moved = field(
+        default="source",
+        metadata=_for("In a causal fit, the prompts that are already steered: source, or both as in the paper's code."),
+    )
+    spatial: Spatial = field(
+        default="shift",
+        metadata=_for("For feature maps, shift the mean over the picture (the paper's rule) or map every position."),
+    )
+    seed: int = field(default=0, metadata=_for("Seed of the noise, and of the order of prompts in a streamed fit."))
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for name in ("estimator", "order", "support", "interval", "moved", "spatial"):
+            check_choice(name, getattr(self, name), get_args(hints[name]), FitError)
+        object.__setattr__(self, "seed", as_integer("seed", self.seed, 0, MAX_SEED))
+
+
+@dataclass(frozen=True)
+class FitSettings(FitMethod):
+    """How a map is fitted; all have defaults, and are checked when an instance is made.
+
+    Attributes:
+        sites: preset (``norms``, ``attention``, ``mlp``, ``blocks``, ``all``, ``auto``) or comma-separated fnmatch
+            patterns on ``component/name``.
+        batch_size: samples that run together.
+        memory_budget: bytes that the fit may take besides the model; None for no bound. Samples that do not fit are
+            streamed in groups, and the map's record says so: such a map is a coarse approximation of the exact one.
+
+    Raises:
+        FitError: a setting that is not allowed.
+
+    Example:
+        >>> FitSettings(sites="norms", estimator="mean").order
+        'causal'
+        >>> FitSettings(order="random")
+        Traceback (most recent call last):
+        ...
+        act_core.errors.FitError: order is 'random'; choose one of causal, simultaneous.
+    """
+
+    sites: str = field(
+        default="auto",
+        metadata=_for(
+            "Which layers are steered. auto selects what works best for this kind of model. Patterns are allowed."
+        ),
+    )
+    batch_size: int = field(default=32, metadata=_for("Samples that run together."))
+    memory_budget: int | None = field(
+        default=None, metadata=_for("Memory that the fit may use besides the model; unlimited by default.")
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.sites, str):
+            raise FitError(f"sites is {self.sites!r}; give one text, such as 'norms' or 'attention, mlp'.")
+        object.__setattr__(self, "batch_size", as_integer("batch_size", self.batch_size, 1))
+        if self.memory_budget is not None:
+            object.__setattr__(self, "memory_budget", as_integer("memory_budget", self.memory_budget, 1))
+
+
+def as_integer(name: str, value: object, low: int, high: float = math.inf) -> int:
+    """A whole number from `low` to `high`, of Python, numpy or torch.
+
+    Raises:
+        FitError: it is not one.
+
+    Example:
+        >>> as_integer("seed", 3, 0)
+        3
+    """
+    try:
+        number = operator.index(cast("Any", value))
+    except (TypeError, ValueError, RuntimeError):
+        number = None
+    if number is None or isinstance(value, bool) or not low <= number <= high:
+        bounds = f"at least {low}" if math.isinf(high) else f"from {low} to {int(high)}"
+        raise FitError(f"{name} is {value!r}; it must be a whole number, {bounds}.")
+    return number
+
+
+def as_strength(value: object) -> float:
+    """A strength as a float: any real number of Python, numpy or torch.
+
+    Raises:
+        MapError: not a number, not finite, or beyond `MAX_STRENGTH`.
+
+    Example:
+        >>> as_strength(1)
+        1.0
+    """
+    number = math.nan
+    if not isinstance(value, (str, bytes, bool)):
+        with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
+            number = float(cast("SupportsFloat", value))
+    if not abs(number) <= MAX_STRENGTH:
+        raise MapError(f"The strength is {value!r}; it must be a number from -{MAX_STRENGTH} to {MAX_STRENGTH}.")
+    return number
+
+
+# One for all components of a map, or one for each.
+Strength = SupportsFloat | Mapping[str, SupportsFloat]

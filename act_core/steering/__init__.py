@@ -1,0 +1,19 @@
+"""Steering a live model.
+
+How maps are composed on a live module::
+
+    steer() ── Steering            one map on one model; finds the modules of its sites
+                  │ one each
+                Layer              one map at one site, with its strength
+                  │ several
+                 Slot              all layers at one output of one module, composed into few Steps
+                  │ one an output
+            SteeredForward         stands in for module.forward and sends its outputs through the slots
+
+Strengths and coefficients are tensors that a compiled graph reads anew at each call; composing happens outside it.
+"""
+
+from .rows import BatchRows
+from .steer import Steering, active_maps, steer
+
+__all__ = ["BatchRows", "Steering", "active_maps", "steer"]
