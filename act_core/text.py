@@ -1,0 +1,32 @@
+"""Plain text: what prompts and descriptions are reduced to before they are saved in a map or shown."""
+
+from __future__ import annotations
+
+import unicodedata
+
+_REPLACEMENT = "\ufffd"
+
+
+def plain_text(text: str) -> str:
+    """The text as a map can keep it and a terminal can show it.
+
+    CRLF and CR become newlines. Other control characters, which could steer a terminal, and halves of surrogate
+    pairs, which have no encoding, become U+FFFD, the replacement character. Tabs, newlines and every printable
+    character stay, and so do joiners, marks of direction and trailing spaces.
+
+    Example:
+        >>> plain_text("a cat\\r\\n\\x1b[31ma dog\\r")
+        'a cat\\n�[31ma dog\\n'
+    """
+    lines = text.replace("\r\n", "\n").replace("\r", "\n")
+    return "".join(_REPLACEMENT if is_unsafe(character) else character for character in lines)
+
+
+def is_unsafe(character: str) -> bool:
+    """Whether a map may not keep this character.
+
+    Example:
+        >>> [is_unsafe(character) for character in "a\\n\\x00"]
+        [False, False, True]
+    """
+    return character not in "\n\t" and unicodedata.category(character) in ("Cc", "Cs")
