@@ -9,6 +9,10 @@ from torch import nn
 
 from .architectures import Architecture
 
+# The components that every host names alike; text encoders are named by their family, such as ``clip_l``.
+DIFFUSION_MODEL = "diffusion_model"
+LANGUAGE_MODEL = "language_model"
+
 
 @dataclass(frozen=True)
 class Component:
