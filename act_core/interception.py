@@ -1,4 +1,4 @@
-"""Reading and replacing what a submodule returns, by swapping its ``forward``.
+"""Reading and replacing what a submodule returns, by swapping its ``forward``, and finding submodules by name.
 
 Forward hooks are not used: a graph compiled earlier ignores, silently, hooks that are added later, while a
 swapped ``forward`` is guarded.
@@ -6,16 +6,19 @@ swapped ``forward`` is guarded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 from torch import Tensor, nn
 
+from .interrupts import begin, critical, end, raise_deferred
+
 Forward = Callable[..., Any]
 
-
 _ABSENT = object()
+# Parts of names that a wrapper adds between a module and what it wraps: of a compiled module, and of a layer that
+# `peft` adapts or replaces.
+_WRAPPED = ("_orig_mod", "base_layer", "original_module")
 
 
 def own_forward(module: nn.Module) -> object:
@@ -24,24 +27,65 @@ def own_forward(module: nn.Module) -> object:
 
 
 def restore_forward(module: nn.Module, before: object) -> None:
-    """Make ``module.forward`` exactly what it was."""
+    """Make ``module.forward`` exactly what it was.
+
+    Example:
+        >>> module = nn.Identity()
+        >>> before = own_forward(module)
+        >>> module.forward = lambda x: x + 1
+        >>> restore_forward(module, before)
+        >>> "forward" in module.__dict__
+        False
+    """
     if before is _ABSENT:
         module.__dict__.pop("forward", None)
     else:
         module.__dict__["forward"] = before
 
 
-@contextmanager
-def intercepted(handlers: Mapping[nn.Module, Callable[[Any], Any]]) -> Generator[None, None, None]:
-    """Inside the block each module returns what its handler makes of its output."""
-    before = {module: own_forward(module) for module in handlers}
-    try:
-        for module, handler in handlers.items():
-            module.__dict__["forward"] = _through(module.forward, handler)
-        yield
-    finally:
-        for module, forward in before.items():
+class intercepted:  # noqa: N801  (used like a function)
+    """A context manager in whose block each module returns what its handler makes of its output.
+
+    An interrupt (Ctrl-C) leaves no module behind that is still intercepted, see `act_core.interrupts`.
+
+    Args:
+        handlers: by module, what is called with its output and returns the output to use.
+
+    Example:
+        >>> module = nn.Identity()
+        >>> with intercepted({module: lambda x: x + 1}):
+        ...     module(1)
+        2
+        >>> module(1)
+        1
+    """
+
+    def __init__(self, handlers: Mapping[nn.Module, Callable[[Any], Any]]) -> None:
+        self._handlers = handlers
+        self._before: dict[nn.Module, object] = {}
+
+    @critical
+    def __enter__(self) -> None:
+        self._began = begin()
+        try:
+            for module, handler in self._handlers.items():
+                self._before[module] = own_forward(module)
+                module.__dict__["forward"] = _through(module.forward, handler)
+            raise_deferred()
+        except BaseException:
+            self._restore()
+            end(self._began)
+            raise
+
+    @critical
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+        end(self._began)
+
+    def _restore(self) -> None:
+        for module, forward in self._before.items():
             restore_forward(module, forward)
+        self._before.clear()
 
 
 def _through(forward: Forward, handler: Callable[[Any], Any]) -> Forward:
@@ -52,13 +96,55 @@ def _through(forward: Forward, handler: Callable[[Any], Any]) -> Forward:
 
 
 def submodules(root: nn.Module) -> dict[str, nn.Module]:
-    """Submodules by dotted name; a compiled module stands under its own name as the module it wraps."""
+    """Submodules by dotted name; a compiled module stands under its own name as the module it wraps.
+
+    Example:
+        >>> list(submodules(nn.Sequential(nn.Identity())))
+        ['', '0']
+    """
     named: dict[str, nn.Module] = {}
     modules = cast("Iterable[tuple[str, nn.Module]]", root.named_modules(remove_duplicate=False))
     for name, module in modules:
         parts = [part for part in name.split(".") if part != "_orig_mod"]
         named[".".join(parts)] = module  # the wrapped module comes after its wrapper and takes its place
     return named
+
+
+def canonical_name(name: str) -> str:
+    """The name of a submodule or parameter without what libraries and their versions put around it.
+
+    That is ``text_model.`` at the beginning, which text encoders have in transformers 4 and in ComfyUI and some lack
+    in transformers 5; ``base_model.model.`` of an adapted model (`peft`); and what marks a wrapped layer.
+
+    Example:
+        >>> canonical_name("base_model.model.text_model.encoder.layers.0.mlp.fc2.base_layer")
+        'encoder.layers.0.mlp.fc2'
+    """
+    parts = [part for part in name.split(".") if part not in _WRAPPED]
+    if parts[:2] == ["base_model", "model"]:
+        parts = parts[2:]
+    if parts[0:1] == ["text_model"] and len(parts) > 1:
+        parts = parts[1:]
+    return ".".join(parts)
+
+
+def find_submodules(root: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
+    """Submodules by the given names, which may come from another version or wrapping of the model.
+
+    A submodule of exactly this name is preferred to one whose `canonical_name` is the same.
+
+    Example:
+        >>> wrapped = nn.ModuleDict({"text_model": nn.ModuleDict({"norm": nn.Identity()})})
+        >>> find_submodules(wrapped, ["norm", "text_model.norm", "other"])
+        {'norm': Identity(), 'text_model.norm': Identity()}
+    """
+    named = submodules(root)
+    canonical: dict[str, nn.Module] = {}
+    # Names that are canonical already come first, then wrappers before what they wrap.
+    for name in sorted(named, key=lambda name: name != canonical_name(name)):
+        canonical.setdefault(canonical_name(name), named[name])
+    found = {name: named.get(name, canonical.get(canonical_name(name))) for name in names}
+    return {name: module for name, module in found.items() if module is not None}
 
 
 def output_tensors(output: Any) -> dict[int | None, Tensor]:
