@@ -59,6 +59,9 @@ class FitRecord(FitMethod):
     notes: tuple[str, ...] = ()
     edits: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        """A record describes a fit that has happened; its reader checks types, and version 0.1 took any seed."""
+
 
 @dataclass(frozen=True)
 class Card:

@@ -1,5 +1,6 @@
-"""Map files."""
+"""Map files: `format` names their parts, `fields` checks values, `read` and `write` do what they say."""
 
-from .format import load_map, save_map
+from .read import load_map
+from .write import save_map
 
 __all__ = ["load_map", "save_map"]

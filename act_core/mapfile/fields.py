@@ -1,0 +1,158 @@
+"""One validator for each kind of value in the header of a map file; all raise ValueError with the reason."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import math
+import reprlib
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, cast
+
+from ..text import is_unsafe
+from .format import MAX_COVER_BYTES, MAX_NAME
+
+Value = TypeVar("Value")
+Validator = Callable[[str, object], Any]
+
+
+def text(name: str, value: object) -> str:
+    """A text without characters that could steer a terminal.
+
+    Example:
+        >>> text("title", "calm")
+        'calm'
+    """
+    if not isinstance(value, str) or any(map(is_unsafe, value)):
+        raise ValueError(f"{name} is {reprlib.repr(value)}, not a plain text")
+    return value
+
+
+def identifier(name: str, value: object) -> str:
+    """The name of a component or of a submodule.
+
+    Example:
+        >>> identifier("name", "layers.0.norm")
+        'layers.0.norm'
+    """
+    if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= MAX_NAME:
+        raise ValueError(f"{name} is {reprlib.repr(value)}, not a name of at most {MAX_NAME} characters")
+    return value
+
+
+def word(name: str, value: object, allowed: tuple[str, ...]) -> str:
+    """One of a few words.
+
+    Example:
+        >>> word("order", "causal", ("causal", "simultaneous"))
+        'causal'
+    """
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{name} is {reprlib.repr(value)}, not one of {', '.join(allowed)}")
+    return value
+
+
+def integer(name: str, value: object) -> int:
+    """A whole number; True and False are not numbers here.
+
+    Example:
+        >>> integer("seed", -3)
+        -3
+    """
+    if type(value) is not int:
+        raise ValueError(f"{name} is {reprlib.repr(value)}, not a whole number")
+    return value
+
+
+def count(name: str, value: object) -> int:
+    """A whole number from 0.
+
+    Example:
+        >>> count("fallbacks", 2)
+        2
+    """
+    if integer(name, value) < 0:
+        raise ValueError(f"{name} is {reprlib.repr(value)}, below 0")
+    return cast("int", value)
+
+
+def number(name: str, value: object) -> float:
+    """A finite number.
+
+    Example:
+        >>> number("effect", 1)
+        1.0
+    """
+    try:
+        finite = type(value) in (int, float) and math.isfinite(float(cast("float", value)))
+    except OverflowError:
+        finite = False
+    if not finite:
+        raise ValueError(f"{name} is {reprlib.repr(value)}, not a finite number")
+    return float(cast("float", value))
+
+
+def items(name: str, value: object, each: Callable[[str, object], Value]) -> tuple[Value, ...]:
+    """A list of values of one kind.
+
+    Example:
+        >>> items("notes", ["a", "b"], text)
+        ('a', 'b')
+    """
+    if not isinstance(value, list):
+        raise ValueError(f"{name} is {reprlib.repr(value)}, not a list")
+    return tuple(each(f"an item of {name}", item) for item in cast("list[object]", value))
+
+
+def table(name: str, value: object, each: Callable[[str, object], Value]) -> dict[str, Value]:
+    """A JSON object whose values are of one kind.
+
+    Example:
+        >>> table("versions", {"torch": "2.13"}, text)
+        {'torch': '2.13'}
+    """
+    return {
+        text(f"a name in {name}", key): each(f"{key!r} in {name}", item) for key, item in record(name, value).items()
+    }
+
+
+def record(name: str, value: object) -> Mapping[str, object]:
+    """A JSON object.
+
+    Example:
+        >>> record("base", {"toy": 1})["toy"]
+        1
+    """
+    if not isinstance(value, dict):
+        raise ValueError(f"{name} is {reprlib.repr(value)}, not a table")
+    return cast("dict[str, object]", value)
+
+
+def strength_range(name: str, value: object) -> tuple[float, float]:
+    """The lower and the upper end of the recommended strengths.
+
+    Example:
+        >>> strength_range("range", [-1, 1])
+        (-1.0, 1.0)
+    """
+    ends = items(name, value, number)
+    if len(ends) != 2:
+        raise ValueError(f"{name} has {len(ends)} ends, not two")
+    return ends[0], ends[1]
+
+
+def cover(name: str, value: object) -> bytes:
+    """The bytes of a small JPEG picture, of a list of pictures in base64; empty if the list is.
+
+    Example:
+        >>> cover("cover", [])
+        b''
+    """
+    pictures = items(name, value, text)
+    try:
+        data = base64.b64decode(pictures[0], validate=True) if pictures else b""
+    except binascii.Error as error:
+        raise ValueError(f"{name} is not base64") from error
+    if (data and not data.startswith(b"\xff\xd8")) or len(data) > MAX_COVER_BYTES:
+        raise ValueError(f"{name} is not a JPEG picture of at most {MAX_COVER_BYTES >> 10} KiB")
+    return data

@@ -1,0 +1,214 @@
+"""Reading a map file. Nothing in it is trusted: each part is checked before it is used."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from ..errors import MapFileError
+from ..maps import ActMap, Card, Fingerprint, FitRecord
+from ..sites import Layout, Site
+from ..transport import Statistics, Transport
+from . import fields
+from .format import (
+    BOUNDS,
+    CARD_TEXTS,
+    COVERS_KEY,
+    FORMAT,
+    FORMAT_KEY,
+    MAX_CHANNELS,
+    MAX_HEADER_BYTES,
+    RANGE_KEY,
+    RECORD_KEY,
+    SITES_KEY,
+    STATISTICS,
+)
+
+_AGAIN = "download or save it again."
+
+
+def load_map(path: str | os.PathLike[str]) -> ActMap:
+    """Read a map file.
+
+    Raises:
+        MapFileError: the file is missing, is not an ACT map, is damaged, or is of a later format.
+
+    Example:
+        >>> load_map("nowhere.safetensors")
+        Traceback (most recent call last):
+        ...
+        act_core.errors.MapFileError: nowhere.safetensors cannot be read: No such file or directory.
+    """
+    path = Path(path)
+    try:
+        return read_map(path)
+    except MapFileError as error:
+        raise MapFileError(f"{path.name} is not a usable map: {error}") from error
+    except OSError as error:
+        raise MapFileError(f"{path} cannot be read: {error.strerror or error}.") from error
+
+
+def read_map(path: Path) -> ActMap:
+    """As `load_map`, with errors that leave out the name of the file.
+
+    Raises:
+        MapFileError: as `load_map`.
+        OSError: the file cannot be opened.
+    """
+    _check_container(path)
+    try:
+        with safe_open(path, framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
+            return _Reader(file).read()
+    except SafetensorError as error:
+        raise MapFileError(f"it is damaged or not a safetensors file; {_AGAIN}") from error
+
+
+def _check_container(path: Path) -> None:
+    """What the safetensors library does not check, or reports in a way that does not help."""
+    if path.is_dir():
+        raise MapFileError("it is a folder; choose a .safetensors file in it.")
+    with path.open("rb") as file:
+        size, head = os.fstat(file.fileno()).st_size, file.read(8)
+    length = int.from_bytes(head, "little")
+    if len(head) < 8 or 8 + length > size:
+        # Only now, since the length of a sound header may begin with the byte that a pickle begins with.
+        if head[:1] == b"\x80" or head[:4] == b"PK\x03\x04":
+            raise MapFileError("it is a pickle under another name, which could run code; ask for a safetensors file.")
+        raise MapFileError(f"it is cut short or not a safetensors file; {_AGAIN}")
+    if length > MAX_HEADER_BYTES:
+        raise MapFileError(f"its header of {length} bytes is larger than that of any map; it is another kind of file.")
+
+
+class _Reader:
+    """Reads one open file; what remains in `names` are the tensors that no site has claimed."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.metadata: Mapping[str, str] = file.metadata() or {}
+        self.names = set(cast("list[str]", file.keys()))
+
+    def read(self) -> ActMap:
+        self._check_version()
+        try:
+            entries = fields.items("sites", json.loads(self.metadata[SITES_KEY]), fields.record)
+            described = [(_site(entry), _fallbacks_and_effect(entry)) for entry in entries]
+            record = _record(json.loads(self.metadata[RECORD_KEY]))
+            card = _card(self.metadata)
+        except KeyError as error:
+            raise MapFileError(f"its description has no {error}; {_AGAIN}") from error
+        except (ValueError, RecursionError) as error:
+            raise MapFileError(f"its description is damaged ({error}); {_AGAIN}") from error
+        if len({site.key for site, _ in described}) != len(described):
+            raise MapFileError(f"it names a site twice; {_AGAIN}")
+        transports = {site: self._transport(site, *rest) for site, rest in described}
+        if self.names:
+            raise MapFileError(f"it has a tensor that belongs to no site, {min(self.names)!r}; {_AGAIN}")
+        return ActMap(transports, record, card)
+
+    def _check_version(self) -> None:
+        version = self.metadata.get(FORMAT_KEY)
+        if version is None:
+            raise MapFileError(
+                "it is a safetensors file, but not an ACT map; choose one that was made by Save ACT Map or "
+                "'act-steering fit'."
+            )
+        if version != FORMAT:
+            raise MapFileError(
+                f"it has format {version[:20]!r}, and this version reads format {FORMAT}; update the node pack."
+            )
+
+    def _transport(self, site: Site, fallbacks: int, effect: float | None) -> Transport:
+        omega, beta = self._tensor(site, "omega"), self._tensor(site, "beta")
+        low, high = self._group(site, BOUNDS) or (None, None)
+        if low is not None and high is not None and bool((low > high).any()):
+            raise MapFileError(f"the support of site {site.key} ends before it begins; fit the map again.")
+        statistics = self._group(site, STATISTICS)
+        return Transport(omega, beta, low, high, Statistics(*statistics) if statistics else None, fallbacks, effect)
+
+    def _group(self, site: Site, parts: tuple[str, ...]) -> list[Tensor] | None:
+        """Tensors that a site has together or not at all."""
+        if any(f"{site.key}.{part}" in self.names for part in parts):
+            return [self._tensor(site, part) for part in parts]
+        return None
+
+    def _tensor(self, site: Site, part: str) -> Tensor:
+        """One tensor, whose type and shape are checked before it is read."""
+        name = f"{site.key}.{part}"
+        if name not in self.names:
+            raise MapFileError(f"the tensor {name!r} is missing; {_AGAIN}")
+        self.names.remove(name)
+        entry = self.file.get_slice(name)
+        dtype, shape = entry.get_dtype(), entry.get_shape()
+        if dtype != "F32" or shape != [site.channels]:
+            raise MapFileError(f"the tensor {name!r} is {dtype} {shape}, not F32 [{site.channels}]; {_AGAIN}")
+        values: Tensor = self.file.get_tensor(name)
+        if not bool(values.isfinite().all()):
+            raise MapFileError(f"the tensor {name!r} has values that are not finite; fit the map again.")
+        return values
+
+
+def _site(entry: Mapping[str, object]) -> Site:
+    component = fields.identifier("a component", entry["component"])
+    name = fields.identifier("the name of a site", entry["name"])
+    output = None if entry["output"] is None else fields.count("an output index", entry["output"])
+    layout = cast("Layout", fields.word("a layout", entry["layout"], get_args(Layout)))
+    channels = fields.count("the number of channels", entry["channels"])
+    if not 0 < channels <= MAX_CHANNELS:
+        raise ValueError(f"site {name} has {channels} channels")
+    return Site(component, name, output, layout, channels)
+
+
+def _fallbacks_and_effect(entry: Mapping[str, object]) -> tuple[int, float | None]:
+    fallbacks = fields.count("the number of fallbacks", entry["fallbacks"])
+    effect = None if entry["effect"] is None else fields.number("an effect", entry["effect"])
+    if effect is not None and effect < 0:
+        raise ValueError(f"an effect is {effect}, below 0")
+    return fallbacks, effect
+
+
+def _record(value: object) -> FitRecord:
+    """A record whose values are of the types that `FitRecord` declares; what is missing takes its default."""
+    entry = fields.record("the record", value)
+    declared = get_type_hints(FitRecord)
+    values = {name: _validator(kind)(name, entry[name]) for name, kind in declared.items() if name in entry}
+    return FitRecord(**values)
+
+
+def _validator(declared: Any) -> fields.Validator:
+    """The validator of a field of `FitRecord`, by its declared type."""
+    if get_origin(declared) is Literal:
+        return partial(fields.word, allowed=get_args(declared))
+    kinds: dict[Any, fields.Validator] = {
+        int: fields.integer,
+        str: fields.text,
+        tuple[str, ...]: partial(fields.items, each=fields.text),
+        Mapping[str, str]: partial(fields.table, each=fields.text),
+        Mapping[str, Fingerprint]: partial(fields.table, each=_fingerprint),
+    }
+    return kinds[declared]
+
+
+def _fingerprint(name: str, value: object) -> Fingerprint:
+    # Files of version 0.1 also have a hash of the structure. The sites themselves describe it.
+    entry = fields.record(name, value)
+    return Fingerprint(
+        fields.text(f"the architecture of {name}", entry["architecture"]),
+        fields.text(f"the weights of {name}", entry["weights"]),
+    )
+
+
+def _card(metadata: Mapping[str, str]) -> Card:
+    texts = {name: fields.text(name, metadata.get(f"modelspec.{name}", "")) for name in CARD_TEXTS}
+    ends = metadata.get(RANGE_KEY)
+    return Card(
+        **texts,
+        strength_range=None if ends is None else fields.strength_range("the recommended strength", json.loads(ends)),
+        cover=fields.cover("the cover", json.loads(metadata.get(COVERS_KEY, "[]"))),
+    )

@@ -1,0 +1,162 @@
+"""Writing a map file, whole or not at all."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, cast
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ..errors import MapFileError
+from ..files import write_whole
+from ..maps import ActMap, Card
+from ..text import plain_text
+from ..transport import MIN_INVERTIBLE_SLOPE, Transport
+from .format import (
+    BOUNDS,
+    CARD_TEXTS,
+    COVERS_KEY,
+    FORMAT,
+    FORMAT_KEY,
+    MAX_HEADER_BYTES,
+    RANGE_KEY,
+    RECORD_KEY,
+    SITES_KEY,
+    STATISTICS,
+    SUFFIX,
+)
+from .read import read_map
+
+
+def save_map(
+    act_map: ActMap,
+    path: str | os.PathLike[str],
+    *,
+    title: str | None = None,
+    author: str | None = None,
+    description: str | None = None,
+    license: str | None = None,
+    strength_range: tuple[float, float] | None = None,
+    cover: bytes | None = None,
+    statistics: bool = False,
+) -> Path:
+    """Write a map to one ``.safetensors`` file; if that fails, the file of that name is what it was before.
+
+    Args:
+        act_map: the map.
+        path: of the file; an existing map is replaced.
+        title, author, description, license, strength_range, cover: replace those of the map's card, where given.
+            Texts are saved as `act_core.text.plain_text` returns them.
+        statistics: also keep means and deviations of the pooled values, which triples the size. Sites that cannot
+            be inverted without them always keep them.
+
+    Returns:
+        The path.
+
+    Raises:
+        MapFileError: the name does not end in ``.safetensors``, a value cannot be saved, or the file cannot be
+            written.
+
+    Example:
+        >>> import tempfile
+        >>> site = Site("toy", "layer", None, "tokens", 2)
+        >>> act_map = ActMap({site: Transport(torch.ones(2), torch.zeros(2))})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = save_map(act_map, f"{folder}/calm.safetensors", title="Calm")
+        ...     load_map(path).card.title
+        'Calm'
+    """
+    path = Path(path)
+    if path.suffix != SUFFIX:
+        raise MapFileError(f"{path.name} is not a name for a map file; it must end in {SUFFIX}.")
+    texts = {"title": title, "author": author, "description": description, "license": license}
+    changes: dict[str, Any] = {"strength_range": strength_range, "cover": cover, **texts}
+    try:
+        card = _plain_card(replace(act_map.card, **{name: new for name, new in changes.items() if new is not None}))
+        write_whole(path, _serialised(act_map, card, statistics=statistics), check=read_map)
+    except OSError as error:
+        raise MapFileError(f"{path} could not be written: {error.strerror or error}; choose another folder.") from error
+    except (MapFileError, TypeError, ValueError) as error:
+        raise MapFileError(f"{path.name} was not written, because it could not be read again: {error}") from error
+    return path
+
+
+def _plain_card(card: Card) -> Card:
+    """The card as it can be saved."""
+    for name in CARD_TEXTS:
+        if not isinstance(value := cast("object", getattr(card, name)), str):
+            raise MapFileError(f"the {name} is {value!r}; give a text.")
+    ends = card.strength_range
+    return replace(
+        card,
+        **{name: plain_text(getattr(card, name)) for name in CARD_TEXTS},
+        strength_range=ends and cast("tuple[float, float]", tuple(sorted(float(end) for end in ends))),
+    )
+
+
+def _serialised(act_map: ActMap, card: Card, *, statistics: bool) -> bytes:
+    tensors: dict[str, Tensor] = {}
+    for site, transport in act_map.transports.items():
+        for name, tensor in _tensors(transport, statistics=statistics):
+            # A copy, because safetensors refuses views and tensors that sites share.
+            tensors[f"{site.key}.{name}"] = tensor.clone(memory_format=torch.contiguous_format)
+    kept = max(len(act_map.record.source_prompts), len(act_map.record.target_prompts))
+    while True:
+        data = safetensors.torch.save(tensors, _header(act_map, card, kept))
+        if int.from_bytes(data[:8], "little") <= MAX_HEADER_BYTES:
+            return data
+        if not kept:
+            raise MapFileError(f"A map of {len(act_map)} sites is too large for one file; restrict it to fewer sites.")
+        kept //= 2
+
+
+def _tensors(transport: Transport, *, statistics: bool) -> Iterator[tuple[str, Tensor]]:
+    yield "omega", transport.omega
+    yield "beta", transport.beta
+    if transport.low is not None and transport.high is not None:
+        yield from zip(BOUNDS, (transport.low, transport.high), strict=True)
+    needed = bool((transport.omega < MIN_INVERTIBLE_SLOPE).any())
+    if transport.statistics is not None and (statistics or needed):
+        yield from zip(STATISTICS, transport.statistics, strict=True)
+
+
+def _header(act_map: ActMap, card: Card, kept: int) -> dict[str, str]:
+    """The metadata, with the first `kept` prompts of each side."""
+    sites = [{**asdict(site), "fallbacks": t.fallbacks, "effect": t.effect} for site, t in act_map.transports.items()]
+    record = asdict(act_map.record)
+    for side in ("source_prompts", "target_prompts"):
+        record[side] = record[side][:kept]
+    header = {
+        FORMAT_KEY: FORMAT,
+        SITES_KEY: json.dumps(sites),
+        RECORD_KEY: json.dumps(_plain(record)),
+        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.architecture": "+".join(b.architecture for b in act_map.record.base.values()) + "/act-map",
+        "modelspec.implementation": "act-steering",
+        "modelspec.date": datetime.now(timezone.utc).date().isoformat(),
+        **{f"modelspec.{name}": cast("str", getattr(card, name)) for name in CARD_TEXTS},
+    }
+    if card.strength_range is not None:
+        header[RANGE_KEY] = json.dumps(card.strength_range)
+    if card.cover:
+        header[COVERS_KEY] = json.dumps([base64.b64encode(card.cover).decode()])
+    return header
+
+
+def _plain(value: Any) -> Any:
+    """A value of a record with `plain_text` in place of each text: prompts, notes, titles of other maps."""
+    if isinstance(value, str):
+        return plain_text(value)
+    if isinstance(value, dict):
+        return {_plain(key): _plain(item) for key, item in cast("dict[Any, Any]", value).items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in cast("list[Any]", value)]
+    return value
