@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any
 
@@ -41,19 +41,24 @@ def patterns_for(component: Component, sites: str) -> tuple[str, ...]:
 
     Raises:
         FitError: a preset for an architecture that has none.
+
+    Example:
+        >>> from act_core.architectures import LLAMA
+        >>> patterns_for(Component("language_model", nn.Identity(), LLAMA), "attention, */lm_head")
+        ('language_model/*.self_attn.o_proj', '*/lm_head')
     """
     architecture = component.architecture
     patterns: list[str] = []
-    for name in (part.strip() for part in sites.split(",")):
-        if name in ("auto", "all") or name in PRESETS:
-            if not architecture.presets:
-                raise FitError(
-                    f"There are no presets for the architecture {architecture.name!r}; "
-                    "give patterns instead, such as '*norm*' or '*/model.layers.*.mlp'."
-                )
-            patterns += [f"{component.name}/{pattern}" for pattern in architecture.patterns(name)]
-        elif name:
+    for name in _listed(sites):
+        if not _is_preset(name):
             patterns.append(name)
+        elif architecture.presets:
+            patterns += [f"{component.name}/{pattern}" for pattern in architecture.patterns(name)]
+        else:
+            raise FitError(
+                f"There are no presets for the architecture {architecture.name!r}; "
+                f"give patterns instead, such as '*norm*' or '*.layers.*.mlp'."
+            )
     return tuple(patterns)
 
 
@@ -74,7 +79,14 @@ def discover(
         at_site: called whenever one fires.
 
     Raises:
-        FitError: a pattern matches nothing (the closest names are given), or nothing that matches was run.
+        FitError: a pattern matches nothing (the closest names are given), or nothing that it matches was run.
+
+    Example:
+        >>> from act_core.architectures import Architecture
+        >>> model = nn.Sequential(nn.Linear(2, 3), nn.ReLU())
+        >>> component = Component("model", model, Architecture("toy"))
+        >>> [site.key for site in discover([component], "model/0", lambda: model(torch.ones(4, 2)), rows=4)]
+        ['model/0']
     """
     found: dict[str, Site] = {}
     passed = Counter[str]()
@@ -105,55 +117,99 @@ def discover(
             everything.append(key)
             if name and matches(modules, key):
                 handlers[module] = partial(note, component, name, module, patterns)
-    _check_patterns(sites, everything, any_module=bool(handlers))
+    _check_names(sites, everything, any_module=bool(handlers))
     with intercepted(handlers):
         run()
-    if not found:
-        raise FitError(
-            f"Of the {len(handlers)} parts of the model that match the sites {sites!r} none returned an "
-            "activation; choose parts that run and that return tensors."
-        )
+    _check_found(sites, found)
     return list(found.values())
 
 
-def _check_patterns(sites: str, names: Sequence[str], *, any_module: bool) -> None:
-    """Every pattern of the user's own must match a submodule, or it is misspelt."""
-    given = [part.strip() for part in sites.split(",") if part.strip()]
+def _listed(sites: str) -> list[str]:
+    return [part.strip() for part in sites.split(",") if part.strip()]
+
+
+def _is_preset(name: str) -> bool:
+    return name in ("auto", "all") or name in PRESETS
+
+
+def _check_names(sites: str, names: Sequence[str], *, any_module: bool) -> None:
+    """Every pattern must match the name of a submodule, of any component, or it is misspelt."""
+    given = _listed(sites)
     misspelt = [
         pattern
         for pattern in given
-        if pattern not in ("auto", "all")
-        and pattern not in PRESETS
-        and not any(matches((pattern.partition("#")[0],), name) for name in names)
+        if not _is_preset(pattern) and not any(matches((pattern.partition("#")[0],), name) for name in names)
     ]
     if any_module and not misspelt:
         return
+    if given and not misspelt:
+        raise FitError(f"This model has no sites of the preset {given[0]!r}; choose another preset, or give patterns.")
     wrong = (misspelt or [sites])[0]
     kinds = dict.fromkeys(re.sub(r"\d+", "*", name) for name in names if not name.endswith("/"))
     close = difflib.get_close_matches(wrong.strip(), kinds, n=3, cutoff=0)
     raise FitError(f"No part of the model matches the sites {wrong!r}; the closest names are {', '.join(close)}.")
 
 
+def _check_found(sites: str, found: Collection[str]) -> None:
+    """Every pattern must have found a site; a preset may have none in one of several components."""
+    silent = [
+        pattern
+        for pattern in _listed(sites)
+        if not _is_preset(pattern) and not any(matches((pattern,), k) for k in found)
+    ]
+    if silent or not found:
+        raise FitError(
+            f"No part of the model that matches the sites {(silent or [sites])[0]!r} returns activations, one row for "
+            "each prompt; choose parts that run and that return tensors."
+        )
+
+
 def layout_of(module: nn.Module, name: str, tensor: Tensor) -> Layout | None:
     """How the channels lie in an output of a module; None if it is not an activation that can be steered.
 
-    The rank alone does not tell: the module that made the tensor does. Heads inside an attention, ``[rows, tokens,
-    heads, channels]``, are not steered.
+    The module that made the tensor decides, since the rank does not: ``[rows, 64, 8, 8]`` may be a feature map of 64
+    channels, a grid of tokens with 8 channels, or 64 tokens in 8 heads of an attention. Heads are not steered.
 
     Args:
         module: what returned the tensor.
         name: of the module, dotted.
         tensor: one of its outputs.
+
+    Example:
+        >>> layout_of(nn.Conv2d(3, 64, 3), "conv", torch.zeros(2, 64, 8, 8))
+        'spatial'
+        >>> layout_of(nn.LayerNorm(8), "blocks.0.norm", torch.zeros(2, 64, 8, 8))
+        'tokens'
+        >>> layout_of(nn.RMSNorm(8), "blocks.0.self_attn.q_norm", torch.zeros(2, 64, 8, 8)) is None
+        True
     """
     if not tensor.is_floating_point() or tensor.ndim < 2:
         return None
     if tensor.ndim == 2:
         return "vector"
+    parts = list(module.modules())
+    first, last = (any(map(test, parts)) for test in (_has_channels_first, _has_channels_last))
     if tensor.ndim == 3:
-        return "spatial" if isinstance(module, _CHANNELS_FIRST) else "tokens"
-    if any(isinstance(part, _CHANNELS_FIRST) for part in module.modules()):
+        return "spatial" if first and not last else "tokens"
+    # Blocks of feature maps have linear layers, too: for the noise level, or over flattened positions.
+    if first or (_scales(module, tensor.shape[1]) and not _scales(module, tensor.shape[-1])):
         return "spatial"
-    return None if _is_inside_attention(name) else "tokens"
+    return "tokens" if last and not _is_inside_attention(name) else None
+
+
+def _has_channels_first(module: nn.Module) -> bool:
+    return isinstance(module, _CHANNELS_FIRST)
+
+
+def _has_channels_last(module: nn.Module) -> bool:
+    # Libraries have norms of their own, some without parameters.
+    return isinstance(module, nn.Linear) or ("Norm" in type(module).__name__ and not _has_channels_first(module))
+
+
+def _scales(module: nn.Module, channels: int) -> bool:
+    """Whether this is a layer with one weight for each of so many channels."""
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.shape == (channels,)
 
 
 def _is_inside_attention(name: str) -> bool:

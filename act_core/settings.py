@@ -1,4 +1,8 @@
-"""The words and bounds that settings take, and `FitSettings`, from which records, options and node inputs are made."""
+"""The words and bounds that settings take, and `FitSettings`, from which records, options and node inputs are made.
+
+Whoever offers a setting to a user takes its words from `choices`, its sentence from `purpose`, and its default from an
+instance: ``getattr(FitSettings(), name)``.
+"""
 
 from __future__ import annotations
 
@@ -44,18 +48,25 @@ def purpose(name: str) -> str:
 
 
 def choices(name: str) -> tuple[str, ...]:
-    """The words that a field of `FitSettings` takes.
+    """The words that a field of `FitSettings` takes; none for a number or a free text.
 
     Example:
-        >>> choices("order")
-        ('causal', 'simultaneous')
+        >>> choices("order"), choices("seed")
+        (('causal', 'simultaneous'), ())
     """
-    return get_args(get_type_hints(FitSettings)[name])
+    return tuple(word for word in get_args(get_type_hints(FitSettings)[name]) if isinstance(word, str))
 
 
 def check_choice(name: str, value: object, allowed: tuple[str, ...], error: type[MapError] = MapError) -> None:
-    """Raise an error that lists what is allowed."""
-    if value not in allowed:
+    """Raise an error that lists what is allowed.
+
+    Example:
+        >>> check_choice("branch", "left", ("positive", "negative"))
+        Traceback (most recent call last):
+        ...
+        act_core.errors.MapError: branch is 'left'; choose one of positive, negative.
+    """
+    if not isinstance(value, str) or value not in allowed:
         raise error(f"{name} is {value!r}; choose one of {', '.join(allowed)}.")
 
 
@@ -63,8 +74,21 @@ def check_choice(name: str, value: object, allowed: tuple[str, ...], error: type
 class FitMethod:
     """The settings that determine what a map is: the part of `FitSettings` that its file keeps.
 
+    Attributes:
+        estimator: how the transport of a channel is fitted (paper, section 3.2).
+        order: whether a site is fitted while the maps of the sites before it act (paper, section 3.3).
+        support: whether a map acts on all values, or inside the interval that the source showed.
+        interval: with observed support, what that interval spans.
+        moved: in a causal fit, the prompts on which the maps of earlier sites act.
+        spatial: rule for feature maps.
+        seed: of the noise, and of the order of samples in a streamed fit.
+
     Raises:
         FitError: a word or a seed that is not allowed.
+
+    Example:
+        >>> FitMethod(support="observed").interval
+        'token'
     """
 
     estimator: Estimator = field(
@@ -92,7 +116,9 @@ class FitMethod:
     )
     moved: Moved = field(
         default="source",
-        metadata=_for("In a causal fit, the prompts that are already steered: source, or both as in the paper's code."),
+        metadata=_for(
+            "In a causal fit, the prompts that earlier layers already steer: source, or both as in the paper's code."
+        ),
     )
     spatial: Spatial = field(
         default="shift",

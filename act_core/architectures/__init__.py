@@ -6,11 +6,14 @@ of its parts. What is not recognised gets a generic record without presets, for 
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
+from ..interception import submodules
 from .base import Architecture
 from .flux import COMFYUI_FLUX, DIFFUSERS_FLUX
-from .language import GEMMA, GPT2, GPT_NEOX, LLAMA
+from .language import GEMMA, GPT2, GPT_NEOX, LLAMA, MIXTRAL, OLMO2, QWEN3_NEXT
 from .mmdit import COMFYUI_MMDIT, DIFFUSERS_MMDIT
 from .text_encoders import CLIP, T5
 from .unet import COMFYUI_UNET, DIFFUSERS_UNET
@@ -18,7 +21,10 @@ from .wan import WAN
 
 ARCHITECTURES = (
     LLAMA,
+    MIXTRAL,
+    QWEN3_NEXT,
     GEMMA,
+    OLMO2,
     GPT2,
     GPT_NEOX,
     CLIP,
@@ -50,11 +56,9 @@ def architecture_of(module: nn.Module) -> Architecture:
     for kind in kinds:
         if kind in _BY_KIND:
             return _BY_KIND[kind]
-    names = [name for name, _ in module.named_modules()]
-    for architecture in ARCHITECTURES:
-        if any(architecture.has_marker(name) for name in names):
-            return architecture
-    return Architecture(kinds[0])
+    names = list(submodules(module))
+    alike = (architecture for architecture in ARCHITECTURES if architecture.is_built_alike(names))
+    return next(alike, Architecture(kinds[0]))
 
 
 def family(kind: str) -> str:
@@ -69,7 +73,7 @@ def family(kind: str) -> str:
 
 def _kinds(module: nn.Module) -> list[str]:
     """What a model may be recognised by, the most telling first."""
-    config = getattr(module, "config", None)
+    config: Any = getattr(module, "config", None)
     if hasattr(config, "get_text_config"):  # of a model with several parts, its language part
         config = config.get_text_config()
     declared = getattr(config, "model_type", "")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 Presets = Mapping[str, tuple[str, ...]]
 
@@ -14,16 +16,22 @@ class Architecture:
     """One family of models, as one library builds it.
 
     Attributes:
-        name: what maps and messages call it, and the first of the kinds that it is recognised by.
+        name: the name in maps and messages, and the first of the kinds that the family is recognised by.
         presets: by preset name, fnmatch patterns on the names of submodules; an output index may follow after ``#``.
         auto: presets that ``auto`` selects, chosen by measurement.
         aliases: further kinds it is recognised by: class names, also of base classes, or the ``model_type`` of a
             configuration.
-        marker: regular expression; an otherwise unknown model with a submodule of such a name is built alike.
-        foldable: presets of which every site can be folded into weights: norms with parameters, and linear layers
-            with a bias.
+        marker: regular expression; an otherwise unknown model with a submodule of such a name may be built alike, see
+            `is_built_alike`.
+        exclusion: regular expression; a model with a submodule of such a name is not built alike.
+        foldable: presets of which every site can be folded into weights: a norm or linear layer with a bias.
         elsewhere: by the name of the record of the same model in another library, the names of the same parts there.
             Only parts that return the same tensor are listed. ``{}`` stands for the number of a block.
+
+    Example:
+        >>> toy = Architecture("toy", {"norms": ("*.norm",), "mlp": ("*.fc2",)}, auto=("mlp",))
+        >>> toy.patterns("auto"), toy.patterns("all"), toy.patterns("attention")
+        (('*.fc2',), ('*.norm', '*.fc2'), ())
     """
 
     name: str
@@ -31,6 +39,7 @@ class Architecture:
     auto: tuple[str, ...] = ("attention",)
     aliases: tuple[str, ...] = ()
     marker: str = ""
+    exclusion: str = ""
     foldable: tuple[str, ...] = ()
     elsewhere: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
 
@@ -39,14 +48,50 @@ class Architecture:
         """Everything that the family is recognised by."""
         return (self.name, *self.aliases)
 
-    def has_marker(self, submodule: str) -> bool:
-        """Whether a submodule of this name marks a model that is built like this family."""
-        return bool(self.marker) and re.search(self.marker, submodule) is not None
-
     def patterns(self, preset: str) -> tuple[str, ...]:
         """Patterns for a preset, ``auto`` or ``all``; none for a preset that only other families have."""
         chosen = {"auto": self.auto, "all": tuple(self.presets)}.get(preset, (preset,))
         return tuple(pattern for name in chosen for pattern in self.presets.get(name, ()))
+
+    def is_built_alike(self, submodules: Sequence[str]) -> bool:
+        """Whether a model that no record names has its parts where this family has them.
+
+        It has the marker and not the exclusion, and every preset finds the same number of parts in all of its layers.
+        A hybrid, in which only some layers have an attention, is therefore not built like a model in which all have.
+
+        Args:
+            submodules: dotted names of all submodules of the model.
+
+        Example:
+            >>> toy = Architecture("toy", {"mlp": ("*.fc2",)}, marker=r"\\.fc2$")
+            >>> toy.is_built_alike(["layers.0", "layers.0.fc2", "layers.1", "layers.1.fc2"])
+            True
+            >>> toy.is_built_alike(["layers.0", "layers.0.fc2", "layers.1", "layers.1.experts"])
+            False
+        """
+        if not self.marker or (self.exclusion and any(re.search(self.exclusion, name) for name in submodules)):
+            return False
+        layers = _marked_layers(submodules, self.marker)
+        for patterns in self.presets.values():
+            modules = [pattern.partition("#")[0] for pattern in patterns]
+            counts = {sum(any(fnmatchcase(name, p) for p in modules) for name in layer) for layer in layers}
+            if len(counts) != 1 or 0 in counts:
+                return False
+        return bool(layers)
+
+
+def _marked_layers(submodules: Sequence[str], marker: str) -> list[list[str]]:
+    """The names in each layer of the stacks that have the marker; a vision tower beside a language model has none."""
+    layers: dict[str, list[str]] = defaultdict(list)
+    for name in submodules:
+        if numbered_part := re.match(r"(.*?\.)?\d+(?=\.|$)", name):
+            layers[numbered_part[0]].append(name)
+    stacks = {_stack(layer) for layer, names in layers.items() if any(re.search(marker, name) for name in names)}
+    return [names for layer, names in layers.items() if _stack(layer) in stacks]
+
+
+def _stack(layer: str) -> str:
+    return layer.rpartition(".")[0]
 
 
 def numbered(path: str) -> tuple[str, ...]:

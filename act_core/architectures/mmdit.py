@@ -9,6 +9,7 @@ from .base import Architecture, numbered
 _IN_COMFYUI = {
     "transformer_blocks.{}.attn.to_out.0": "joint_blocks.{}.x_block.attn.proj",
     "transformer_blocks.{}.attn.to_add_out": "joint_blocks.{}.context_block.attn.proj",
+    "transformer_blocks.{}.attn2.to_out.0": "joint_blocks.{}.x_block.attn2.proj",
     "transformer_blocks.{}.ff.net.2": "joint_blocks.{}.x_block.mlp.fc2",
     "transformer_blocks.{}.ff_context.net.2": "joint_blocks.{}.context_block.mlp.fc2",
 }
@@ -19,7 +20,8 @@ DIFFUSERS_MMDIT = Architecture(
     {
         # Of a norm that also returns the gates of its block, the first output.
         "norms": ("*.norm1#0", "*.norm1_context#0", "*.norm2", "*.norm2_context"),
-        "attention": ("*.attn.to_out.0", "*.attn.to_add_out"),
+        # Stable Diffusion 3.5 medium has a second attention in half of its blocks, over the picture alone.
+        "attention": ("*.attn.to_out.0", "*.attn.to_add_out", "*.attn2.to_out.0"),
         "mlp": ("*.ff.net.2", "*.ff_context.net.2"),
         "blocks": numbered("transformer_blocks."),
     },
@@ -31,7 +33,7 @@ COMFYUI_MMDIT = Architecture(
     "OpenAISignatureMMDITWrapper",
     {
         "norms": ("joint_blocks.*.norm[12]",),
-        "attention": ("joint_blocks.*.attn.proj",),
+        "attention": ("joint_blocks.*.attn.proj", "joint_blocks.*.attn2.proj"),
         "mlp": ("joint_blocks.*.mlp.fc2",),
         "blocks": numbered("joint_blocks."),
     },

@@ -8,7 +8,6 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import closing, nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any, Generic
 
@@ -18,15 +17,18 @@ from ..components import Component
 from ..discovery import discover
 from ..errors import FitError
 from ..fingerprints import fingerprint
+from ..interception import submodules
 from ..maps import ActMap, FitRecord
 from ..settings import FitMethod, FitSettings
 from ..sites import Site
 from ..steering import active_maps
+from ..text import plain_text
 from ..transport import Transport, fit_transport
 from .groups import groups
 from .lockstep import Walk
-from .memory import BatchPlan, MemoryMeter, SampleMemory, freed_at_once
+from .memory import BatchPlan, MemoryMeter, SampleMemory
 from .pooling import SiteValues, Values
+from .prepare import prepared
 from .samples import FitModel, Sample, Side
 
 logger = logging.getLogger(__name__)
@@ -53,7 +55,8 @@ def fit(
     """Fit the map that moves the activations of the source samples onto those of the target samples.
 
     A causal fit computes the transport of each site while those of all sites before it already act (paper,
-    section 3.3), in one forward pass: see `act_core.fitting.lockstep`. The model is left as it was, whatever happens.
+    section 3.3), in one forward pass: see `act_core.fitting.lockstep`. The model runs in evaluation mode and without
+    gradients, and is left as it was, whatever happens. Whatever can be refused is refused before the model runs.
 
     Args:
         model: an adapter, such as `act_core.models.transformers.TransformersModel`.
@@ -64,30 +67,34 @@ def fit(
         **changes: single settings, by their names in `FitSettings`: ``fit(model, a, b, sites="norms")``.
 
     Raises:
-        FitError: samples, sites or settings that cannot be fitted, a budget that is too small, or activations
-            that are not finite.
-    """
-    settings = _settings(settings or FitSettings(), changes)
-    sides = {side: _samples(samples, side) for side, samples in (("source", source), ("target", target))}
-    model.check(*sides.values())
-    described = [[model.describe(sample) for sample in samples] for samples in sides.values()]
-    components = list(model.components)
-    with torch.no_grad(), nullcontext() if settings.memory_budget is None else freed_at_once():
-        walked = _Fit(model, components, settings, progress).run(*sides.values())
+        FitError: samples, sites or settings that cannot be fitted, weights that are not loaded, a budget that is too
+            small, activations that are not finite, or a model that another thread is fitting.
 
+    Example:
+        See `FitModel` for a whole adapter.
+
+        >>> fit("a model", ["rain"], ["sun"])
+        Traceback (most recent call last):
+        ...
+        act_core.errors.FitError: The model is a str; give an adapter, such as TransformersModel(module, tokenizer).
+    """
+    if not isinstance(model, FitModel):
+        kind = type(model).__name__
+        raise FitError(f"The model is a {kind}; give an adapter, such as TransformersModel(module, tokenizer).")
+    settings = _settings(settings or FitSettings(), changes)
+    sides = [_samples(samples, side) for side, samples in (("source", source), ("target", target))]
+    model.check(*sides)
+    components = list(model.components)
+    _check_weights(components)
+    record = _record(model, settings, components, *sides)
+    with prepared(model.modules.values(), frees_at_once=settings.memory_budget is not None):
+        walked = _Fit(model, components, settings, progress).run(*sides)
     used = {site.component for site in walked.transports}
-    record = FitRecord(
-        **{f.name: getattr(settings, f.name) for f in fields(FitMethod)},
-        source_prompts=tuple(described[0]),
-        target_prompts=tuple(described[1]),
-        source_count=len(described[0]),
-        target_count=len(described[1]),
-        prompts_sha256=hashlib.sha256(json.dumps(described).encode()).hexdigest(),
+    record = replace(
+        record,
         walk="streamed" if walked.groups > 1 and settings.order == "causal" else "exact",
-        base={c.name: fingerprint(c) for c in components if c.name in used},
-        versions={name: importlib.metadata.version(name) for name in _VERSIONED if name in sys.modules},
-        patches=(*model.patches, *(title for c in components for title in active_maps(c.module))),
-        notes=(*walked.notes, *model.notes),
+        base={name: base for name, base in record.base.items() if name in used},
+        notes=(*walked.notes, *record.notes),
     )
     return ActMap(walked.transports, record)
 
@@ -96,7 +103,7 @@ def _settings(settings: FitSettings, changes: dict[str, Any]) -> FitSettings:
     known = {f.name for f in fields(FitSettings)}
     for name in changes:
         if name not in known:
-            raise FitError(f"There is no setting {name!r} of a fit; choose from {', '.join(sorted(known))}.")
+            raise FitError(f"A fit has no setting {name!r}; choose from {', '.join(sorted(known))}.")
     return replace(settings, **changes)
 
 
@@ -106,8 +113,47 @@ def _samples(samples: Iterable[Sample], side: str) -> list[Sample]:
         raise FitError(f"The {side} prompts are {kind}; give a list of prompts.")
     listed = list(samples)
     if len(listed) < 2:
-        raise FitError(f"There are {len(listed)} {side} prompts; a fit needs at least two on each side.")
+        count = "is 1 prompt" if len(listed) == 1 else "are no prompts"
+        raise FitError(f"There {count} on the {side} side; a fit needs at least two on each side.")
     return listed
+
+
+def _check_weights(components: Sequence[Component]) -> None:
+    """Refuse weights that nobody will load when the model runs; accelerate's hooks load those that it offloads."""
+    for component in components:
+        for name, module in submodules(component.module).items():
+            empty = [leaf for leaf, parameter in module.named_parameters(recurse=False) if parameter.is_meta]
+            if empty and not hasattr(module, "_hf_hook"):
+                weight = ".".join(part for part in (name, empty[0]) if part)
+                raise FitError(
+                    f"The weights of {component.name} are not loaded ({weight} is on the meta device); "
+                    "load the model before you fit a map."
+                )
+
+
+def _record(
+    model: FitModel[Sample],
+    settings: FitSettings,
+    components: Sequence[Component],
+    source: Sequence[Sample],
+    target: Sequence[Sample],
+) -> FitRecord:
+    """All that a map's record can say before the fit, as texts that a file can keep."""
+    described = [[model.describe(sample) for sample in side] for side in (source, target)]
+    prompts = [tuple(plain_text(text) for text in side) for side in described]
+    patches = (*model.patches, *(title for c in components for title in active_maps(c.module)))
+    return FitRecord(
+        **{f.name: getattr(settings, f.name) for f in fields(FitMethod)},
+        source_prompts=prompts[0],
+        target_prompts=prompts[1],
+        source_count=len(source),
+        target_count=len(target),
+        prompts_sha256=hashlib.sha256(json.dumps(described).encode()).hexdigest(),
+        base={component.name: fingerprint(component) for component in components},
+        versions={name: importlib.metadata.version(name) for name in _VERSIONED if name in sys.modules},
+        patches=tuple(plain_text(patch) for patch in patches),
+        notes=tuple(plain_text(note) for note in model.notes),
+    )
 
 
 @dataclass(frozen=True)
@@ -152,11 +198,10 @@ class _Fit(Generic[Sample]):
                 logger.warning("Fit %s.", notes[-1])
 
     def _dry_run(self, samples: Sequence[Sample]) -> tuple[list[Site], SampleMemory]:
-        """The sites in execution order, from a run of two samples, and what a sample takes at most, if there is a
-        budget."""
+        """The sites in execution order, and the memory that a sample needs if there is a budget, from a short run."""
         metered = self.settings.memory_budget is not None
         by_cost = sorted(samples, key=self.model.cost)
-        # Samples whose conditioning differs in shape come in several batches: the first shows all there is to see.
+        # Samples whose conditioning differs in shape come in several batches, which all pass the same sites.
         batch = self.model.batches(by_cost[-2:] if metered else by_cost[:2], 2)[0]
         if not metered:
             return discover(self.components, self.settings.sites, batch.run, batch.rows), SampleMemory(0, 0)
@@ -175,7 +220,18 @@ class _Fit(Generic[Sample]):
         done, total = 0, len(parts) * len(sites)
         for part in parts:
             source, target = (self.model.batches(side, batch_size) if side else [] for side in part)
-            walk = Walk(
+
+            def fit_site(site: Site, values: dict[Side, list[Values]], is_last: bool = part is parts[-1]) -> Transport:
+                nonlocal done
+                seen[site].add(values, to_cpu=len(parts) > 1)
+                transports[site] = self._fit_site(site, seen[site], (values["source"] or values["target"])[0])
+                if is_last:
+                    del seen[site]
+                done += 1
+                self.progress(done, total, site.key)
+                return transports[site]
+
+            Walk(
                 self.components,
                 sites,
                 source,
@@ -183,16 +239,7 @@ class _Fit(Generic[Sample]):
                 moved=moved if settings.order == "causal" else set(),
                 keep=settings.interval if settings.support == "observed" else None,
                 spatial=settings.spatial,
-            )
-            with closing(walk.steps()) as steps:
-                for site, values, move_on in steps:
-                    seen[site].add(values, to_cpu=len(parts) > 1)
-                    transports[site] = self._fit_site(site, seen[site], (values["source"] or values["target"])[0])
-                    if part is parts[-1]:
-                        del seen[site]
-                    move_on(transports[site])
-                    done += 1
-                    self.progress(done, total, site.key)
+            ).run(fit_site)
         return transports
 
     def _fit_site(self, site: Site, seen: SiteValues, like: Values) -> Transport:

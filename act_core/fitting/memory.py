@@ -1,4 +1,4 @@
-"""How much memory tensors take while something runs, and how many prompts fit into a budget of it."""
+"""How much memory tensors take while something runs, and how many samples fit into a budget of it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import ctypes
 import math
 import os
 import weakref
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import FitError
+from ..interrupts import begin, critical, end
 
 # What the libraries behind the operators keep for themselves, and the meter does not see: the buffers in which matrix
 # products are packed, the stacks of threads. On two cores it varies by tens of MiB (`benchmarks/fit_memory.py`).
@@ -23,28 +23,29 @@ SCRATCH = 72 << 20
 _M_MMAP_THRESHOLD = -3  # in glibc's malloc.h
 
 
-@contextmanager
-def freed_at_once() -> Generator[None, None, None]:
-    """Let memory go back to the system as soon as a tensor of 64 KiB or more is freed.
+def free_at_once() -> None:
+    """Let memory go back to the system as soon as a tensor of 64 KiB or more is freed, until `free_as_usual`.
 
     glibc takes large blocks from the system one by one, but counts ever larger ones as small as such blocks are freed,
     and keeps small ones in heaps, one for each thread, whose gaps stay resident: several times what tensors take.
-    Costs time, so it is for fits with a budget. Afterwards the limit is where glibc itself stops raising it, 32 MiB.
-    Without glibc nothing happens.
+    Costs time, so it is for fits with a budget. Without glibc nothing happens.
     """
+    _set_mmap_threshold(64 << 10)
+
+
+def free_as_usual() -> None:
+    """Set the limit to where glibc itself stops raising it, 32 MiB."""
+    _set_mmap_threshold(32 << 20)
+
+
+def _set_mmap_threshold(size: int) -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    if mallopt is None:
-        yield
-        return
-    mallopt(_M_MMAP_THRESHOLD, 64 << 10)
-    try:
-        yield
-    finally:
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, size)
 
 
 class MemoryMeter(TorchDispatchMode):
-    """Counts the bytes of the tensors that operators create inside the block and that are still alive.
+    """A context manager that counts the bytes of the tensors that operators create in its block and that are alive.
 
     Scratch space inside an operator is not seen, and neither is anything made before the block.
 
@@ -52,6 +53,13 @@ class MemoryMeter(TorchDispatchMode):
         alive: bytes now.
         peak: most bytes so far.
         held: most bytes at a call of `sample`.
+
+    Example:
+        >>> import torch
+        >>> with MemoryMeter() as meter:
+        ...     kept = torch.ones(256) + 1
+        >>> meter.alive, meter.peak
+        (1024, 2048)
     """
 
     def __init__(self) -> None:
@@ -60,6 +68,17 @@ class MemoryMeter(TorchDispatchMode):
         self.peak = 0
         self.held = 0
         self._seen: set[int] = set()
+
+    @critical
+    def __enter__(self) -> MemoryMeter:
+        self._began = begin()
+        super().__enter__()
+        return self
+
+    @critical
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        end(self._began)
 
     def __torch_dispatch__(
         self,
@@ -100,13 +119,18 @@ def _storage_key(tensor: Tensor) -> int:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How many samples stand in the walk at once, and how many of them run together."""
+    """How many samples are in the walk at once, and how many of them run together.
+
+    Example:
+        >>> BatchPlan(resident=12, batch=32).halved()
+        BatchPlan(resident=6, batch=3)
+    """
 
     resident: int
     batch: int
 
     def halved(self) -> BatchPlan:
-        """Half of the resident prompts; four, the least that can be fitted, are tried before it is given up."""
+        """Half of the resident samples, but at least four, the fewest that can be fitted, unless four failed."""
         resident = self.resident // 2
         if self.resident > 4:
             resident = max(4, resident)
@@ -115,22 +139,27 @@ class BatchPlan:
 
 @dataclass(frozen=True)
 class SampleMemory:
-    """Bytes that one prompt takes: most while it runs, and most while it waits at a site."""
+    """Most bytes that one sample takes while it runs, and while it waits at a site.
+
+    Example:
+        >>> SampleMemory(running=10_000, waiting=1000).plan(40, 8, 1 << 30, [64])
+        BatchPlan(resident=40, batch=8)
+    """
 
     running: int
     waiting: int
 
     def plan(self, prompts: int, batch: int, budget: int, channels: Sequence[int]) -> BatchPlan:
-        """The plan that fits most prompts into the budget.
+        """The plan that fits the most samples into the budget.
 
         Args:
-            prompts: how many there are.
-            batch: most prompts that may run together.
+            prompts: how many samples there are.
+            batch: how many may run together.
             budget: bytes.
             channels: of each site.
 
         Raises:
-            FitError: not even two prompts a side fit.
+            FitError: the budget is too small for two samples a side.
         """
         # Sorting and coupling one site's values takes about eight float64 copies of them.
         fitting = 8 * 8 * prompts * max(channels)

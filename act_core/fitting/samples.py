@@ -1,4 +1,4 @@
-"""What a fit asks of a model: an adapter that turns samples into micro-batches.
+"""What a fit needs of a model: an adapter that turns samples into micro-batches.
 
 A sample is whatever the adapter runs through the model: a prompt, a prompt with its conditioning, a picture. The walk
 does not look inside.
@@ -6,11 +6,11 @@ does not look inside.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..components import Component
 from ..errors import FitError
@@ -35,11 +35,26 @@ class MicroBatch:
 
 
 class FitModel(Generic[Sample]):
-    """A model that can be fitted; adapters derive from it. The defaults are right for samples that are prompts.
+    """A model that can be fitted. Adapters derive from it; the defaults are right for samples that are prompts.
 
     Attributes:
         patches: what else acts on the model, for the record of a map.
-        notes: what the user should know of how the model is fitted, for the record and the console.
+        notes: what the user should know about how the model is fitted, for the record and the console.
+
+    Example:
+        >>> from functools import partial
+        >>> import torch
+        >>> from act_core import fit
+        >>> from act_core.architectures import architecture_of
+        >>> module = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 2))
+        >>> class LengthModel(FitModel[str]):
+        ...     components = (Component("model", module, architecture_of(module)),)
+        ...
+        ...     def batches(self, samples, size):
+        ...         rows = torch.tensor([[float(len(text))] for text in samples])
+        ...         return [MicroBatch(len(part), partial(module, part)) for part in rows.split(size)]
+        >>> len(fit(LengthModel(), ["a", "ab"], ["a cat", "a red cat"], sites="model/*"))
+        2
     """
 
     patches: Sequence[str] = ()
@@ -49,6 +64,11 @@ class FitModel(Generic[Sample]):
     def components(self) -> Sequence[Component]:
         """The parts that may hold sites, in the order in which they run."""
         raise NotImplementedError
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Everything that runs in a fit, by name, also where it holds no sites."""
+        return {component.name: component.module for component in self.components}
 
     def batches(self, samples: Sequence[Sample], size: int) -> list[MicroBatch]:
         """All samples, in micro-batches of at most `size`, ready to run."""
@@ -72,13 +92,29 @@ class FitModel(Generic[Sample]):
         for side, samples in sides.items():
             check_prompts([self.describe(sample) for sample in samples], side)
         if sorted(map(self.describe, source)) == sorted(map(self.describe, target)):
-            raise FitError("Source and target prompts are the same, so there is nothing to fit; change one list.")
+            raise FitError("The source prompts and the target prompts are the same; change one of the two lists.")
 
 
 def check_prompts(prompts: Sequence[object], side: Side) -> None:
-    """Refuse prompts that are not texts, or are empty."""
+    """Refuse prompts that are not texts, are empty, or cannot be encoded.
+
+    Raises:
+        FitError: names the first such prompt.
+
+    Example:
+        >>> check_prompts(["a cat", " "], "source")
+        Traceback (most recent call last):
+        ...
+        act_core.errors.FitError: Source prompt 2 is empty; write something there, or remove it.
+    """
     for number, prompt in enumerate(prompts, start=1):
+        where = f"{side.capitalize()} prompt {number}"
         if not isinstance(prompt, str):
-            raise FitError(f"Number {number} of the {side} prompts is {prompt!r}, not a text; write a prompt there.")
+            raise FitError(f"{where} is {prompt!r}; every prompt must be a text.")
         if not prompt.strip():
-            raise FitError(f"Number {number} of the {side} prompts is empty; fill it in or take it out.")
+            raise FitError(f"{where} is empty; write something there, or remove it.")
+        try:
+            prompt.encode()
+        except UnicodeEncodeError as error:
+            code = ord(prompt[error.start])
+            raise FitError(f"{where} contains U+{code:04X}, which is half of a character; remove it.") from error

@@ -110,18 +110,18 @@ GAPS = """
 import os
 from pathlib import Path
 import torch
-from act_core.fitting.memory import freed_at_once
+from act_core.fitting.memory import free_at_once
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 torch.ones(30 << 18)  # 30 MiB: freeing it makes glibc count all that is smaller as small
-with freed_at_once():
-    before = resident()
-    blocks = [torch.ones(1 << 16) for _ in range(400)]
-    held = resident() - before
-    del blocks[::2]  # the gaps of a heap would stay
-    print(held, resident() - before)
+free_at_once()
+before = resident()
+blocks = [torch.ones(1 << 16) for _ in range(400)]
+held = resident() - before
+del blocks[::2]  # the gaps of a heap would stay
+print(held, resident() - before)
 """
 
 
