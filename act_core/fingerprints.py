@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .components import Component
-from .interception import submodules
+from .interception import canonical_name, submodules
 from .maps import Fingerprint
+
+# Parameters that `peft` adds to a model; those of the model itself stay what they were.
+_ADAPTERS = ("lora_", "modules_to_save")
 
 
 def fingerprint(component: Component) -> Fingerprint:
@@ -18,20 +22,69 @@ def fingerprint(component: Component) -> Fingerprint:
 
 
 def weights_hash(module: nn.Module) -> str:
-    """SHA-256 over the one-dimensional parameters as bfloat16, sorted by name; empty if there are none.
+    """SHA-256 over the one-dimensional parameters as bfloat16, sorted by canonical name.
 
     These are few and survive quantisation of the large matrices and casting to bfloat16, and a finetune changes them.
-    Casting to float16 changes the smallest of them.
+    Casting to float16 changes the smallest of them. Compilation, an adapter (`peft`) or another version of the library
+    that built the model changes nothing, see `act_core.interception.canonical_name`.
+
+    Returns:
+        64 hexadecimal digits; empty if there are no such parameters, or if some cannot be read, as on the meta device.
+
+    Example:
+        >>> weights_hash(nn.LayerNorm(2)) == weights_hash(nn.LayerNorm(2))
+        True
     """
+    return _hash(module, canonical_name)
+
+
+def has_weights(module: nn.Module, recorded: str) -> bool:
+    """Whether a model has the weights of a recorded `weights_hash`, also of one made from names as they stood.
+
+    Maps that were fitted before names became canonical recorded those of their library, with ``text_model.`` or
+    without.
+
+    Args:
+        module: root of a component.
+        recorded: from the fingerprint of a map.
+
+    Example:
+        >>> has_weights(nn.LayerNorm(2), weights_hash(nn.LayerNorm(2)))
+        True
+    """
+    spellings: tuple[Callable[[str], str], ...] = (
+        canonical_name,
+        lambda name: name,
+        lambda name: f"text_model.{canonical_name(name)}",
+    )
+    return any(_hash(module, spelling) == recorded for spelling in spellings)
+
+
+def _hash(module: nn.Module, spelling: Callable[[str], str]) -> str:
     digest = hashlib.sha256()
-    vectors = {
-        f"{name}.{leaf}": parameter
+    vectors = [
+        (spelling(f"{name}.{leaf}"), part, leaf, parameter)
         for name, part in submodules(module).items()
         for leaf, parameter in part.named_parameters(recurse=False)
-        if parameter.ndim == 1
-    }
-    for name in sorted(vectors):
-        values = vectors[name].detach().to("cpu", torch.bfloat16).contiguous()
+        if parameter.ndim == 1 and not any(p.startswith(_ADAPTERS) for p in (*name.split("."), leaf))
+    ]
+    for name, part, leaf, parameter in sorted(vectors, key=lambda vector: vector[0]):
+        values = _values(part, leaf, parameter)
+        if values is None:
+            return ""
+        values = values.detach().to("cpu", torch.bfloat16).contiguous()
         digest.update(name.encode())
         digest.update(values.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest() if vectors else ""
+
+
+def _values(part: nn.Module, leaf: str, parameter: Tensor) -> Tensor | None:
+    """A parameter, where it is offloaded (`accelerate`) the copy in main memory or on disk; None if there is none."""
+    if not parameter.is_meta:
+        return parameter
+    offloaded = getattr(getattr(part, "_hf_hook", None), "weights_map", None)
+    try:
+        values = offloaded[leaf] if offloaded is not None else None
+    except KeyError:
+        return None
+    return values if isinstance(values, Tensor) else None

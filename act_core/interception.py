@@ -26,21 +26,21 @@ def own_forward(module: nn.Module) -> object:
     return module.__dict__.get("forward", _ABSENT)
 
 
-def restore_forward(module: nn.Module, before: object) -> None:
-    """Make ``module.forward`` exactly what it was.
+def restore_forward(attributes: dict[str, Any], before: object) -> None:
+    """Make the ``forward`` in a module's ``__dict__`` exactly what it was.
 
     Example:
         >>> module = nn.Identity()
         >>> before = own_forward(module)
         >>> module.forward = lambda x: x + 1
-        >>> restore_forward(module, before)
+        >>> restore_forward(module.__dict__, before)
         >>> "forward" in module.__dict__
         False
     """
     if before is _ABSENT:
-        module.__dict__.pop("forward", None)
+        attributes.pop("forward", None)
     else:
-        module.__dict__["forward"] = before
+        attributes["forward"] = before
 
 
 class intercepted:  # noqa: N801  (used like a function)
@@ -84,7 +84,7 @@ class intercepted:  # noqa: N801  (used like a function)
 
     def _restore(self) -> None:
         for module, forward in self._before.items():
-            restore_forward(module, forward)
+            restore_forward(module.__dict__, forward)
         self._before.clear()
 
 

@@ -20,7 +20,14 @@ _numbers = itertools.count()
 
 
 class Layer:
-    """One map at one site."""
+    """One map at one site.
+
+    Attributes:
+        number: different for each layer.
+        act_map, site, transport, rows: what acts, and where.
+        strength: 0 switches it off.
+        slot: the slot that it acts in; None while it does not act.
+    """
 
     def __init__(self, act_map: ActMap, site: Site, rows: BatchRows | None) -> None:
         self.number = next(_numbers)
@@ -30,56 +37,63 @@ class Layer:
         self.rows = rows
         self.strength = 0.0
         self.slot: Slot | None = None
-        self._fires = 0
-        self._fires_before = 0
+        self.counted = 0
 
     @property
     def fires(self) -> int:
-        if self.slot is None:
-            return self._fires
-        counted = self.slot.fires - self._fires_before
-        return self._fires + max(counted, int(self.slot.compiled and self.strength != 0))
-
-    def join(self, slot: Slot) -> None:
-        self.slot, self._fires_before = slot, slot.fires
+        """How often it has acted. What a compiled graph does counts at least once for each block and strength."""
+        if self.slot is not None:
+            self.slot.count()
+        return self.counted
 
     def leave(self) -> None:
-        self._fires, self.slot = self.fires, None  # once it has left, this changes nothing
+        """Leave the slot that it acts in, if any."""
+        if self.slot is not None:
+            self.slot.remove(self)
 
 
 class Step:
-    """One affine move of one activation, as float32 tensors that a compiled graph reads anew at each call."""
+    """One affine move of one activation, as float32 tensors that a compiled graph reads anew at each call.
 
-    def __init__(self, layer: Layer, gain: Tensor, offset: Tensor, bounds: tuple[Tensor, Tensor] | None) -> None:
+    Attributes:
+        members: which layers of the slot it is composed of, as indices.
+        fires: calls outside compiled graphs since they were last counted.
+        fired_compiled: whether it was called in a compiled graph since then.
+    """
+
+    def __init__(
+        self, layer: Layer, members: list[int], gain: Tensor, offset: Tensor, bounds: tuple[Tensor, Tensor] | None
+    ) -> None:
         self.site = layer.site
         self.spatial: Spatial = layer.act_map.record.spatial
         self.rows = layer.rows
+        self.members = members
+        self.fires = 0
+        self.fired_compiled = False
         self.gain = gain
         self.offset = offset
         self.low, self.high = bounds or (None, None)
 
     def __call__(self, x: Tensor) -> Tensor:
-        layout = self.site.layout
-        if not has_layout(x, layout, self.site.channels):
+        rows = self.rows
+        if rows is not None and rows.parts == ():
+            return x
+        if not has_layout(x, self.site.layout, self.site.channels):
             raise MapMismatchError(
-                f"Site {self.site.key} now gives an activation of shape {list(x.shape)}, but the map moves "
+                f"Site {self.site.key} returns an activation of shape {list(x.shape)}, but the map moves "
                 f"{self.site.channels} channels there; fit a map for this model."
             )
         if self.gain.device != x.device:
             self._move_to(x.device)
-        if self.rows is None or self.rows.parts is None:
-            return self._moved(x)
-        chunks = list(x.chunk(self.rows.of))
-        for part in self.rows.parts:
-            chunks[part] = self._moved(chunks[part])
-        return torch.cat(chunks)
+        x = self._displaced(x) if rows is None else rows.apply(x, self._displaced, self.site.key)
+        if torch.compiler.is_compiling():
+            # The graph sets it at each run. It is never read there: a counter would make a new graph at each call.
+            self.fired_compiled = True
+        else:
+            self.fires += 1
+        return x
 
-    @property
-    def acts(self) -> bool:
-        """Whether any row is to be moved."""
-        return self.rows is None or self.rows.parts != ()
-
-    def _moved(self, x: Tensor) -> Tensor:
+    def _displaced(self, x: Tensor) -> Tensor:
         return displace_at(x, self.site.layout, self.spatial, self.gain, self.offset, self.low, self.high)
 
     def _move_to(self, device: torch.device) -> None:
@@ -89,7 +103,7 @@ class Step:
                 self.low, self.high = self.low.to(device), self.high.to(device)
 
     def takes(self, other: Step) -> bool:
-        """Take the values of `other` in place, if it does the same to the same activation."""
+        """Take the values of `other` in place, if it acts on the same activation in the same way."""
         if (self.site, self.spatial, self.low is None) != (other.site, other.spatial, other.low is None):
             return False
         if self.rows is not other.rows:
@@ -97,6 +111,7 @@ class Step:
         with torch.inference_mode():
             for mine, theirs in zip(self._tensors(), other._tensors(), strict=True):
                 mine.copy_(theirs)
+        self.members = other.members
         return True
 
     def _tensors(self) -> list[Tensor]:
@@ -104,44 +119,66 @@ class Step:
 
 
 class Slot:
-    """All maps at one output of one module, folded into as few steps as they allow."""
+    """All maps at one output of one module, composed into as few steps as they allow.
+
+    Attributes:
+        layers: in the order in which they were put on.
+        steps: in the order in which they act. They stay when the last layer goes, to be used again.
+    """
 
     def __init__(self) -> None:
         self.layers: list[Layer] = []
         self.steps: list[Step] = []
-        self.fires = 0
-        self.compiled = False
         self._composed: list[tuple[int, float]] = []
 
+    def __call__(self, x: Tensor) -> Tensor:
+        for step in self.steps:
+            x = step(x)
+        return x
+
+    def insert(self, layer: Layer) -> None:
+        """Let a layer act after those that are here."""
+        layer.slot = self
+        self.layers.append(layer)
+        self.recompose()
+
+    def remove(self, layer: Layer) -> None:
+        """Take a layer out, if it is here."""
+        if layer not in self.layers:
+            return
+        self.count()
+        self.layers.remove(layer)
+        layer.slot = None
+        if self.layers:
+            self.recompose()
+
     def recompose(self) -> None:
-        """Fold the layers anew. Steps are updated in place where they can be, so that no graph is compiled again."""
+        """Compose the layers again. Steps are updated in place where possible, so that no graph is compiled again."""
         # A host puts the same maps on and takes them off at every step of a schedule.
         layers = [(layer.number, layer.strength) for layer in self.layers]
         if layers == self._composed:
             return
-        self._composed = layers
+        self.count()
+        self._composed = []
         with torch.inference_mode(False):  # the steps outlive the mode in which they were made
             steps = list(_composed(self.layers))
         if len(steps) != len(self.steps) or not all(a.takes(b) for a, b in zip(self.steps, steps, strict=True)):
             self.steps = steps
+        self._composed = layers
 
-    def __call__(self, x: Tensor) -> Tensor:
-        steps = [step for step in self.steps if step.acts]
-        if not steps:
-            return x
-        for step in steps:
-            x = step(x)
-        if torch.compiler.is_compiling():
-            self.compiled = True  # written and never read here: a counter would make a new graph at each call
-        else:
-            self.fires += 1
-        return x
+    def count(self) -> None:
+        """Add what has fired since the last time to the layers that it was composed of."""
+        for step in self.steps:
+            if fires := step.fires + step.fired_compiled:
+                step.fires, step.fired_compiled = 0, False
+                for member in step.members:
+                    self.layers[member].counted += fires
 
 
 def _composed(layers: list[Layer]) -> Iterator[Step]:
     """One step for each run of unbounded layers, composed in float64, and one for each bounded layer."""
-    pending: tuple[Layer, Tensor, Tensor] | None = None
-    for layer in layers:
+    pending: tuple[Layer, list[int], Tensor, Tensor] | None = None
+    for index, layer in enumerate(layers):
         if layer.strength == 0:
             continue
         transport = layer.transport
@@ -150,15 +187,17 @@ def _composed(layers: list[Layer]) -> Iterator[Step]:
         bounds = None
         if transport.low is not None and transport.high is not None:
             bounds = transport.low, transport.high
+        members = [index]
         if pending and bounds is None and _can_compose(pending[0], layer):
-            _, gain_before, offset_before = pending
+            _, members_before, gain_before, offset_before = pending
+            members = [*members_before, index]
             offset = (1 + gain) * offset_before + offset
             gain = gain_before + gain + gain_before * gain
         elif pending:
             yield _step(*pending)
-        pending = (layer, gain, offset) if bounds is None else None
+        pending = (layer, members, gain, offset) if bounds is None else None
         if bounds is not None:
-            yield _step(layer, gain, offset, bounds)
+            yield _step(layer, members, gain, offset, bounds)
     if pending:
         yield _step(*pending)
 
@@ -168,5 +207,7 @@ def _can_compose(one: Layer, other: Layer) -> bool:
     return one.act_map.record.spatial == other.act_map.record.spatial and one.rows is other.rows
 
 
-def _step(layer: Layer, gain: Tensor, offset: Tensor, bounds: tuple[Tensor, Tensor] | None = None) -> Step:
-    return Step(layer, gain.float(), offset.float(), bounds)
+def _step(
+    layer: Layer, members: list[int], gain: Tensor, offset: Tensor, bounds: tuple[Tensor, Tensor] | None = None
+) -> Step:
+    return Step(layer, members, gain.float(), offset.float(), bounds)

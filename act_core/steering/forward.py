@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import operator
+import threading
 from collections.abc import Iterator
-from typing import Any
-from weakref import WeakKeyDictionary
+from typing import Any, cast
+from weakref import WeakKeyDictionary, ref
 
 from torch import Tensor, nn
 
@@ -12,18 +15,26 @@ from ..errors import MapMismatchError
 from ..interception import Forward, output_tensors, own_forward, restore_forward, with_output
 from .composition import Layer, Slot
 
+# Held while maps are put on and taken off. Whether a model runs meanwhile in another thread is for the caller to know.
+LOCK = threading.RLock()
+
 
 class SteeredForward:
     """Stands in for the ``forward`` of a module while maps steer it.
 
-    There is one for each module, and it is used again whenever maps come back: a graph that was compiled with it
-    stays valid.
+    A module keeps its own for the next time that maps steer it: a graph that was compiled with it stays valid. It
+    holds the module only while it stands in the module's ``__dict__``, so the module is free to be collected.
+
+    Attributes:
+        slots: by index of the output.
+        forward: what stood there before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, forward: Forward | None = None) -> None:
         self.slots: dict[int | None, Slot] = {}
-        self.forward: Forward | None = None
+        self.forward = forward
         self._before: object = None
+        self._module: ref[nn.Module] | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         assert self.forward is not None
@@ -33,38 +44,118 @@ class SteeredForward:
                 output = with_output(output, index, slot(_tensor_at(output, index, slot)))
         return output
 
-    def add(self, module: nn.Module, output: int | None, layer: Layer) -> None:
-        # In an order in which `remove` mends whatever an interrupt leaves half done.
-        self.insert(output, layer)
-        if self.forward is None:
-            self._before = own_forward(module)
-            self.forward = module.forward
-            module.__dict__["forward"] = self
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy of the module is not steered."""
+        return copy.deepcopy(self.forward, memo)
 
-    def insert(self, output: int | None, layer: Layer) -> None:
-        slot = self.slots.setdefault(output, Slot())
-        layer.join(slot)
-        slot.layers.append(layer)
-        slot.recompose()
+    def __reduce_ex__(self, _: Any) -> tuple[Any, ...]:
+        # Nothing of this library: a file that was saved while maps steered the model loads without it.
+        return operator.itemgetter(0), ((self.forward,),)
 
-    def remove(self, module: nn.Module, layer: Layer) -> None:
-        slot = layer.slot
-        if slot is not None and layer in slot.layers:
-            slot.layers.remove(layer)
-            if slot.layers:
-                slot.recompose()
-        layer.leave()
-        # Where somebody else has put a forward over this one since, it stays below that one and does nothing.
-        if not any(self.layers()) and module.__dict__.get("forward") is self:
-            restore_forward(module, self._before)
-            self.forward = self._before = None  # they hold the module, which must stay free to be collected
-
+    @property
     def layers(self) -> Iterator[Layer]:
+        """All layers that act here."""
         return (layer for slot in self.slots.values() for layer in slot.layers)
 
+    def insert(self, output: int | None, layer: Layer) -> None:
+        """Let a layer act on an output, after those that do already."""
+        self.slots.setdefault(output, Slot()).insert(layer)
 
-# Owned by the modules: an entry goes when its module goes.
-FORWARDS: WeakKeyDictionary[nn.Module, SteeredForward] = WeakKeyDictionary()
+    def is_on(self, module: nn.Module) -> bool:
+        """Whether it was put on this very module."""
+        return self._module is not None and self._module() is module
+
+    def put_on(self, module: nn.Module) -> None:
+        """Stand in for the module's ``forward``."""
+        self._before, self.forward, self._module = own_forward(module), module.forward, ref(module)
+        module.__dict__["forward"] = self
+        if _has_default_state(module):
+            module.__dict__["__getstate__"] = _UnsteeredState(module)
+
+    def take_off(self, module: nn.Module) -> None:
+        """Give the module its ``forward`` back, and stay with it for the next time.
+
+        Where another library has put its own wrapper over this one, that wrapper may be in use still: this one stays
+        below it and passes everything on. Where the wrapper took this one along when it was removed, it is gone. In
+        both cases the next map gets a new one.
+        """
+        if isinstance(module.__dict__.get("__getstate__"), _UnsteeredState):
+            del module.__dict__["__getstate__"]
+        if module.__dict__.get("forward") is self:
+            restore_forward(module.__dict__, self._before)
+            self._before = self.forward = self._module = None
+            _idle[module] = self
+
+    @property
+    def before(self) -> object:
+        """What stood in the module's own ``__dict__``, see `own_forward`."""
+        return self._before
+
+
+# Those that are not in use; they hold no module, or no entry would ever go.
+_idle: WeakKeyDictionary[nn.Module, SteeredForward] = WeakKeyDictionary()
+# What acts on each module, and through which of its forwards.
+_acting: WeakKeyDictionary[nn.Module, list[tuple[Layer, ref[SteeredForward]]]] = WeakKeyDictionary()
+
+
+def add_layer(module: nn.Module, output: int | None, layer: Layer) -> None:
+    """Let a layer act on an output of a module, after everything that acts there already."""
+    forward = module.__dict__.get("forward")
+    if not isinstance(forward, SteeredForward) or not forward.is_on(module):
+        forward = _idle.pop(module, None) or SteeredForward()
+        forward.put_on(module)
+    _acting.setdefault(module, []).append((layer, ref(forward)))
+    forward.insert(output, layer)
+
+
+def remove_layer(module: nn.Module, layer: Layer) -> None:
+    """Take a layer off a module, if it acts there; after the last one the module's own ``forward`` is back."""
+    acting = _acting.get(module, [])
+    for entry in acting:
+        if entry[0] is layer:
+            break
+    else:
+        return
+    forward = entry[1]()
+    layer.leave()
+    if forward is not None and not any(forward.layers):
+        forward.take_off(module)
+    acting.remove(entry)
+    if not acting:
+        del _acting[module]
+
+
+def layers_on(module: nn.Module) -> list[Layer]:
+    """The layers that act on a module, in the order in which they were put on."""
+    return [layer for layer, _ in _acting.get(module, ())]
+
+
+class _UnsteeredState:
+    """What is copied or pickled of a module that maps steer: everything but the maps."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._module = ref(module)
+
+    def __call__(self) -> dict[str, Any]:
+        module = self._module()
+        assert module is not None
+        state = dict(module.__dict__)
+        del state["__getstate__"]
+        if isinstance(forward := state.get("forward"), SteeredForward):
+            restore_forward(state, forward.before)
+        return state
+
+
+def _has_default_state(module: nn.Module) -> bool:
+    """Whether Python's own rules say what is copied and pickled of a module."""
+    kind = cast("Any", type(module))
+    return (
+        not hasattr(kind, "__deepcopy__")
+        and kind.__reduce_ex__ is object.__reduce_ex__
+        and kind.__reduce__ is object.__reduce__
+        and getattr(kind, "__getstate__", None) is getattr(object, "__getstate__", None)
+        and "__getstate__" not in module.__dict__
+    )
 
 
 def _tensor_at(output: Any, index: int | None, slot: Slot) -> Tensor:

@@ -2,21 +2,83 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..errors import MapMismatchError
+
 
 class BatchRows:
-    """Which parts of every batch are moved, such as one branch under classifier-free guidance.
+    """Which parts of every batch are steered, such as one branch under classifier-free guidance.
 
-    Several maps may share one; it is read at every call of the model.
+    Several maps may share one. It is read at every call of the model.
 
     Attributes:
-        parts: numbers of the parts that are moved; None for the whole batch.
-        of: how many parts of equal size a batch has.
+        parts: numbers of the steered parts, counted from 0; None for all of them.
+        of: how many parts of equal size the rows of a call have.
+        rows: how many rows the call itself has; None if that is what each activation has. Rows that come after them
+            were appended inside the model, as some packs do, and are left alone.
+
+    Example:
+        >>> rows = BatchRows()
+        >>> rows.choose((1,), of=2, rows=2)
+        >>> rows.apply(torch.tensor([1.0, 2.0, 3.0]), lambda part: 10 * part, "here")
+        tensor([ 1., 20.,  3.])
     """
 
-    def __init__(self, parts: tuple[int, ...] | None = None, of: int = 1) -> None:
-        self.parts = parts
-        self.of = of
+    def __init__(self, parts: tuple[int, ...] | None = None, of: int = 1, rows: int | None = None) -> None:
+        self.choose(parts, of, rows)
 
-    def choose(self, parts: tuple[int, ...] | None, of: int = 1) -> None:
-        """Take other parts from the next call of the model on."""
-        self.parts, self.of = parts, of
+    def choose(self, parts: tuple[int, ...] | None, of: int = 1, rows: int | None = None) -> None:
+        """Steer other parts from the next call of the model on.
+
+        Args:
+            parts: numbers from 0 to ``of - 1``; none for nothing, None for everything.
+            of: number of parts.
+            rows: rows of the call.
+
+        Raises:
+            MapMismatchError: the rows cannot be divided into so many equal parts.
+        """
+        if rows is not None and rows % of:
+            raise MapMismatchError(_indivisible("The batch", rows, of))
+        self.parts, self.of, self.rows = parts, of, rows
+
+    def apply(self, x: Tensor, move: Callable[[Tensor], Tensor], name: str) -> Tensor:
+        """`x`, ``[rows, ...]``, with the chosen rows moved.
+
+        Args:
+            x: activation.
+            move: is called with each steered part, and returns it moved.
+            name: of the site, for errors.
+
+        Raises:
+            MapMismatchError: the activation has fewer rows than the call, or rows that make no equal parts.
+        """
+        rows = x.shape[0] if self.rows is None else self.rows
+        parts, of = ((0,), 1) if self.parts is None else (self.parts, self.of)
+        if x.shape[0] < rows:
+            raise MapMismatchError(
+                f"Site {name} returns {x.shape[0]} rows for a batch of {rows}, so the rows to steer cannot be told "
+                "apart; fit a map with other sites."
+            )
+        if rows % of:
+            raise MapMismatchError(_indivisible(f"The activation at site {name}", rows, of))
+        if of == 1 and rows == x.shape[0]:
+            return move(x) if parts else x
+        own = x if rows == x.shape[0] else x[:rows]
+        chunks = list(own.chunk(of))
+        for part in parts:
+            chunks[part] = move(chunks[part])
+        if rows < x.shape[0]:
+            chunks.append(x[rows:])
+        return torch.cat(chunks)
+
+
+def _indivisible(what: str, rows: int, of: int) -> str:
+    return (
+        f"{what} has {rows} rows, which cannot be divided into {of} equal parts, so the branch to steer is not known; "
+        "steer both branches, or remove the node that changes the batch."
+    )

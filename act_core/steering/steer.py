@@ -2,73 +2,98 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
+from typing import Protocol
 from weakref import WeakValueDictionary, ref
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..errors import MapError
-from ..fingerprints import weights_hash
-from ..interception import Forward, submodules
+from ..errors import MapError, MapMismatchError
+from ..interception import Forward
+from ..interrupts import begin, critical, end, raise_deferred
 from ..maps import ActMap
 from ..settings import Strength, as_strength
 from ..sites import Coverage, Site
 from .composition import Layer
-from .forward import FORWARDS, SteeredForward
+from .forward import LOCK, SteeredForward, add_layer, layers_on, remove_layer
+from .matching import find_sites, roots_of, warnings_for
 from .rows import BatchRows
+
+logger = logging.getLogger(__name__)
+
+
+class SupportsSteer(Protocol):
+    """A model that knows its own components, such as those in `act_core.models`."""
+
+    def steer(self, act_map: ActMap, strength: Strength = 1.0) -> Steering:
+        """Steer it, see `act_core.steer`."""
+        ...
 
 
 def steer(
-    model: nn.Module | Mapping[str, nn.Module],
+    model: nn.Module | Mapping[str, nn.Module] | SupportsSteer,
     act_map: ActMap,
     strength: Strength = 1.0,
     *,
     rows: Mapping[str, BatchRows] | None = None,
+    must_fire: bool = True,
 ) -> Steering:
     """Steer a live model: ``with steer(model, act_map, strength=0.7) as steering: ...``.
 
-    Inside the block every activation `a` at a site of the map becomes ``(1 - strength) * a + strength * T(a)``:
-    at strength 0 the model runs as if there were no map, bit for bit. Blocks nest, the map of the inner one acting
-    on what the outer one has moved. After the block, also by an error, every ``forward`` is what it was before.
+    Inside the block every activation `a` at a site of the map becomes ``(1 - strength) * a + strength * T(a)``.
+    At strength 0 the model runs as if there were no map, bit for bit. Blocks nest: the map of the inner one acts on
+    what the outer one returns. After the block every ``forward`` is what it was before, also after an error or
+    Ctrl-C. A copy of the model that is made or saved inside the block (`copy.deepcopy`, `torch.save`) is not steered.
+
+    Threads: what is steered is the model, not a request. Inside the block *every* call of the model is steered,
+    whichever thread makes it, and two blocks that are open at the same time in two threads stack. A server that
+    shares one model between requests must let a steered request run alone (one lock around the block and the
+    calls in it), steer parts of a batch by `rows`, or give each strength a copy of the model.
 
     Args:
-        model: the module whose submodules are the sites, or one module for each component of the map.
+        model: the module whose submodules are the sites, one module for each component of the map, or an adapter
+            with a `steer` method of its own, such as those in `act_core.models`.
         act_map: map of this model, or of one of the same structure.
-        strength: any finite number, or one for each component. It can be changed inside the block:
-            ``steering.strength = 0.3``.
-        rows: which rows of a batch are moved, by component; all where nothing is said.
+        strength: any finite number of Python, numpy or torch, or one for each component. It can be changed inside
+            the block: ``steering.strength = 0.3``.
+        rows: which rows of a batch are steered, by component; by default all.
+        must_fire: whether it is an error to leave a block in which the map was due and no site of it fired. False is
+            for hosts that enter the block for every call of a model whose calls may be answered from a cache.
+
+    Returns:
+        What steers while it is entered. Its `warnings` need no block.
 
     Raises:
-        MapError: the strength is not finite or names other components than the map, no site of the map is in the
-            model, or one has other channels.
+        MapError: the strength is not a finite number, or names other components than the map.
+        MapMismatchError: no site of the map is in the model, or one has another number of channels. When the block
+            is left without an exception: the map was due, and no site of it fired inside the block.
+
+    Example:
+        >>> import torch
+        >>> from act_core.transport import Transport
+        >>> double = Transport(torch.full((2,), 2.0), torch.zeros(2))
+        >>> act_map = ActMap({Site("model", "0", None, "vector", 2): double})
+        >>> model = nn.Sequential(nn.Identity())
+        >>> with steer(model, act_map, strength=0.5) as steering:
+        ...     model(torch.ones(1, 2))
+        tensor([[1.5000, 1.5000]])
+        >>> print(steering.coverage)
+        1 of 1 sites fired
     """
-    roots = _roots(model, act_map)
-    found: dict[Site, nn.Module] = {}
-    for name, root in roots.items():
-        modules = submodules(root)
-        for site in act_map.transports:
-            if site.component == name and site.name in modules:
-                found[site] = modules[site.name]
-    differing = [site for site, module in found.items() if _output_channels(module) not in (None, site.channels)]
-    if differing or not found:
-        base = " and ".join(f"{b.architecture} ({name})" for name, b in act_map.record.base.items()) or "another model"
-        given = [model] if isinstance(model, nn.Module) else model.values()
-        kinds = " and ".join(type(root).__name__ for root in given) or "no component of the map"
-        how = f"none of its {len(act_map)} sites is in this model, {kinds}"
-        if differing:
-            site, channels = differing[0], _output_channels(found[differing[0]])
-            missing = sum(site.component in roots for site in act_map.transports) - len(found)
-            how = (
-                f"does not fit this model, {kinds}: of its {len(act_map)} sites {len(differing)} have other channels "
-                f"({site.key}: {site.channels} in the map, {channels} here) and {missing} are missing"
-            )
+    if isinstance(model, (nn.Module, Mapping)):
+        roots = roots_of(model, act_map)
+        found = find_sites(model, roots, act_map)
+        return Steering(act_map, found, roots, strength, rows or {}, must_fire=must_fire)
+    if not callable(getattr(model, "steer", None)):
         raise MapError(
-            f"{act_map.called} was fitted on {base} and {how}; "
-            "use it with the model it was fitted on, or fit a map for this one."
+            "steer takes a PyTorch module, a mapping from component to module, or a model of act_core.models, "
+            f"not {type(model).__name__}."
         )
-    return Steering(act_map, found, roots, strength, rows or {})
+    if rows is not None or not must_fire:
+        raise MapError(f"{type(model).__name__} chooses rows and must_fire itself; leave them out.")
+    return model.steer(act_map, strength)
 
 
 class Steering:
@@ -85,56 +110,48 @@ class Steering:
         roots: Mapping[str, nn.Module],
         strength: Strength,
         rows: Mapping[str, BatchRows],
+        *,
+        must_fire: bool = True,
     ) -> None:
         self.act_map = act_map
+        self._must_fire = must_fire
         self._connected = tuple(roots)
         self._roots = WeakValueDictionary(roots)
         self._modules = {site: ref(module) for site, module in found.items()}
         self._layers = {site: Layer(act_map, site, rows.get(site.component)) for site in found}
+        self._fires_before = 0
+        self._began = False
         self.strength = strength
 
     @property
-    def strength(self) -> Strength:
+    def strength(self) -> float | dict[str, float]:
+        """The strength as it was given: one number, or one for each component."""
         return self._strength
 
     @strength.setter
     def strength(self, value: Strength) -> None:
         components = self.act_map.components
-        by_component = value if isinstance(value, Mapping) else dict.fromkeys(components, value)
-        if set(by_component) != set(components):
-            raise MapError(
-                f"{self.act_map.called} moves {', '.join(components)}, but strengths are given for "
-                f"{', '.join(by_component) or 'nothing'}; give one number, or one for each component."
-            )
-        numbers = {component: as_strength(number) for component, number in by_component.items()}
-        self._strength: Strength = value
+        if isinstance(value, Mapping):
+            if set(value) != set(components):
+                raise MapError(
+                    f"{self.act_map.called} steers {', '.join(components)}, but strengths are given for "
+                    f"{', '.join(value) or 'nothing'}; give one number, or one for each component."
+                )
+            strengths = {component: as_strength(number) for component, number in value.items()}
+            self._strength: float | dict[str, float] = strengths
+        else:
+            self._strength = as_strength(value)
+            strengths = dict.fromkeys(components, self._strength)
         for site, layer in self._layers.items():
-            layer.strength = numbers[site.component]
+            layer.strength = strengths[site.component]
             if layer.slot is not None:
                 layer.slot.recompose()
 
     @cached_property
     def warnings(self) -> tuple[str, ...]:
-        """What speaks against this map on this model, a sentence each."""
-        told: list[str] = []
-        if missing := self.coverage.missing:
-            told.append(
-                f"{self.act_map.called} has {len(self.act_map)} sites, of which {len(missing)} are not in this model "
-                f"(first: {missing[0]}); it moves less here than where it was fitted."
-            )
+        """Reasons to doubt that the map works well on this model, a sentence each."""
         found = {site.component for site in self._layers}
-        for name, base in self.act_map.record.base.items():
-            root = self._roots.get(name)
-            if root is None or name not in found or base.weights in ("", weights_hash(root)):
-                continue
-            # float16 holds fewer small numbers than the bfloat16 of the hash.
-            half = any(parameter.dtype == torch.float16 for parameter in root.parameters())
-            told.append(
-                f"{self.act_map.called} was fitted on other weights of {base.architecture} ({name})"
-                f"{', or on these in another precision' * half}; it may work less well here, so try low strengths "
-                "first."
-            )
-        return tuple(told)
+        return tuple(warnings_for(self.act_map, dict(self._roots), found, self.coverage.missing))
 
     @property
     def coverage(self) -> Coverage:
@@ -145,16 +162,16 @@ class Steering:
         return Coverage(keys, tuple(key for key in keys if key not in fires), fires, unconnected)
 
     def check(self) -> None:
-        """Raise a MapError if the map was due and yet no site of it has fired."""
-        due = [layer for layer in self._layers.values() if layer.strength]
-        if not due or self.coverage.fired:
+        """Raise an error if the map should have acted in this block and did not; leaving the block does the same.
+
+        Raises:
+            MapMismatchError: no site fired though the strength is not 0, or the branch to steer was absent.
+        """
+        if self._fires() > self._fires_before or not any(layer.strength for layer in self._layers.values()):
             return
-        if all(layer.rows is not None and layer.rows.parts == () for layer in due):
-            raise MapError(
-                f"{self.act_map.called} had no effect: the branch that it steers is not there without guidance; "
-                "raise the guidance above 1, or steer the positive branch."
-            )
-        raise MapError(
+        if not self._is_due:
+            raise MapMismatchError(self._absent_branch)
+        raise MapMismatchError(
             f"{self.act_map.called} had no effect: {self.coverage}. The model was not run, or runs its parts in "
             "a way the map cannot reach; fit a map with other sites."
         )
@@ -169,58 +186,81 @@ class Steering:
         for site, layer in self._layers.items():
             place = site.component, site.name
             if place not in forwards:
-                forwards[place] = SteeredForward()
-                forwards[place].forward = before(*place)
+                forwards[place] = SteeredForward(before(*place))
             forwards[place].insert(site.output, layer)
         return dict(forwards)
 
+    @critical
     def __enter__(self) -> Steering:
         if any(layer.slot for layer in self._layers.values()):
             raise MapError(f"{self.act_map.called} is on already by this very object; call steer again to stack it.")
+        if next(self._living(), None) is None:
+            raise MapMismatchError(f"{self.act_map.called} steers a model that has been deleted; call steer again.")
+        began = begin()
         try:
-            for site, module in self._living():
-                forward = FORWARDS.setdefault(module, SteeredForward())
-                forward.add(module, site.output, self._layers[site])
+            self._fires_before = self._fires()
+            with LOCK:
+                for site, module in self._living():
+                    add_layer(module, site.output, self._layers[site])
+            raise_deferred()
         except BaseException:
-            self.__exit__()
+            self._take_off()
+            end(began)
             raise
+        self._began = began
         return self
 
-    def __exit__(self, *_: object) -> None:
-        for site, module in self._living():
-            if forward := FORWARDS.get(module):
-                forward.remove(module, self._layers[site])
+    @critical
+    def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
+        self._take_off()
+        began, self._began = self._began, False
+        error = self._error_on_exit() if kind is None else None
+        end(began)  # raises an interrupt that arrived meanwhile; nothing may come after it that takes long
+        if error is not None:
+            raise error
+
+    def _take_off(self) -> None:
+        with LOCK:
+            for site, module in self._living():
+                remove_layer(module, self._layers[site])
+            for layer in self._layers.values():  # of modules that no longer exist
+                layer.leave()
+
+    def _error_on_exit(self) -> MapMismatchError | None:
+        try:
+            self.check()
+        except MapMismatchError as error:
+            if self._is_due and self._must_fire:
+                return error
+            if not self._is_due:
+                logger.warning("%s", error)
+        return None
+
+    @property
+    def _is_due(self) -> bool:
+        """Whether any site should act: it has a strength, and the branch that it steers is in the batch."""
+        return any(layer.strength and (layer.rows is None or layer.rows.parts != ()) for layer in self._layers.values())
+
+    @property
+    def _absent_branch(self) -> str:
+        return (
+            f"{self.act_map.called} had no effect: the branch that it steers is absent without guidance; "
+            "raise the guidance above 1, or steer the positive branch."
+        )
+
+    def _fires(self) -> int:
+        return sum(layer.fires for layer in self._layers.values())
 
     def _living(self) -> Iterator[tuple[Site, nn.Module]]:
         return ((site, module) for site, found in self._modules.items() if (module := found()) is not None)
 
 
 def active_maps(root: nn.Module) -> tuple[str, ...]:
-    """Titles of the maps that steer a module or its submodules at this moment."""
-    forwards = (FORWARDS.get(module) for module in root.modules())
-    layers = (layer for forward in forwards if forward for layer in forward.layers() if layer.strength)
+    """Titles of the maps that steer a module or its submodules at this moment.
+
+    Example:
+        >>> active_maps(nn.Identity())
+        ()
+    """
+    layers = [layer for module in root.modules() for layer in layers_on(module) if layer.strength]
     return tuple(dict.fromkeys(layer.act_map.called for layer in layers))
-
-
-def _roots(model: nn.Module | Mapping[str, nn.Module], act_map: ActMap) -> dict[str, nn.Module]:
-    if not isinstance(model, (nn.Module, Mapping)):
-        raise MapError(f"steer takes a PyTorch module, not a {type(model).__name__}; give its .module.")
-    if not isinstance(model, nn.Module):
-        return {name: module for name, module in model.items() if name in act_map.components}
-    if len(act_map.components) > 1:
-        raise MapError(
-            f"{act_map.called} moves several components ({', '.join(act_map.components)}); give a module for each."
-        )
-    return dict.fromkeys(act_map.components, model)
-
-
-def _output_channels(module: nn.Module) -> int | None:
-    """How many channels a module returns, where its kind tells."""
-    if isinstance(module, nn.Linear):
-        return module.out_features
-    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        return module.out_channels
-    weight = getattr(module, "weight", None)
-    if "Norm" in type(module).__name__ and isinstance(weight, Tensor) and weight.ndim == 1:
-        return weight.numel()
-    return None

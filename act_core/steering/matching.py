@@ -1,0 +1,149 @@
+"""Which modules of a model are the sites of a map, and whether the two fit together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from ..architectures import ARCHITECTURES, Architecture, architecture_of, family
+from ..errors import MapError, MapMismatchError
+from ..fingerprints import has_weights
+from ..interception import find_submodules
+from ..maps import ActMap, Fingerprint
+from ..sites import Site
+
+_KNOWN = {architecture.name: architecture for architecture in ARCHITECTURES}
+
+
+def roots_of(model: nn.Module | Mapping[str, nn.Module], act_map: ActMap) -> dict[str, nn.Module]:
+    """The module of each component of a map that is there.
+
+    Raises:
+        MapError: one module for a map of several components.
+    """
+    if not isinstance(model, nn.Module):
+        return {name: module for name, module in model.items() if name in act_map.components}
+    if len(act_map.components) > 1:
+        raise MapError(
+            f"{act_map.called} steers several components ({', '.join(act_map.components)}); give a module for each."
+        )
+    return dict.fromkeys(act_map.components, model)
+
+
+def find_sites(
+    model: nn.Module | Mapping[str, nn.Module], roots: Mapping[str, nn.Module], act_map: ActMap
+) -> dict[Site, nn.Module]:
+    """The sites of a map that the model has, with their modules.
+
+    Names that differ only by the version of a library or by a wrapper are the same, see
+    `act_core.interception.canonical_name`.
+
+    Args:
+        model: as given to `act_core.steer`, for errors.
+        roots: from `roots_of`.
+        act_map: the map.
+
+    Raises:
+        MapMismatchError: no site is in the model, or one has another number of channels.
+    """
+    found: dict[Site, nn.Module] = {}
+    for component, root in roots.items():
+        sites = [site for site in act_map.transports if site.component == component]
+        modules = find_submodules(root, [site.name for site in sites])
+        found.update({site: modules[site.name] for site in sites if site.name in modules})
+    differing = [site for site, module in found.items() if _output_channels(module) not in (None, site.channels)]
+    if found and not differing:
+        return found
+    base = " and ".join(f"{b.architecture} ({name})" for name, b in act_map.record.base.items()) or "another model"
+    given = [model] if isinstance(model, nn.Module) else model.values()
+    kinds = " and ".join(type(root).__name__ for root in given) or "no component of the map"
+    advice = "use it with the model it was fitted on, or fit a map for this one"
+    if not differing:
+        for name, root in roots.items():
+            if elsewhere := _built_elsewhere(act_map.record.base.get(name), root):
+                base, advice = elsewhere
+        how = f"none of its {len(act_map)} sites is in this model, {kinds}"
+    else:
+        site, channels = differing[0], _output_channels(found[differing[0]])
+        missing = sum(site.component in roots for site in act_map.transports) - len(found)
+        how = (
+            f"does not fit this model, {kinds}: of its {len(act_map)} sites {len(differing)} have other channels "
+            f"({site.key}: {site.channels} in the map, {channels} here) and {missing} are missing"
+        )
+    raise MapMismatchError(f"{act_map.called} was fitted on {base} and {how}; {advice}.")
+
+
+def warnings_for(
+    act_map: ActMap, roots: Mapping[str, nn.Module], found: set[str], missing: tuple[str, ...]
+) -> Iterator[str]:
+    """Reasons to doubt that a map works well on a model, a sentence each.
+
+    Args:
+        act_map: the map.
+        roots: the components that are there.
+        found: those in which a site was found.
+        missing: keys of the sites that the model does not have.
+    """
+    if missing:
+        yield (
+            f"{act_map.called} has {len(act_map)} sites, of which {len(missing)} are not in this model "
+            f"(first: {missing[0]}), so its effect here is weaker than on the model it was fitted on."
+        )
+    for name, base in act_map.record.base.items():
+        if name not in roots or name not in found:
+            continue
+        root = roots[name]
+        kind = architecture_of(root)
+        if not _same_family(base, kind, root):
+            yield (
+                f"{act_map.called} was fitted on {base.architecture} ({name}), but this model is {kind.name}; it may "
+                "do something else here, so fit a map for this model."
+            )
+        elif base.weights and not has_weights(root, base.weights):
+            # float16 holds fewer small numbers than the bfloat16 of the hash.
+            half = any(parameter.dtype == torch.float16 for parameter in root.parameters())
+            yield (
+                f"{act_map.called} was fitted on other weights of {base.architecture} ({name})"
+                f"{', or on these in another precision' * half}; it may work less well here, so try low strengths "
+                "first."
+            )
+
+
+def _same_family(base: Fingerprint, kind: Architecture, root: nn.Module) -> bool:
+    """Whether a map and a model are of one family. Two kinds that are both unknown cannot be compared."""
+    recorded = family(base.architecture)
+    if recorded == kind.name or (recorded not in _KNOWN and kind.name not in _KNOWN):
+        return True
+    # Maps of earlier versions recorded the class of the model, also one that derives from the class of its family.
+    return base.architecture in (part.__name__ for part in type(root).__mro__)
+
+
+def _built_elsewhere(base: Fingerprint | None, root: nn.Module) -> tuple[str, str] | None:
+    """What a map was fitted on, and what to do, if the model is the same one as another library builds it."""
+    kind = architecture_of(root)
+    recorded = _KNOWN.get(family(base.architecture)) if base is not None else None
+    if recorded is None or recorded.name not in kind.elsewhere:
+        return None
+    theirs, ours = (_library(architecture) for architecture in (recorded, kind))
+    return (
+        f"the build of this model in {theirs} ({recorded.name}), whose parts have other names than in {ours},",
+        f"use it in {theirs}, or fit a map for this build",
+    )
+
+
+def _library(architecture: Architecture) -> str:
+    return str(getattr(architecture, "library", "")) or "another library"
+
+
+def _output_channels(module: nn.Module) -> int | None:
+    """How many channels a module returns, if its kind shows it."""
+    if isinstance(module, nn.Linear):
+        return module.out_features
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return module.out_channels
+    weight = getattr(module, "weight", None)
+    if "Norm" in type(module).__name__ and isinstance(weight, Tensor) and weight.ndim == 1:
+        return weight.numel()
+    return None
