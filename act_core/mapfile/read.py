@@ -12,7 +12,7 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import MapFileError
+from ..errors import MapError, MapFileError
 from ..maps import ActMap, Card, Fingerprint, FitRecord
 from ..sites import Layout, Site
 from ..transport import Statistics, Transport
@@ -49,7 +49,7 @@ def load_map(path: str | os.PathLike[str]) -> ActMap:
     path = Path(path)
     try:
         return read_map(path)
-    except MapFileError as error:
+    except MapError as error:
         raise MapFileError(f"{path.name} is not a usable map: {error}") from error
     except OSError as error:
         raise MapFileError(f"{path} cannot be read: {error.strerror or error}.") from error
@@ -59,7 +59,7 @@ def read_map(path: Path) -> ActMap:
     """As `load_map`, with errors that leave out the name of the file.
 
     Raises:
-        MapFileError: as `load_map`.
+        MapError: as `load_map`.
         OSError: the file cannot be opened.
     """
     _check_container(path)

@@ -152,7 +152,7 @@ def test_then_composes_common_sites_and_keeps_the_others() -> None:
 
 
 def test_then_knows_the_base_models_of_both_maps() -> None:
-    bases = {name: Fingerprint(name, "s", "w") for name in ("clip_l", "diffusion_model")}
+    bases = {name: Fingerprint(name, "w") for name in ("clip_l", "diffusion_model")}
     one, other = (replace(act_map(a=affine(1, 1)), record=FitRecord(base={name: bases[name]})) for name in bases)
     assert one.then(other).record.base == bases
 
@@ -217,8 +217,8 @@ def test_joined_maps_hold_the_sites_of_both_in_their_order() -> None:
 
 
 def test_joined_maps_keep_the_fingerprints_of_both() -> None:
-    text = ActMap({site("a", component="text"): affine(1, 2)}, FitRecord(base={"text": Fingerprint("t", "", "")}))
-    image = ActMap({site("b", component="image"): affine(1, 2)}, FitRecord(base={"image": Fingerprint("i", "", "")}))
+    text = ActMap({site("a", component="text"): affine(1, 2)}, FitRecord(base={"text": Fingerprint("t", "")}))
+    image = ActMap({site("b", component="image"): affine(1, 2)}, FitRecord(base={"image": Fingerprint("i", "")}))
     assert list(text.joined(image).record.base) == ["text", "image"]
 
 

@@ -1,0 +1,174 @@
+"""Map files are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from map_files import (
+    assert_is_a_sentence,
+    unprivileged,
+    with_effect,
+)
+
+from act_core import ActMap, MapError, load_map, save_map
+
+
+def test_save_obeys_umask(path: Path, fitted: ActMap) -> None:
+    for mask, mode in ((0o022, 0o644), (0o077, 0o600)):
+        before = os.umask(mask)
+        try:
+            save_map(fitted, path)
+        finally:
+            os.umask(before)
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_save_refuses_other_suffixes(tmp_path: Path, fitted: ActMap) -> None:
+    for name in ("calm", "calm.pt", "calm.safetensors.txt", ".safetensors"):
+        with pytest.raises(MapError, match=r"must end in \.safetensors"):
+            save_map(fitted, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def broken_fsync(_: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_save_on_full_disk_leaves_nothing(path: Path, fitted: ActMap, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", broken_fsync)
+    with pytest.raises(MapError) as caught:
+        save_map(fitted, path)
+    assert_is_a_sentence(caught.value, path)
+    assert "No space left" in str(caught.value)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_failed_save_keeps_old_file(path: Path, fitted: ActMap, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_map(fitted, path)
+    before = path.read_bytes()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", broken_fsync)
+        with pytest.raises(MapError):
+            save_map(fitted.scaled(2), path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+    save_map(fitted.scaled(2), path)
+    assert path.read_bytes() != before
+
+
+def test_interrupted_save_leaves_nothing(path: Path, fitted: ActMap, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        save_map(fitted, path)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_killed_save_leaves_nothing_under_final_name(path: Path) -> None:
+    script = """
+        import os, sys, time
+        import torch
+        from act_core import ActMap, save_map
+        from act_core.sites import Site
+        from act_core.transport import Transport
+
+        def hang(_):
+            print("syncing", flush=True)
+            time.sleep(600)
+
+        os.fsync = hang
+        save_map(ActMap({Site("toy", "a", None, "tokens", 1): Transport(torch.ones(1), torch.ones(1))}), sys.argv[1])
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "syncing\n"
+        writer.send_signal(signal.SIGKILL)
+    assert writer.returncode == -signal.SIGKILL
+    assert not path.exists()
+    # What is left is no map that a list of maps would show.
+    assert not list(path.parent.glob("[!.]*"))
+
+
+def test_save_refuses_read_only_folder(tmp_path: Path, fitted: ActMap) -> None:
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    folder = tmp_path / "maps"
+    folder.mkdir()
+    folder.chmod(0o555)
+    with unprivileged(), pytest.raises(MapError) as caught:
+        save_map(fitted, folder / "calm.safetensors")
+    assert_is_a_sentence(caught.value, folder / "calm.safetensors")
+    assert "Permission denied" in str(caught.value)
+    assert list(folder.iterdir()) == []
+
+
+def test_save_removes_what_killed_saves_left(path: Path, fitted: ActMap) -> None:
+    old, new, other = (path.with_name(name) for name in (f".{'0' * 16}.part", f".{'1' * 16}.part", ".notes.part"))
+    for file in (old, new, other):
+        file.touch()
+    for file in (old, other):
+        os.utime(file, (0, 0))
+    save_map(fitted, path)
+    # A young part may belong to a save that is still running, and the other file is someone else's.
+    assert set(path.parent.iterdir()) == {path, new, other}
+
+
+@pytest.mark.parametrize("name", ["title", "author", "description", "license"])
+def test_save_refuses_card_text_that_is_not_a_text(path: Path, fitted: ActMap, name: str) -> None:
+    with pytest.raises(MapError, match=f"the {name} is 7; give a text"):
+        save_map(fitted, path, **{name: 7})  # pyright: ignore[reportArgumentType]
+    assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["missing/calm.safetensors", f"{'x' * 300}.safetensors"])
+def test_save_refuses_path_that_cannot_be_written(tmp_path: Path, fitted: ActMap, name: str) -> None:
+    with pytest.raises(MapError) as caught:
+        save_map(fitted, tmp_path / name)
+    assert_is_a_sentence(caught.value, tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_save_refuses_name_of_folder(path: Path, fitted: ActMap) -> None:
+    path.mkdir()
+    with pytest.raises(MapError) as caught:
+        save_map(fitted, path)
+    assert_is_a_sentence(caught.value, path)
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_save_refuses_values_that_load_refuses(path: Path, fitted: ActMap) -> None:
+    nan = float("nan")
+    broken: dict[str, Callable[[], object]] = {
+        "strength_range": lambda: save_map(fitted, path, strength_range=(0.0, float("inf"))),
+        "slopes": lambda: save_map(fitted.scaled(nan), path),
+        "effect": lambda: save_map(with_effect(fitted, float("inf")), path),
+    }
+    unreadable: list[str] = []
+    for name, write in broken.items():
+        path.unlink(missing_ok=True)
+        with contextlib.suppress(MapError):
+            write()
+            try:
+                load_map(path)
+            except MapError:
+                unreadable.append(name)
+    assert unreadable == []
+
+
+def test_save_refuses_cover_that_is_not_a_jpeg(path: Path, fitted: ActMap) -> None:
+    with pytest.raises(MapError, match="not a JPEG picture"):
+        save_map(fitted, path, cover=b"\x89PNG")
+    assert not path.exists()
