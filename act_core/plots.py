@@ -1,61 +1,20 @@
-"""Pictures of what a map does: the same prompts from the same noise at rising strength, and the effect at each site."""
+"""Pictures of what a map does: grids and animations of pictures, and a chart of the effect at each site."""
 
 from __future__ import annotations
 
 import os
 import textwrap
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from .errors import MapError
 from .maps import ActMap
-
-if TYPE_CHECKING:
-    from .models.diffusers import DiffusersModel
-    from .settings import Branch
 
 _GAP = 6
 _TEXT = 13
 _LEFT = 132
 FRAME_MILLISECONDS = 160
 _WEBP_SIDE = 16383  # pixels, by the format
-
-
-def sweep(
-    model: DiffusersModel,
-    act_map: ActMap,
-    prompts: Sequence[str],
-    strengths: Sequence[float],
-    *,
-    branch: Branch = "positive",
-    step: Callable[[], object] = lambda: None,
-    **settings: Any,
-) -> list[list[Image.Image]]:
-    """For each prompt its pictures at all strengths, from the same noise.
-
-    Args:
-        model: the pipeline.
-        act_map: its map.
-        prompts: one row each.
-        strengths: one column each.
-        branch: see `DiffusersModel.steer`.
-        step: called after each strength.
-        settings: of `DiffusersModel.generate`.
-
-    Raises:
-        MapError: no strength, the map does not fit, or it has no effect.
-    """
-    if not strengths:
-        raise MapError("There is no strength; give at least one, such as 0 and 1.")
-    columns: list[list[Image.Image]] = []
-    for strength in strengths:
-        with model.steer(act_map, strength, branch) as steering:
-            columns.append(model.generate(prompts, **settings))
-            steering.check()
-        step()
-    return [list(row) for row in zip(*columns, strict=True)]
 
 
 def grid(

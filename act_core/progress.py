@@ -18,7 +18,7 @@ def bar(label: str, total: int) -> tqdm[Any]:
     return tqdm(desc=label, total=total, bar_format="{desc}: {bar:30} {n_fmt}/{total_fmt} [{elapsed}]", file=sys.stdout)
 
 
-def fit_with_bar(model: FitModel, prompts: PromptSet, **settings: Any) -> ActMap:
+def fit_with_bar(model: FitModel[str], prompts: PromptSet, **settings: Any) -> ActMap:
     """`fit`, with a bar that counts the sites."""
     with ExitStack() as stack:
         bars: list[tqdm[Any]] = []

@@ -253,7 +253,8 @@ def _fit(args: argparse.Namespace) -> None:
 
 
 def _sweep(args: argparse.Namespace) -> None:
-    from ..plots import grid, save_animation, sweep
+    from ..models.sweep import sweep
+    from ..plots import grid, save_animation
     from ..progress import bar
 
     out: Path = args.out
@@ -328,7 +329,7 @@ def _tried(args: argparse.Namespace, act_map: ActMap) -> Generator[Steering, Non
     else:
         model = _load_language_model(args.model, args.dtype, args.device)
         with steer(model.modules, act_map) as steering:
-            model.generate("The", max_new_tokens=1)
+            model.generate(["The"], max_new_tokens=1)
             yield steering
 
 
@@ -343,7 +344,7 @@ def _generate(args: argparse.Namespace) -> None:
         print(f"Warning: {warning}")
     for strength in args.strength or [1.0]:
         with steer(model.modules, act_map, strength) as steering:
-            texts = model.generate_all(
+            texts = model.generate(
                 args.prompt,
                 max_new_tokens=args.tokens,
                 temperature=args.temperature,

@@ -13,8 +13,7 @@ from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 from ..maps import ActMap
 from ..models.transformers import TransformersModel
 from ..prompts import read_lines
-from ..steering import steer
-from . import interval
+from .statistics import interval
 
 PROMPT_SET = "gloomy_to_cheerful.txt"
 DATA = Path(__file__).parent / "data"
@@ -26,13 +25,14 @@ PARAGRAPHS = 20
 
 @dataclass(frozen=True)
 class Row:
-    """What the model did at one strength.
+    """What the model does at one strength.
 
     Attributes:
-        sample: the continuation of the first opening.
+        strength: of the map.
+        sample: the first opening with its continuation.
         mood: mean VADER compound score of the continuations, from -1 to 1.
-        interval: 95% bootstrap interval of it.
-        perplexity: of prose that the fit never saw.
+        interval: 95% bootstrap interval of `mood`.
+        perplexity: on held-out prose.
     """
 
     strength: float
@@ -54,10 +54,9 @@ def measure(
     prompts, prose = openings(), read_lines(DATA / "prose.txt")[:PARAGRAPHS]
     rows: list[Row] = []
     for strength in strengths:
-        with steer(model.module, act_map, strength) as steering:
-            continuations = model.generate_all(prompts, max_new_tokens=NEW_TOKENS)
+        with model.steer(act_map, strength):
+            continuations = model.generate(prompts, max_new_tokens=NEW_TOKENS)
             perplexity = model.perplexity(prose)
-            steering.check()
         scores = moods(continuations)
         rows.append(Row(strength, f"{prompts[0]}{continuations[0]}", scores.mean(), interval(scores), perplexity))
         step()
@@ -65,6 +64,12 @@ def measure(
 
 
 def moods(texts: Sequence[str]) -> np.ndarray:
-    """VADER compound score of each text, from -1 (gloomy) to 1 (cheerful)."""
+    """VADER compound score of each text, from -1 (gloomy) to 1 (cheerful): ``[n]``.
+
+    Example:
+        >>> gloomy, cheerful = moods(["A sad and terrible day.", "A happy and wonderful day."])
+        >>> bool(gloomy < 0 < cheerful)
+        True
+    """
     analyzer: Any = SentimentIntensityAnalyzer()
     return np.array([analyzer.polarity_scores(text)["compound"] for text in texts])

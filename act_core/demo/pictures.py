@@ -14,11 +14,12 @@ from ..errors import MapError
 from ..maps import ActMap
 from ..models.diffusers import DiffusersModel
 from ..plots import effect_chart
-from . import interval, shipped
+from . import shipped
+from .statistics import interval
 
 PROMPT_SET = "plain_to_ink.txt"
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
-# In no prompt of the set; the first ones are drawn in the picture, all of them are measured.
+# Held out: in no prompt of the set. The picture shows the first few, the table measures all of them.
 SUBJECTS = (
     "cat",
     "rocket",
@@ -46,8 +47,9 @@ class Row:
     """The pictures of one strength.
 
     Attributes:
+        strength: of the map.
         colour: mean saturation of their pixels, from 0 to 1; ink has none.
-        interval: 95% bootstrap interval of it, over the subjects.
+        interval: 95% bootstrap interval of `colour`, over the subjects.
     """
 
     strength: float
@@ -59,7 +61,7 @@ def demo_model() -> DiffusersModel:
     """The tiny text-to-image model that ships.
 
     Raises:
-        MapError: it is not there.
+        MapError: its folder is missing.
     """
     folder = shipped("demo_model")
     if not folder.is_dir():
@@ -68,7 +70,11 @@ def demo_model() -> DiffusersModel:
 
 
 def measure(columns: Sequence[Sequence[Image]]) -> list[Row]:
-    """One row for each strength, of the pictures of all subjects at it."""
+    """One row for each strength.
+
+    Args:
+        columns: for each of `STRENGTHS`, the pictures of all subjects at that strength.
+    """
     rows: list[Row] = []
     for strength, images in zip(STRENGTHS, columns, strict=True):
         colours = np.array([_saturation(image) for image in images])
@@ -77,13 +83,24 @@ def measure(columns: Sequence[Sequence[Image]]) -> list[Row]:
 
 
 def _saturation(image: Image) -> float:
-    """Mean over the pixels of the difference between the strongest and the weakest of red, green and blue."""
+    """Mean over the pixels of the difference between the largest and the smallest of red, green and blue."""
     values = np.asarray(image, dtype=np.float64) / 255
     return float((values.max(2) - values.min(2)).mean())
 
 
 def write_page(folder: Path, title: str, rows: Sequence[Row], map_file: Path, act_map: ActMap) -> Path:
-    """A page that shows ``sweep.png`` and ``sweep.webp`` of the same folder with the numbers, and the map."""
+    """Write ``index.html``, which shows ``sweep.png`` and ``sweep.webp`` of the same folder, the numbers and the map.
+
+    Args:
+        folder: where the page goes.
+        title: its heading.
+        rows: what was measured.
+        map_file: the map, in the same folder.
+        act_map: the same map, loaded.
+
+    Returns:
+        The page.
+    """
     effect_chart(act_map).save(folder / "map.png")
     prompts = f"{act_map.record.source_count} + {act_map.record.target_count}"
     lines = "\n".join(
@@ -97,18 +114,18 @@ def write_page(folder: Path, title: str, rows: Sequence[Row], map_file: Path, ac
 <title>{html.escape(title)}</title>
 <style>body {{ font: 16px sans-serif; margin: 2em auto; max-width: 70em }} td, th {{ padding: 0 1em }}</style>
 <h1>{html.escape(title)}</h1>
-<p>The same prompts from the same noise; the column is the strength of the map.</p>
+<p>The same prompts from the same noise. Each column is a strength of the map.</p>
 <img src="sweep.png" alt="pictures at rising strength">
-<p><img src="sweep.webp" alt="the same, moving"></p>
+<p><img src="sweep.webp" alt="the same as an animation"></p>
 <table>
-<tr><th>strength<th>colour of {len(SUBJECTS)} pictures<th>95% interval
+<tr><th>strength<th>mean colour of {len(SUBJECTS)} pictures<th>95% interval
 {lines}
 </table>
 <p>Colour is the mean saturation of the pixels; ink has none.</p>
 <h2>The map</h2>
 <p><a href="{html.escape(map_file.name)}">{html.escape(map_file.name)}</a>, {map_file.stat().st_size / 1e6:.2f} MB:
-{len(act_map)} sites, fitted on {prompts} prompts. How far each moves the mean of its activations, in standard
-deviations:</p>
+{len(act_map)} sites, fitted on {prompts} prompts. The bars show how far each site's mean activation is moved, in
+standard deviations of the source:</p>
 <img src="map.png" alt="effect of each site">
 """,
         encoding="utf-8",

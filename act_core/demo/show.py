@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from pathlib import Path
 
 from ..mapfile import load_map, save_map
 from ..maps import ActMap
 from ..models.diffusers import DiffusersModel
+from ..models.sweep import sweep
 from ..models.transformers import TransformersModel
-from ..plots import grid, save_animation, sweep
+from ..plots import grid, save_animation
 from ..progress import bar, fit_with_bar
 from ..prompts import PromptSet, load_prompt_set
 from . import language, pictures, shipped
 
 
 def show_pictures(model: DiffusersModel, output: Path, command: str) -> None:
-    """Fit a map on the demo model, draw the sweep, and write the page; `command` is what to type to go on."""
+    """Fit a map on the demo model, draw a sweep, and write the page.
+
+    Args:
+        model: the demo model.
+        output: an existing folder for the map, the pictures and the page.
+        command: what to type to run ``act-steering``.
+    """
     prompts = load_prompt_set(shipped("prompt_sets") / pictures.PROMPT_SET)
     act_map = fit_with_bar(model, prompts)
     path = save_map(
@@ -27,7 +35,7 @@ def show_pictures(model: DiffusersModel, output: Path, command: str) -> None:
         license="CC0-1.0",
         strength_range=(0.0, 1.0),
     )
-    _tell(path, act_map, prompts)
+    _print_fitted(path, act_map, prompts)
     titles = [f"{strength:g}" for strength in pictures.STRENGTHS]
     with bar(f"Drawing {len(pictures.SUBJECTS)} subjects at each strength", len(titles)) as drawing:
         drawn = sweep(
@@ -47,15 +55,22 @@ def show_pictures(model: DiffusersModel, output: Path, command: str) -> None:
     for row in rows:
         low, high = row.interval
         print(f"{row.strength:8.2f}   {row.colour:.3f}  [{low:.3f}, {high:.3f}]")
-    print(
-        f"\nThe pictures are in {page}. What to try next:\n"
-        f"  {command} sweep --model demo_model --map {path} --out snail.png 'snail' 'glowing star'\n"
-        f"  {command} inspect {path}"
-    )
+    print(f"\nThe pictures are in {page}.")
+    folder = shipped("demo_model")
+    if folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())
+    drawing_again = ("sweep", "--model", str(folder), "--map", str(path), "--out", "snail.png")
+    _print_next(command, (*drawing_again, "snail", "glowing star"), ("inspect", str(path)))
 
 
 def show_language(model: TransformersModel, output: Path, command: str) -> None:
-    """Fit a map on the language model, and let it continue openings; `command` is what to type to go on."""
+    """Fit a map on the language model, and let it continue openings.
+
+    Args:
+        model: the small default language model.
+        output: an existing folder for the map.
+        command: what to type to run ``act-steering``.
+    """
     prompts = load_prompt_set(shipped("prompt_sets") / language.PROMPT_SET)
     act_map = fit_with_bar(model, prompts)
     path = save_map(
@@ -66,7 +81,7 @@ def show_language(model: TransformersModel, output: Path, command: str) -> None:
         license="CC0-1.0",
         strength_range=(-1.0, 1.0),
     )
-    _tell(path, act_map, prompts)
+    _print_fitted(path, act_map, prompts)
     with bar(f"Continuing {language.CONTINUATIONS} openings at each strength", len(language.STRENGTHS)) as writing:
         rows = language.measure(model, load_map(path), language.STRENGTHS, writing.update)
     print("\nstrength   mood (VADER, 95% interval)   perplexity of prose   one of the continuations")
@@ -76,16 +91,26 @@ def show_language(model: TransformersModel, output: Path, command: str) -> None:
         print(
             f"{row.strength:8.2f}   {row.mood:+.2f}  [{low:+.2f}, {high:+.2f}]   {row.perplexity:19.1f}      {sample}"
         )
-    print(
-        f"\nThe map is {path}. What to try next:\n"
-        f"  {command} generate --map {path} --strength -1 --strength 1 'The letter from my aunt said'\n"
-        f"  {command} inspect {path}\n"
-        f"  {command} fit --source calm.txt --target wild.txt --out wild.safetensors   (one sentence a line)"
+    print(f"\nThe map is {path}.")
+    generating = ("generate", "--map", str(path), "--strength", "-1", "--strength", "1")
+    _print_next(
+        command,
+        (*generating, "The letter from my aunt said"),
+        ("inspect", str(path)),
+        ("fit", "--source", "calm.txt", "--target", "wild.txt", "--out", "wild.safetensors"),
     )
+    print("The two text files of the last command are yours: one sentence a line.")
 
 
-def _tell(path: Path, act_map: ActMap, prompts: PromptSet) -> None:
+def _print_fitted(path: Path, act_map: ActMap, prompts: PromptSet) -> None:
     print(
         f"Fitted {len(act_map)} sites on {len(prompts.source)} + {len(prompts.target)} prompts; saved "
         f"{path} ({path.stat().st_size / 1e6:.2f} MB) and loaded it again."
     )
+
+
+def _print_next(command: str, *commands: tuple[str, ...]) -> None:
+    """Commands to go on with, as they can be pasted into a shell."""
+    print("What to try next:")
+    for arguments in commands:
+        print(f"  {command} {shlex.join(arguments)}")

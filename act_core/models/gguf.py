@@ -1,0 +1,71 @@
+"""GGUF files: unpacked once into a model folder in the user's cache, from which they load in a second."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, cast
+
+import transformers
+
+from ..errors import MapError, first_line
+from .kinds import LOCAL_ONLY, check_causal
+
+logger = logging.getLogger(__name__)
+
+# Bytes at either end of a file that identify it, beside its size.
+_DIGESTED = 1 << 20
+
+
+def unpacked(gguf: Path) -> Path:
+    """The model folder that a GGUF file was dequantised into; the first call makes it.
+
+    Raises:
+        MapError: a package is missing, the file is damaged, or it holds something other than a causal language model.
+    """
+    if importlib.util.find_spec("gguf") is None or importlib.util.find_spec("accelerate") is None:
+        raise MapError(f"Reading {gguf.name} takes two packages: 'pip install gguf accelerate'.")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "act-steering"
+    folder = cache / f"{gguf.stem}-{content_id(gguf)}"
+    if folder.is_dir():
+        return folder
+    size = gguf.stat().st_size / 1e6
+    logger.info("Unpacking %s (%.0f MB) into %s. This happens once and may take a minute.", gguf.name, size, folder)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as part:
+            whole = Path(part) / "model"
+            _dequantise(gguf, whole)
+            whole.rename(folder)
+    except Exception as error:
+        if folder.is_dir():  # another process was faster
+            return folder
+        raise MapError(f"{gguf.name} could not be unpacked into {cache}: {first_line(error)}") from error
+    return folder
+
+
+def _dequantise(gguf: Path, folder: Path) -> None:
+    file: dict[str, Any] = {"gguf_file": gguf.name, **LOCAL_ONLY}
+    check_causal(gguf.name, transformers.AutoConfig.from_pretrained(gguf.parent, **file))
+    # transformers 5 keeps the weights quantised unless it is asked not to; transformers 4 has no such setting.
+    config = getattr(transformers, "GgufConfig", None)
+    dense = {"quantization_config": config(dequantize=True)} if config else {}
+    module = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, **dense, **file)
+    tokenizer = cast("Any", transformers.AutoTokenizer.from_pretrained)(gguf.parent, **file)
+    module.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def content_id(file: Path) -> str:
+    """A short name for what is in a file, from its size, beginning and end; it does not depend on its place."""
+    size = file.stat().st_size
+    digest = hashlib.sha256(str(size).encode())
+    with file.open("rb") as content:
+        digest.update(content.read(_DIGESTED))
+        content.seek(max(0, size - _DIGESTED))
+        digest.update(content.read())
+    return digest.hexdigest()[:12]

@@ -1,0 +1,62 @@
+"""Which kinds of models can be steered as language models, and where a model runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+
+from ..errors import MapError
+
+# Nothing is downloaded, and no code from a model folder is run.
+LOCAL_ONLY: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+
+
+def check_causal(name: str, config: Any) -> None:
+    """Refuse models that do not continue a text from left to right.
+
+    Args:
+        name: what the user calls the model.
+        config: its configuration, of transformers.
+
+    Raises:
+        MapError: an encoder-decoder model such as T5, or an encoder such as BERT.
+    """
+    kind = str(config.model_type)
+    what = ""
+    if getattr(config, "is_encoder_decoder", False):
+        what = f"an encoder-decoder model ({kind})"
+    elif kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not _reads_leftwards(config):
+        what = f"an encoder ({kind})"
+    if what:
+        raise MapError(
+            f"{name or 'This model'} is {what}, which does not continue texts; use a causal language model, such as "
+            "Llama or Qwen."
+        )
+
+
+def _reads_leftwards(config: Any) -> bool:
+    return bool(getattr(config, "is_decoder", False) or getattr(config, "causal", False))
+
+
+def execution_device(module: nn.Module) -> torch.device:
+    """The device on which a model expects its inputs; accelerate may keep the weights themselves elsewhere.
+
+    Raises:
+        MapError: the weights have no values and nothing brings them in.
+
+    Example:
+        >>> execution_device(nn.Linear(2, 2))
+        device(type='cpu')
+    """
+    # Where accelerate offloads weights to main memory or disk, hooks bring those of each layer in as it runs.
+    for part in module.modules():
+        device = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    device = next(module.parameters()).device
+    if device.type == "meta":
+        raise MapError("The weights of the model are on the device 'meta', without values; load it onto a real device.")
+    return device

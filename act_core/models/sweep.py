@@ -1,0 +1,50 @@
+"""The same prompts at several strengths of a map."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..errors import MapError
+from ..maps import ActMap
+from ..settings import Branch
+from .base import Output, SteerableModel
+
+
+def sweep(
+    model: SteerableModel[Output],
+    act_map: ActMap,
+    prompts: Sequence[str],
+    strengths: Sequence[float],
+    *,
+    branch: Branch = "positive",
+    step: Callable[[], object] = lambda: None,
+    **settings: Any,
+) -> list[list[Output]]:
+    """For each prompt what the model makes of it at all strengths, from the same seed.
+
+    Args:
+        model: any adapter.
+        act_map: a map for it.
+        prompts: one row each.
+        strengths: one column each.
+        branch: see `SteerableModel.steer`.
+        step: called after each strength.
+        settings: for the model's ``generate``, such as ``seed``.
+
+    Raises:
+        MapError: no strength, or a map that does not fit the model or has no effect.
+
+    Example::
+
+        pictures = sweep(model, act_map, ["cat", "rocket"], [0, 0.5, 1], steps=20)
+        pictures[1][2]  # the rocket at strength 1
+    """
+    if not strengths:
+        raise MapError("There is no strength; give at least one, such as 0 and 1.")
+    columns: list[list[Output]] = []
+    for strength in strengths:
+        with model.steer(act_map, strength, branch):
+            columns.append(model.generate(prompts, **settings))
+        step()
+    return [list(row) for row in zip(*columns, strict=True)]
