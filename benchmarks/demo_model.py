@@ -1,115 +1,133 @@
-"""What the demo model can do: styles, subjects, and seconds a picture."""
+"""How good the demo model is: styles, concepts, and seconds per picture."""
 
 from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from statistics import median
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from act_core.models.diffusers import DiffusersModel
+from tools.results import Cell, Column
 from tools.train_demo_model.captions import caption
 from tools.train_demo_model.emoji import STYLES, Emoji
 
-from .common import ROOT, Check, print_table, print_title, report, timed
-from .judge import TOOL, Judge, as_tensor, emoji, judge_of, studied, through_autoencoder
+from .lib.judge import Judge, is_training_concept, load_judge, load_pictures, through_autoencoder
+from .lib.models import ROOT
+from .lib.pictures import GUIDANCE, draw
+from .lib.report import Report, at_least, below, parse
+from .lib.timing import timed
 
-GUIDANCE = 3.0
-BATCH = 32
 TOP = 0.05
+COLUMNS = (
+    Column("concepts"),
+    Column("pictures", format="d"),
+    Column("style right", format=".1%"),
+    Column("style right, real emoji", format=".1%"),
+    Column(f"concept in the first {TOP:.0%}", format=".0%"),
+)
+STYLE_TRAINED = Column("style, trained", format=".1%")
+STYLE_PAIRS = Column("style, trained in other styles", format=".1%")
+CONCEPT_TRAINED = Column("concept, trained", format=".0%")
+ONE_PICTURE = Column("one picture, 20 steps", "s", ".2f")
+MANY_PICTURES = Column("16 pictures, 20 steps", "s", ".2f")
+JUDGE_STYLES = Column("judge: style of real emoji right", format=".1%")
+JUDGE_CONCEPTS = Column(f"judge: concept of real emoji in the first {TOP:.0%}", format=".0%")
+
+
+class Case(NamedTuple):
+    """A style and a concept, by number."""
+
+    style: int
+    concept: int
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo_model", description=__doc__)
     parser.add_argument("--concepts", type=int, default=100, help="trained concepts to draw (%(default)s)")
-    parser.add_argument("--model", default=ROOT / "demo_model", help="its folder (%(default)s)")
-    args = parser.parse_args(arguments)
-    print_title("The demo model", "diffusers")
-    pictures = emoji()
-    judge = judge_of(TOOL / "work" / "judge.pt", pictures)
+    parser.add_argument("--model", default=ROOT / "demo_model", help="its folder (that of this repository)")
+    args = parse(parser, arguments)
+
+    report = Report("demo_model", "The demo model", args, "diffusers")
+    pictures = load_pictures()
+    judge = load_judge(pictures)
     model = DiffusersModel.from_pretrained(args.model)
-
-    others = [concept for concept in range(len(pictures.names)) if not studied(concept)]
-    unseen = pictures.images[:, others].flatten(0, 1)
-    labels = torch.arange(len(STYLES)).repeat_interleave(len(others))
-    styles, _ = judge.ask(unseen)
     real = torch.stack([judge.ask(images)[1] for images in pictures.images])
-    print(
-        f"The judge: trained on the real emoji of {len(pictures.names) - len(others)} concepts, and asked about the "
-        f"{len(others)} others only. Of their real emoji it tells {(styles.argmax(1) == labels).float().mean():.1%} of "
-        f"the styles; of a real emoji in another style it finds the concept among the first {TOP:.0%} in "
-        f"{_found(judge, real, _other_styles(pictures, others)):.0%}."
-    )
-    chance = random.Random(0)
-    whole = [concept for concept in others if pictures.seen[:, concept].all()]
-    trained = [(s, c) for c in chance.sample(whole, args.concepts) for s in range(len(STYLES))]
-    pairs = [(s, c) for s, c in pictures.held_out_pairs if c in others]
-    absent = [(s, c) for c in pictures.held_out if c in others for s in range(len(STYLES))]
-    rows: list[tuple[object, ...]] = []
-    figures: dict[str, tuple[float, float]] = {}
-    for name, drawn in (("trained", trained), ("trained, in other styles", pairs), ("held out", absent)):
-        images = _drawn(model, pictures, drawn)
-        originals = through_autoencoder(torch.stack([pictures.images[pair] for pair in drawn]))
-        right, bound = (
-            float((judge.ask(asked)[0].argmax(1) == torch.tensor([style for style, _ in drawn])).float().mean())
-            for asked in (images, originals)
-        )
-        found = _found(judge, real, [(*pair, image) for pair, image in zip(drawn, images, strict=True)])
-        figures[name] = right, found
-        rows.append((name, len(drawn), f"{right:.1%}", f"{bound:.1%}", f"{found:.0%}"))
-    print(
-        "Beside what it tells of the generated pictures stands what it tells of the real ones of the same concepts and "
-        "styles, once encoded and decoded as generated ones are."
-    )
-    print_table(("concepts", "pictures", "style right", "of the real ones", f"concept in the first {TOP:.0%}"), rows)
+    describe_judge(report, judge, pictures, real)
+    cases = chosen_cases(pictures, args.concepts)
 
-    texts = [caption(pictures.names[concept], (), style) for style, concept in trained[:16]]
+    def rows() -> Generator[list[Cell], None, None]:
+        for name, drawn in cases.items():
+            images = draw(model, [caption(pictures.names[concept], (), style) for style, concept in drawn])
+            originals = through_autoencoder(torch.stack([pictures.images[case] for case in drawn]))
+            styles = torch.tensor([case.style for case in drawn])
+            right, bound = (
+                float((judge.ask(shown)[0].argmax(1) == styles).float().mean()) for shown in (images, originals)
+            )
+            yield [name, len(drawn), right, bound, share_found(judge, real, drawn, images)]
+
+    table = report.table("styles_and_concepts", "Styles and concepts", COLUMNS, rows())
+    trained, pairs = (row[2:] for row in table.rows[:2])
+    report.figure("style_trained", STYLE_TRAINED, trained[0], at_least(0.9, ".0%"))
+    report.figure("style_pairs", STYLE_PAIRS, pairs[0], at_least(0.8, ".0%"))
+    report.figure("concept_trained", CONCEPT_TRAINED, trained[2], at_least(0.75, ".0%"))
+    texts = [caption(pictures.names[concept], (), style) for style, concept in cases["trained"][:16]]
     model.generate(texts[:1], guidance=GUIDANCE)
     one = median(timed(lambda: model.generate(texts[:1], guidance=GUIDANCE)) for _ in range(5))
     many = median(timed(lambda: model.generate(texts, guidance=GUIDANCE)) for _ in range(3))
-    return report(
-        [
-            Check("style, trained", f"{figures['trained'][0]:.1%}", ">= 90%", figures["trained"][0] >= 0.9),
-            Check(
-                "style, held-out pairs",
-                f"{figures['trained, in other styles'][0]:.1%}",
-                ">= 80%",
-                figures["trained, in other styles"][0] >= 0.8,
-            ),
-            Check("concept, trained", f"{figures['trained'][1]:.0%}", ">= 75%", figures["trained"][1] >= 0.75),
-            Check("one picture, 20 steps", f"{one:.2f} s", "< 1 s", one < 1),
-            Check("16 pictures, 20 steps", f"{many:.2f} s", "< 4 s", many < 4),
-        ]
+    report.figure("one_picture", ONE_PICTURE, one, below(1, unit="s"))
+    report.figure("many_pictures", MANY_PICTURES, many, below(4, unit="s"))
+    return report.finish()
+
+
+def describe_judge(report: Report, judge: Judge, pictures: Emoji, real: Tensor) -> None:
+    """How good the judge itself is, on real emoji of held-out concepts."""
+    others = [concept for concept in range(len(pictures.names)) if not is_training_concept(concept)]
+    labels = torch.arange(len(STYLES)).repeat_interleave(len(others))
+    styles, _ = judge.ask(pictures.images[:, others].flatten(0, 1))
+    right = float((styles.argmax(1) == labels).float().mean())
+    count = len(STYLES)
+    next_style = [Case((style + 1) % count, concept) for style in range(count) for concept in others]
+    found = share_found(judge, real, next_style, pictures.images[:, others].flatten(0, 1))
+    report.figure("judge_styles", JUDGE_STYLES, right)
+    report.figure("judge_concepts", JUDGE_CONCEPTS, found)
+    report.text(
+        f"The judge was trained on the real emoji of {len(pictures.names) - len(others)} concepts and judges only the "
+        f"{len(others)} others. It recognises the style of {right:.1%} of their real emoji, and for {found:.0%} of "
+        f"them the emoji of that concept in another style is among the {TOP:.0%} most similar. Real emoji are "
+        "the yardstick: the same concepts and styles, encoded and decoded as generated pictures are."
     )
 
 
-def _drawn(model: DiffusersModel, pictures: Emoji, drawn: Sequence[tuple[int, int]]) -> torch.Tensor:
-    """One picture for each style and concept."""
-    texts = [caption(pictures.names[concept], (), style) for style, concept in drawn]
-    parts = [model.generate(texts[at : at + BATCH], guidance=GUIDANCE, seed=at) for at in range(0, len(texts), BATCH)]
-    return as_tensor([image for part in parts for image in part])
+def chosen_cases(pictures: Emoji, concepts: int) -> dict[str, list[Case]]:
+    """What is drawn: trained concepts in all styles, pairs of style and concept that were held out, new concepts."""
+    styles = range(len(STYLES))
+    others = [concept for concept in range(len(pictures.names)) if not is_training_concept(concept)]
+    complete = [concept for concept in others if pictures.seen[:, concept].all()]
+    sample = random.Random(0).sample(complete, concepts)
+    return {
+        "trained": [Case(style, concept) for concept in sample for style in styles],
+        "trained, in other styles": [Case(s, c) for s, c in pictures.held_out_pairs if c in others],
+        "held out": [Case(style, concept) for concept in pictures.held_out if concept in others for style in styles],
+    }
 
 
-def _other_styles(pictures: Emoji, concepts: Sequence[int]) -> list[tuple[int, int, torch.Tensor]]:
-    """Real emoji, each to be looked for among those of the next style."""
-    count = len(STYLES)
-    return [((s + 1) % count, concept, pictures.images[s, concept]) for s in range(count) for concept in concepts]
-
-
-def _found(judge: Judge, real: torch.Tensor, asked: Sequence[tuple[int, int, torch.Tensor]]) -> float:
-    """Share of pictures for which the real emoji of that style and concept is among the first 5% of all concepts.
+def share_found(judge: Judge, real: Tensor, cases: Sequence[Case], images: Tensor) -> float:
+    """Share of pictures for which the real emoji of that style and concept is among the most similar 5%.
 
     Args:
-        judge: whose features count.
-        real: those of all emoji, ``[styles, concepts, features]``.
-        asked: style, concept and picture.
+        judge: its features are compared.
+        real: features of all emoji, ``[styles, concepts, features]``.
+        cases, images: style and concept of each picture, and the pictures.
     """
-    styles, concepts = (torch.tensor([entry[place] for entry in asked]) for place in (0, 1))
-    _, features = judge.ask(torch.stack([image for _, _, image in asked]))
-    alike = torch.stack([real[style] @ own for style, own in zip(styles, features, strict=True)])
-    ranks = (alike > alike.gather(1, concepts[:, None])).sum(1)
+    styles, concepts = torch.tensor(cases).T
+    _, features = judge.ask(images)
+    similarity = torch.stack([real[style] @ own for style, own in zip(styles, features, strict=True)])
+    ranks = (similarity > similarity.gather(1, concepts[:, None])).sum(1)
     return float((ranks < TOP * real.shape[1]).float().mean())
 
 

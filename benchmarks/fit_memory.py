@@ -1,4 +1,4 @@
-"""Whether a fit stays within the memory that it was given, and what streaming costs in accuracy."""
+"""Whether a fit stays within its memory budget, and how much accuracy streaming costs."""
 
 from __future__ import annotations
 
@@ -8,20 +8,38 @@ import gc
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from act_core import ActMap, fit
+from tools.results import Cell, Column
 
-from .common import ROOT, Check, load_model, load_prompts, print_table, print_title, report, stop
+from .lib.models import ROOT, load_model, load_prompts, stop
+from .lib.report import Report, at_most, parse
+from .lib.timing import timed
 
 MIB = 2**20
 BUDGET = 256
 SMALL_BUDGETS = [128, 112]
+MEMORY_COLUMNS = (
+    Column("prompts"),
+    Column("budget", "MiB", "d"),
+    Column("walk"),
+    Column("used", "MiB", ".0f"),
+    Column("used without a budget", "MiB", ".0f"),
+    Column("time", "s", ".1f"),
+    Column("time without a budget", "s", ".1f"),
+)
+DISTANCE_COLUMNS = (
+    Column("map"),
+    Column("mean, median site", format=".2f"),
+    Column("mean, worst site", format=".2f"),
+    Column("slope, median site", format=".2f"),
+    Column("slope, worst site", format=".2f"),
+)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,73 +57,76 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--sites", default="norms", help="preset or patterns (%(default)s)")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
-    args = parser.parse_args(arguments)
+    args = parse(parser, arguments)
     if args.child:
         print(json.dumps(_measure(args.child, args)))
         return 0
     if not Path("/proc/self/clear_refs").exists():
         stop("The peak of the memory is read from /proc; run this benchmark on Linux.")
 
-    print_title("Memory of the fit")
-    print(
-        f"SmolLM2-135M, float32, {args.sites}, batches of at most 32. Peak resident memory of a fresh process during "
-        "the fit, less what it held before, after a tiny fit to warm up."
+    report = Report("fit_memory", "Memory of the fit", args)
+    report.text(
+        f"SmolLM2-135M, float32, {args.sites}, batches of at most 32. Used: peak resident memory of a fresh process "
+        "during the fit, less what it holds before, after a tiny fit to warm up."
     )
-    rows: list[tuple[object, ...]] = []
-    checks: list[Check] = []
+    report.table("memory", "Memory", MEMORY_COLUMNS, memory(report, args))
+    if args.small_budgets:
+        accuracy(report, args)
+    return report.finish()
+
+
+def memory(report: Report, args: argparse.Namespace) -> Generator[list[Cell], None, None]:
+    """One row per fit, each in a fresh process."""
     cases = [(1, args.budget), (args.times, args.budget), *((1, small) for small in args.small_budgets)]
     for times, budget in cases:
         found = _in_subprocess(times, budget, args)
         used, free = ((found[key] - found["before"]) / MIB for key in ("peak", "free_peak"))
         prompts = f"{found['prompts']} + {found['prompts']}"
-        seconds = (f"{found[key]:.1f}" for key in ("seconds", "free_seconds"))
-        rows.append((prompts, budget, found["walk"], f"{used:.0f}", f"{free:.0f}", *seconds))
-        checks.append(Check(f"peak of {prompts} prompts", f"{used:.0f} MiB", f"<= {budget} MiB", used <= budget))
-    columns = ("prompts", "budget, MiB", "walk", "used, MiB", "without a budget, MiB", "s", "without a budget, s")
-    print_table(columns, rows)
-    if args.small_budgets:
-        accuracy(args.prompts, args.sites, args.small_budgets)
-    return report(checks)
+        yield [prompts, budget, found["walk"], used, free, found["seconds"], found["free_seconds"]]
+        column = Column(f"peak of {prompts} prompts", "MiB", ".0f")
+        report.figure(f"peak_{found['prompts']}_{budget}", column, used, at_most(budget, unit="MiB"))
 
 
-def accuracy(count: int, sites: str, budgets: Sequence[int]) -> None:
-    """How far the map of a streamed fit is from that of the exact walk."""
-    model, prompts = load_model(), load_prompts(count)
-    exact = fit(model, prompts.source, prompts.target, sites=sites)
+def accuracy(report: Report, args: argparse.Namespace) -> None:
+    """How far the maps of streamed fits are from that of the exact walk."""
+    model, prompts = load_model(), load_prompts(args.prompts)
+    exact = fit(model, prompts.source, prompts.target, sites=args.sites)
     effects = torch.tensor([transport.effect or 0.0 for transport in exact.transports.values()])
     others: dict[str, ActMap] = {}
-    for budget in budgets:
-        streamed = fit(model, prompts.source, prompts.target, sites=sites, memory_budget=budget * MIB)
+    for budget in args.small_budgets:
+        streamed = fit(model, prompts.source, prompts.target, sites=args.sites, memory_budget=budget * MIB)
         if streamed.record.walk != "streamed":
-            stop(f"{count} + {count} prompts fit into {budget} MiB; give smaller budgets with --small-budgets.")
+            stop(f"{args.prompts} + {args.prompts} prompts fit into {budget} MiB; give smaller --small-budgets.")
         others[f"streamed, {budget} MiB"] = streamed
     for start, half in enumerate(("first", "second")):
-        sides = (side[start::2] for side in (prompts.source, prompts.target))
-        others[f"exact, {half} of every two prompts"] = fit(model, *sides, sites=sites)
-    others["exact, simultaneous"] = fit(model, prompts.source, prompts.target, sites=sites, order="simultaneous")
-    rows: list[tuple[object, ...]] = []
+        source, target = (side[start::2] for side in (prompts.source, prompts.target))
+        others[f"exact, the {half} of every two prompts"] = fit(model, source, target, sites=args.sites)
+    simultaneous = fit(model, prompts.source, prompts.target, sites=args.sites, order="simultaneous")
+    others["exact, simultaneous"] = simultaneous
+    report.text(
+        f"Distance from the exact map of {args.prompts} + {args.prompts} prompts, at each site the median over "
+        "channels: of the transported means, in deviations of the source, and of the slopes. The exact map moves the "
+        f"mean by {effects.median():.2f} deviations (median site). For comparison: maps of half of the prompts, and a "
+        "simultaneous one."
+    )
+    rows: list[list[Cell]] = []
     for name, other in others.items():
         means, slopes = _distances(exact, other)
-        rows.append((name, *(f"{v:.2f}" for v in (means.median(), means.max(), slopes.median(), slopes.max()))))
-    print(
-        f"\n### Distance from the exact map of {count} + {count} prompts\n\nOf each site, the median over channels: "
-        "how far apart the transported means are, in deviations of the source, and how far the slopes. Median and "
-        f"greatest over the sites. The exact map moves the mean by {effects.median():.2f} deviations (median). "
-        "The last rows are yardsticks: what half of the prompts, and giving up the causal order, would change."
-    )
-    print_table(("map", "mean, median", "mean, greatest", "slope, median", "slope, greatest"), rows)
+        rows.append([name, *(float(value) for value in (means.median(), means.max(), slopes.median(), slopes.max()))])
+    report.table("distance", "Distance from the exact map", DISTANCE_COLUMNS, rows)
 
 
-def _distances(exact: ActMap, streamed: ActMap) -> tuple[torch.Tensor, torch.Tensor]:
+def _distances(exact: ActMap, other: ActMap) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of the transported means and of the slopes, by site."""
     means: list[torch.Tensor] = []
     slopes: list[torch.Tensor] = []
     for site, one in exact.transports.items():
-        other, statistics = streamed.transports[site], one.statistics
+        two, statistics = other.transports[site], one.statistics
         assert statistics is not None
-        counts = statistics.source_std > 1e-4
-        apart = (one.omega - other.omega) * statistics.source_mean + one.beta - other.beta
-        means.append((apart / statistics.source_std)[counts].abs().median())
-        slopes.append((one.omega - other.omega)[counts].abs().median())
+        varies = statistics.source_std > 1e-4
+        apart = (one.omega - two.omega) * statistics.source_mean + one.beta - two.beta
+        means.append((apart / statistics.source_std)[varies].abs().median())
+        slopes.append((one.omega - two.omega)[varies].abs().median())
     return torch.stack(means), torch.stack(slopes)
 
 
@@ -114,44 +135,41 @@ def _in_subprocess(times: int, budget: int, args: argparse.Namespace) -> dict[st
     command += ["--prompts", str(args.prompts), "--budget", str(budget)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
-        stop("A fit failed; what it said is above.")
+        stop("A fit failed; its error is above.")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def _measure(times: int, args: argparse.Namespace) -> dict[str, Any]:
-    """In a fresh process: memory before and at the peak of a fit, within the budget and then without one."""
+    """Memory before a fit and at its peak, within the budget and then without one; in a fresh process."""
     model, prompts = load_model(), load_prompts(args.prompts)
     source, target = (multiplied(side, times) for side in (prompts.source, prompts.target))
     fit(model, source[:4], target[:4], sites=args.sites)
     before = _settled()
-    start = time.perf_counter()
-    act_map = fit(model, source, target, sites=args.sites, memory_budget=args.budget * MIB)
-    seconds = time.perf_counter() - start
-    peak = _peak()
+    fitted: list[ActMap] = []
+    budget = args.budget * MIB
+    seconds = timed(lambda: fitted.append(fit(model, source, target, sites=args.sites, memory_budget=budget)))
+    peak = _status("VmHWM")
     _settled()
-    start = time.perf_counter()
-    fit(model, source, target, sites=args.sites)
-    free_seconds = time.perf_counter() - start
-    free_peak = _peak()
+    free_seconds = timed(lambda: fit(model, source, target, sites=args.sites))
     return {
         "prompts": len(source),
         "before": before,
         "peak": peak,
-        "free_peak": free_peak,
+        "free_peak": _status("VmHWM"),
         "seconds": seconds,
         "free_seconds": free_seconds,
-        "walk": act_map.record.walk,
+        "walk": fitted[0].record.walk,
     }
 
 
 def multiplied(prompts: Sequence[str], times: int) -> list[str]:
-    """`times` as many distinct prompts of like length: the first half of each with the second half of others."""
+    """`times` as many distinct prompts of similar length: the first half of each with the second half of others."""
     words = [prompt.split() for prompt in prompts]
     count = len(words)
     made = [
-        " ".join(own[: len(own) // 2] + other[len(other) // 2 :])
+        " ".join(one[: len(one) // 2] + other[len(other) // 2 :])
         for shift in range(times)
-        for own, other in ((words[i], words[(i + shift) % count]) for i in range(count))
+        for one, other in ((words[i], words[(i + shift) % count]) for i in range(count))
     ]
     if len(set(made)) < len(made):
         stop(f"There are not {times} times {count} different prompts; ask for fewer.")
@@ -159,15 +177,11 @@ def multiplied(prompts: Sequence[str], times: int) -> list[str]:
 
 
 def _settled() -> int:
-    """Give back to the system what is free, forget the peak; bytes resident now."""
+    """Return free memory to the system and reset the peak; bytes resident now."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     return _status("VmRSS")
-
-
-def _peak() -> int:
-    return _status("VmHWM")
 
 
 def _status(name: str) -> int:

@@ -1,10 +1,9 @@
-"""What steering costs: SmolLM2-135M with a map against without, call by call."""
+"""What steering costs a language model: calls with a map against calls without, in pairs."""
 
 from __future__ import annotations
 
 import argparse
 import copy
-import gc
 import subprocess
 import sys
 import time
@@ -17,21 +16,31 @@ import torch
 
 from act_core import ActMap, fit, steer
 from act_core.models.transformers import TransformersModel
+from tools.results import Cell, Column, Estimate
 
-from .common import Check, load_model, load_prompts, print_table, print_title, report, timed
+from .lib.models import load_model, load_prompts
+from .lib.report import Report, at_most, parse
+from .lib.timing import added, timed, without_garbage_collection
 
-LEAST_PAIRS = 5
+MIN_PAIRS = 5
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+COLUMNS = (
+    Column("map"),
+    Column("prefill, bare", "ms", ".0f"),
+    Column("prefill, steered", format="+.1%", spread="middle half"),
+    Column("one token, bare", "ms", ".1f"),
+    Column("one token, steered", format="+.1%", spread="middle half"),
+)
 
 
 class Case(NamedTuple):
-    """What steers the model, and what it may cost at most where a target was stated."""
+    """A map, and the most that it may cost where a target was stated."""
 
     sites: str
     support: str
     dtype: str
-    prefill: float | None = None
-    decoding: float | None = None
+    max_prefill: float | None = None
+    max_decoding: float | None = None
 
 
 CASES = (
@@ -45,15 +54,10 @@ CASES = (
 
 
 class Cost(NamedTuple):
-    """Seconds without a map, and what a map adds in proportion: medians over pairs, and the middle half of these."""
+    """Seconds of a call without a map, and what a map adds in proportion."""
 
     bare: float
-    extra: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.extra:+.1%} ({self.low:+.1%} to {self.high:+.1%})"
+    added: Estimate
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,54 +65,56 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prefills", type=int, default=60, help="pairs of forward passes (%(default)s)")
     parser.add_argument("--steps", type=int, default=64, help="tokens decoded in a sequence (%(default)s)")
     parser.add_argument("--sequences", type=int, default=8, help="sequences decoded (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=120, help="most seconds for a figure (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=120, help="maximum time of a measurement (%(default)s)")
     parser.add_argument("--prompts", type=int, default=32, help="prompts a side that the maps are fitted on")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
-    args = parser.parse_args(arguments)
+    args = parse(parser, arguments, quick={"seconds": 25.0})
 
-    print_title("Cost of steering")
-    print(
+    report = Report("steering_cost", "Cost of steering a language model", args)
+    report.text(
         "SmolLM2-135M, strength 1. Prefill: 4 x 128 tokens, logits of the last one, no cache. Decoding: one sequence, "
-        "one token at a time with a KV cache. Bare and steered calls alternate, on caches of their own; in brackets "
-        "the middle half of the pairs."
+        "one token at a time with a KV cache. Bare and steered calls alternate, each side on a cache of its own; the "
+        "cost is the median over pairs, with the middle half of the pairs in brackets."
     )
     if "bfloat16" in args.dtypes and not runs_bfloat16():
         args.dtypes.remove("bfloat16")
-        print(
-            "\n**SKIPPED: bfloat16. A matrix product in it kills the process here (illegal instruction): this machine "
-            "announces AMX and does not run it. Set ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 to do without.**"
+        report.text(
+            "bfloat16 was skipped: a matrix product in it ends the process here (illegal instruction), since this "
+            "machine announces AMX and does not run it. With ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 it runs."
         )
-    checks: list[Check] = []
-    columns = ("map", "prefill bare, ms", "prefill steered", "a token bare, ms", "a token steered")
-    print_table(columns, rows(args, checks))
-    return report(checks)
+    report.table("cost", "Cost of a map", COLUMNS, rows(report, args))
+    return report.finish()
 
 
 def runs_bfloat16() -> bool:
-    """Whether a matrix product in bfloat16 comes back alive, tried in another process."""
+    """Whether a matrix product in bfloat16 works, tried in another process."""
     trial = "import torch; x = torch.ones(64, 64, dtype=torch.bfloat16); torch.nn.functional.linear(x, x)"
     return subprocess.run([sys.executable, "-c", trial], check=False, stderr=subprocess.DEVNULL).returncode == 0
 
 
-def rows(args: argparse.Namespace, checks: list[Check]) -> Generator[tuple[object, ...], None, None]:
-    """One row for each case, and the checks of those that have a target."""
+def rows(report: Report, args: argparse.Namespace) -> Generator[list[Cell], None, None]:
+    """One row per case; cases with a target are also kept as figures."""
     prompts = load_prompts(args.prompts)
     for dtype in args.dtypes:
         model = load_model(DTYPES[dtype])
         for case in CASES:
             if case.dtype != dtype:
                 continue
-            act_map = fit(model, prompts.source, prompts.target, sites=case.sites, support=case.support)  # pyright: ignore
-            prefill = prefills(model, act_map, args.prefills, args.seconds)
-            decoding = decodings(model, act_map, args.steps, args.sequences, args.seconds)
+            act_map = fit(model, prompts.source, prompts.target, sites=case.sites, support=case.support)
+            costs = {
+                "prefill": (prefill_cost(model, act_map, args.prefills, args.seconds), case.max_prefill),
+                "decoding": (decoding_cost(model, act_map, args), case.max_decoding),
+            }
             name = f"{len(act_map)} {case.sites}, {case.support}, {dtype}"
-            yield name, f"{1e3 * prefill.bare:.0f}", prefill, f"{1e3 * decoding.bare:.1f}", decoding
-            for what, cost, most in (("prefill", prefill, case.prefill), ("decoding", decoding, case.decoding)):
-                if most is not None:
-                    checks.append(Check(f"{what}, {name}", f"{cost.extra:+.1%}", f"<= {most:.0%}", cost.extra <= most))
+            (prefill, _), (decoding, _) = costs.values()
+            yield [name, 1e3 * prefill.bare, prefill.added, 1e3 * decoding.bare, decoding.added]
+            for what, (cost, bound) in costs.items():
+                if bound is not None:
+                    column = Column(f"{what}, {name}", format="+.1%", spread="middle half")
+                    report.figure(f"{what}_{dtype}", column, cost.added, at_most(bound, ".0%"))
 
 
-def prefills(model: TransformersModel, act_map: ActMap, pairs: int, seconds: float) -> Cost:
+def prefill_cost(model: TransformersModel, act_map: ActMap, pairs: int, seconds: float) -> Cost:
     """Forward passes over 4 x 128 tokens."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1000, model.module.config.vocab_size, (4, 128), generator=generator)
@@ -120,7 +126,7 @@ def prefills(model: TransformersModel, act_map: ActMap, pairs: int, seconds: flo
         return _paired(model, act_map, [(call, call)] * pairs, seconds)
 
 
-def decodings(model: TransformersModel, act_map: ActMap, steps: int, sequences: int, seconds: float) -> Cost:
+def decoding_cost(model: TransformersModel, act_map: ActMap, args: argparse.Namespace) -> Cost:
     """Single tokens after a prompt of 16, always the same token, so that both sides do the same work."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1000, model.module.config.vocab_size, (1, 16), generator=generator)
@@ -128,7 +134,7 @@ def decodings(model: TransformersModel, act_map: ActMap, steps: int, sequences: 
     pairs: list[tuple[Callable[[], object], Callable[[], object]]] = []
     with torch.inference_mode():
         start: Any = model.module(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values
-        for _ in range(sequences):
+        for _ in range(args.sequences):
             caches = copy.deepcopy(start), copy.deepcopy(start)
             bare, steered = (
                 lambda cache=cache: model.module(
@@ -136,8 +142,8 @@ def decodings(model: TransformersModel, act_map: ActMap, steps: int, sequences: 
                 )
                 for cache in caches
             )
-            pairs += [(bare, steered)] * steps
-        return _paired(model, act_map, pairs, seconds)
+            pairs += [(bare, steered)] * args.steps
+        return _paired(model, act_map, pairs, args.seconds)
 
 
 def _paired(
@@ -146,25 +152,19 @@ def _paired(
     pairs: list[tuple[Callable[[], object], Callable[[], object]]],
     seconds: float,
 ) -> Cost:
-    """Each pair once, or what of them `seconds` leave time for: bare and steered, the first of them by turns."""
+    """Time the pairs once each, or as many as `seconds` allow; the side that comes first alternates."""
     times: dict[bool, list[float]] = {False: [], True: []}
     end = time.perf_counter() + seconds
-    gc.collect()
-    gc.disable()
-    try:
+    with without_garbage_collection():
         for turn, (bare, steered) in enumerate(pairs):
             for steering in (False, True) if turn % 2 else (True, False):
                 with steer(model.module, act_map) if steering else nullcontext():
                     times[steering].append(timed(steered if steering else bare))
-            if turn >= LEAST_PAIRS and time.perf_counter() > end:
+            if turn >= MIN_PAIRS and time.perf_counter() > end:
                 break
-    finally:
-        gc.enable()
-    warm = max(1, len(times[True]) // 10)  # the first calls choose kernels and take memory
+    warm = max(1, len(times[True]) // 10)  # the first calls choose kernels and allocate memory
     bare_times, steered_times = (times[steering][warm:] for steering in (False, True))
-    extra = sorted(b / a - 1 for a, b in zip(bare_times, steered_times, strict=True))
-    quarter = len(extra) // 4
-    return Cost(median(bare_times), median(extra), extra[quarter], extra[-1 - quarter])
+    return Cost(median(bare_times), added(bare_times, steered_times))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the text maps that ship do to openings and to requests that are in no prompt set."""
+"""What the text maps that ship do to held-out openings and requests."""
 
 from __future__ import annotations
 
@@ -9,47 +9,69 @@ from typing import NamedTuple
 
 import numpy as np
 
-from act_core import ActMap, load_map, steer
-from act_core.demo import interval
+from act_core import load_map
 from act_core.demo.language import moods
 from act_core.models.transformers import Chat, TransformersModel
 from act_core.prompts import read_lines
 from tools.fit_text_maps import TEXT_MAPS, TextMap
+from tools.results import Cell, Column, Estimate
 
-from .common import DATA, Check, load_model, print_table, print_title, report
+from .lib.continuations import NEW_TOKENS, Continuations, continuations
+from .lib.intervals import interval
+from .lib.models import DATA, load_model
+from .lib.report import Report, Target, at_least, at_most, parse
 
-STRENGTHS = (0.5, 1.0)
-NEW_TOKENS = 30
 CHAT_TOKENS = 40
 REQUEST = "Describe an image of {}."
-LONG = 7
+LONG_WORD = 7
+MAX_PERPLEXITY = 1.5
+
+STRENGTH_COLUMNS = (
+    Column("map"),
+    Column("score"),
+    Column("strength", format="g"),
+    Column("mean", format=".3f", spread="interval"),
+    Column("perplexity", format=".2f"),
+    Column("the first continuation"),
+)
+CHAT_COLUMNS = (
+    Column("map"),
+    Column("score"),
+    Column("strength 0", format=".3f", spread="interval"),
+    Column("strength 1", format=".3f", spread="interval"),
+    Column("the first answer"),
+)
 
 Score = Callable[[Sequence[str]], np.ndarray]
+
+
+class Measure(NamedTuple):
+    """How a map is judged: by a score that should rise or fall, or rise to a multiple of what it was."""
+
+    name: str
+    score: Score
+    rises: bool = True
+    times: float | None = None
+
+    def of(self, written: Continuations) -> Estimate:
+        """Mean score and its interval, over prompts: the seeds of one prompt are not independent."""
+        return interval(self.score(written.all).reshape(len(written.by_seed), len(written.prompts)).mean(0))
 
 
 def words(text: str) -> list[str]:
     return re.findall(r"[a-z]+", text.lower())
 
 
-def holding(listed: str) -> Score:
-    """1 for each text that holds any of the listed words, else 0."""
+def contains_any_of(listed: str) -> Score:
+    """1 for each text that contains a word of a list, else 0."""
     wanted = set(read_lines(DATA / listed))
     return lambda texts: np.array([float(not wanted.isdisjoint(words(text))) for text in texts])
 
 
 def long_words(texts: Sequence[str]) -> np.ndarray:
-    """Of each text, the share of its words that have `LONG` letters or more."""
-    found = [words(text) for text in texts]
-    return np.array([sum(len(word) >= LONG for word in own) / max(1, len(own)) for own in found])
-
-
-class Measure(NamedTuple):
-    """How a map is judged: by a score that is to rise, or to fall, or to be so many times what it was."""
-
-    name: str
-    score: Score
-    rises: bool = True
-    times: float | None = None
+    """Share of the words of each text that have `LONG_WORD` letters or more."""
+    split = [words(text) for text in texts]
+    return np.array([sum(len(word) >= LONG_WORD for word in own) / max(1, len(own)) for own in split])
 
 
 def measures() -> dict[str, Measure]:
@@ -57,143 +79,100 @@ def measures() -> dict[str, Measure]:
     return {
         "cheerful": Measure("VADER", moods),
         "gloomy": Measure("VADER", moods, rises=False),
-        "baroque": Measure("ornate", holding("ornate_words.txt")),
+        "baroque": Measure("ornate", contains_any_of("ornate_words.txt")),
         "plain": Measure("long words", long_words, rises=False),
-        "nature": Measure("nature", holding("nature_words.txt"), times=3),
-        "night": Measure("night", holding("night_words.txt"), times=3),
+        "nature": Measure("nature", contains_any_of("nature_words.txt"), times=3),
+        "night": Measure("night", contains_any_of("night_words.txt"), times=3),
     }
 
 
-class Figures(NamedTuple):
-    """A score with its interval, and the perplexity under the unsteered model."""
-
-    mean: float
-    low: float
-    high: float
-    perplexity: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-class Task(NamedTuple):
-    """Prompts for the model, and how it is asked to go on from them."""
-
-    model: TransformersModel
-    prompts: list[str]
-    seeds: int
-    new_tokens: int
-
-    def written(self, act_map: ActMap | None, strength: float) -> list[str]:
-        """Texts for all prompts with every seed, seed by seed."""
-
-        def write() -> list[str]:
-            return [
-                text
-                for seed in range(self.seeds)
-                for text in self.model.generate_all(self.prompts, max_new_tokens=self.new_tokens, seed=seed)
-            ]
-
-        if act_map is None:
-            return write()
-        with steer(self.model.module, act_map, strength) as steering:
-            texts = write()
-            steering.check()
-        return texts
-
-    def scored(self, measure: Measure, texts: list[str]) -> tuple[float, float, float]:
-        """Mean and interval, over prompts: the seeds of one prompt are no independent texts."""
-        scores = measure.score(texts).reshape(self.seeds, len(self.prompts)).mean(0)
-        return float(scores.mean()), *interval(scores)
-
-    def perplexity(self, texts: list[str]) -> float:
-        return self.model.perplexity(texts, after=self.prompts * self.seeds)
-
-
-def checks(told: TextMap, measure: Measure, before: Figures, after: Figures) -> Generator[Check, None, None]:
-    """The targets of one map, at strength 1."""
-    apart = after.low > before.high if measure.rises else after.high < before.low
-    way = "above" if measure.rises else "below"
-    yield Check(f"{told.name}: {measure.name} at 0, at 1", f"{before}, {after}", f"interval {way}", apart)
-    if measure.times is not None:
-        ratio = after.mean / before.mean if before.mean else np.inf
-        yield Check(f"{told.name}: times as many", f"{ratio:.1f}", f">= {measure.times:g}", ratio >= measure.times)
-    ratio = after.perplexity / before.perplexity
-    yield Check(f"{told.name}: perplexity at 1 / at 0", f"{ratio:.2f}", "<= 1.5", ratio <= 1.5)
+def score_column(name: str, score: str, strength: int) -> Column:
+    return Column(f"{name}: {score} at strength {strength}", format=".3f", spread="interval")
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.text_maps", description=__doc__)
-    names = [told.name for told in TEXT_MAPS]
+    names = [text_map.name for text_map in TEXT_MAPS]
     parser.add_argument("--maps", nargs="+", choices=names, default=names, metavar="NAME")
     parser.add_argument(
-        "--strengths", nargs="+", type=float, default=list(STRENGTHS), metavar="S", help="besides 0 (%(default)s)"
+        "--strengths", nargs="+", type=float, default=[0.5, 1.0], metavar="S", help="besides 0 (%(default)s)"
     )
     parser.add_argument("--seeds", type=int, default=4, help="continuations of each opening (%(default)s)")
-    parser.add_argument("--dev", action="store_true", help="on openings_dev.txt, where the settings were chosen")
-    args = parser.parse_args(arguments)
+    parser.add_argument("--openings", type=int, help="only the first openings")
+    parser.add_argument("--dev", action="store_true", help="on the openings that the scales were chosen on; not saved")
+    args = parse(parser, arguments)
+    args.no_save |= args.dev
 
-    print_title("Text maps", "vaderSentiment")
+    report = Report("text_maps", "Text maps", args, "vaderSentiment")
     model = load_model()
-    openings = read_lines(DATA / ("openings_dev.txt" if args.dev else "openings_test.txt"))
-    task = Task(model, openings, args.seeds, NEW_TOKENS)
-    chosen = [told for told in TEXT_MAPS if told.name in args.maps]
-    by_name = measures()
-    print(
+    openings = read_lines(DATA / ("openings_dev.txt" if args.dev else "openings_test.txt"))[: args.openings]
+    chosen = [text_map for text_map in TEXT_MAPS if text_map.name in args.maps]
+    report.text(
         f"SmolLM2-135M-Instruct. {len(openings)} openings x {args.seeds} seeds = {len(openings) * args.seeds} "
         f"continuations of {NEW_TOKENS} tokens at each strength; intervals: 95%, bootstrap over openings. Scores: "
-        "VADER from -1 to 1; nature, night, ornate: share of the texts that hold any word of the list in "
-        f"benchmarks/data; long words: share of the words that have {LONG} letters or more. Perplexity: of the "
+        "VADER from -1 to 1; nature, night, ornate: share of the texts that contain a word of the list in "
+        f"benchmarks/data; long words: share of the words that have {LONG_WORD} letters or more. Perplexity: of the "
         "continuations under the unsteered model, as a multiple of that at strength 0."
     )
-    unsteered = task.written(None, 0)
-    fluent = task.perplexity(unsteered)
-    found: list[Check] = []
-
-    def rows() -> Generator[tuple[object, ...], None, None]:
-        for told in chosen:
-            measure = by_name[told.name]
-            before = Figures(*task.scored(measure, unsteered), fluent)
-            yield told.name, measure.name, "0", before, "1.00", example(openings[0], unsteered[0])
-            act_map = load_map(told.file)
-            for strength in args.strengths:
-                texts = task.written(act_map, strength)
-                after = Figures(*task.scored(measure, texts), task.perplexity(texts))
-                ratio = f"{after.perplexity / before.perplexity:.2f}"
-                yield told.name, measure.name, f"{strength:g}", after, ratio, example(openings[0], texts[0])
-                if strength == 1:
-                    found.extend(checks(told, measure, before, after))
-
-    print_table(("map", "score", "strength", "measured", "perplexity", "the first continuation"), rows())
-    described(model, chosen, by_name)
-    return report(found)
-
-
-def described(model: TransformersModel, chosen: Sequence[TextMap], by_name: dict[str, Measure]) -> None:
-    """The same scores of what the model answers when it is asked for the description of an image."""
-    subjects = read_lines(DATA / "subjects.txt")
-    requests = [REQUEST.format(subject) for subject in subjects]
-    task = Task(model.in_chat(Chat()), requests, 1, CHAT_TOKENS)
-    print(
-        f"\n### Descriptions\n\n{len(subjects)} answers of {CHAT_TOKENS} tokens, in chat format, to "
-        f"{REQUEST.format('<subject>')!r}."
+    rows = strengths(report, model, chosen, openings, args)
+    report.table("strengths", "Continuations of openings", STRENGTH_COLUMNS, rows)
+    subjects = read_lines(DATA / "subjects.txt")[: args.openings]
+    report.text(
+        f"Descriptions: {len(subjects)} answers of {CHAT_TOKENS} tokens, in chat format, to "
+        f"{REQUEST.format('<subject>')!r}; the first subject is {subjects[0]!r}."
     )
-    unsteered = task.written(None, 0)
-
-    def rows() -> Generator[tuple[object, ...], None, None]:
-        for told in chosen:
-            measure = by_name[told.name]
-            texts = task.written(load_map(told.file), 1)
-            pairs = (task.scored(measure, unsteered), task.scored(measure, texts))
-            figures = [f"{m:.3f} [{low:.3f}, {high:.3f}]" for m, low, high in pairs]
-            yield told.name, measure.name, *figures, example("", texts[0])
-
-    print_table(("map", "score", "strength 0", "strength 1", f"the first answer ({subjects[0]})"), rows())
+    report.table("descriptions", "Descriptions in chat format", CHAT_COLUMNS, descriptions(model, chosen, subjects))
+    return report.finish()
 
 
-def example(opening: str, text: str) -> str:
-    """One line that can stand in a table."""
-    return " ".join((opening + text).split()).replace("|", "/")
+def strengths(
+    report: Report,
+    model: TransformersModel,
+    chosen: Sequence[TextMap],
+    openings: Sequence[str],
+    args: argparse.Namespace,
+) -> Generator[list[Cell], None, None]:
+    """A row per map and strength; the targets are those of strength 1."""
+    unsteered = continuations(model, openings, args.seeds)
+    perplexity = unsteered.perplexity(model)
+    for text_map in chosen:
+        measure, act_map = measures()[text_map.name], load_map(text_map.file)
+        before = measure.of(unsteered)
+        yield [text_map.name, measure.name, 0.0, before, 1.0, unsteered.example()]
+        for strength in args.strengths:
+            written = continuations(model, openings, args.seeds, act_map, strength)
+            after, times = measure.of(written), written.perplexity(model) / perplexity
+            yield [text_map.name, measure.name, strength, after, times, written.example()]
+            if strength == 1:
+                add_figures(report, text_map.name, measure, before, after, times)
+
+
+def add_figures(report: Report, name: str, measure: Measure, before: Estimate, after: Estimate, times: float) -> None:
+    """The figures of one map, with their targets."""
+    if measure.rises:
+        target = Target(f"interval above {before.high:.3f}", lambda found: found.low > before.high)
+    else:
+        target = Target(f"interval below {before.low:.3f}", lambda found: found.high < before.low)
+    report.figure(f"{name}_before", score_column(name, measure.name, 0), before)
+    report.figure(f"{name}_after", score_column(name, measure.name, 1), after, target)
+    if measure.times is not None:
+        ratio = after.value / before.value if before.value else np.inf
+        column = Column(f"{name}: at strength 1 / at 0", format=".1f")
+        report.figure(f"{name}_times", column, ratio, at_least(measure.times))
+    column = Column(f"{name}: perplexity at strength 1 / at 0", format=".2f")
+    report.figure(f"{name}_perplexity", column, times, at_most(MAX_PERPLEXITY))
+
+
+def descriptions(
+    model: TransformersModel, chosen: Sequence[TextMap], subjects: Sequence[str]
+) -> Generator[list[Cell], None, None]:
+    """The same scores of answers to a request for the description of an image."""
+    chat, requests = model.in_chat(Chat()), [REQUEST.format(subject) for subject in subjects]
+    unsteered = continuations(chat, requests, 1, new_tokens=CHAT_TOKENS)
+    for text_map in chosen:
+        measure = measures()[text_map.name]
+        written = continuations(chat, requests, 1, load_map(text_map.file), new_tokens=CHAT_TOKENS)
+        yield [text_map.name, measure.name, measure.of(unsteered), measure.of(written), written.example("")]
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
-"""The lockstep walk: it equals running the model anew for each site, and it leaves nothing behind."""
+"""The lockstep walk gives the same map as running the model once for each site, and leaves nothing behind."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -31,11 +29,12 @@ from act_core import ActMap, MapError, fit
 from act_core.discovery import discover
 from act_core.fitting import FitModel, MicroBatch
 from act_core.fitting.lockstep import Walk
-from act_core.fitting.pooling import extremes, pool
+from act_core.fitting.pooling import Values
 from act_core.models.transformers import TransformersModel
 from act_core.settings import Moved
+from act_core.sites import Site
 from act_core.transport import Transport
-from benchmarks.rerun import fit_by_rerunning
+from benchmarks.lib.rerun import fit_by_rerunning
 
 SOURCE, TARGET = prompts("source", 7), prompts("target", 7)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -81,7 +80,7 @@ def test_lockstep_equals_rerunning_on_the_real_model(smollm2: TransformersModel)
     assert_identical(walked, fit_by_rerunning(smollm2, source, target, sites, batch_size=2))
 
 
-def test_what_upstream_maps_do_reaches_the_sites_below() -> None:
+def test_earlier_sites_change_later_ones_in_a_causal_fit() -> None:
     one, both = (fit(chain(), SOURCE, TARGET, sites="toy/layers.*", moved=moved) for moved in ("source", "both"))
     still = fit(chain(), SOURCE, TARGET, sites="toy/layers.*", order="simultaneous")
     first = "toy/layers.0"
@@ -92,7 +91,7 @@ def test_what_upstream_maps_do_reaches_the_sites_below() -> None:
     assert not torch.equal(both["toy/layers.1"].omega, still["toy/layers.1"].omega)
 
 
-def test_after_an_exact_map_there_is_nothing_left_to_move() -> None:
+def test_later_sites_are_identities_after_an_exact_map() -> None:
     """If the target is an affine image of the source at the first site, the next sites see equal activations."""
 
     class Affine(TensorModel):
@@ -112,7 +111,7 @@ def p_is_target(prompts: Sequence[str]) -> float:
     return float(prompts[0].startswith("target"))
 
 
-def test_causal_order_is_that_of_execution_not_of_registration() -> None:
+def test_causal_order_follows_execution_not_registration() -> None:
     class Late(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -129,7 +128,7 @@ def test_causal_order_is_that_of_execution_not_of_registration() -> None:
     assert_identical(fit(model, SOURCE, TARGET, sites="toy/*"), fit_by_rerunning(model, SOURCE, TARGET, "toy/*"))
 
 
-def test_a_site_that_runs_twice_is_measured_once_and_moved_each_time() -> None:
+def test_repeated_site_is_measured_once_and_steered_each_time() -> None:
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -144,7 +143,7 @@ def test_a_site_that_runs_twice_is_measured_once_and_moved_each_time() -> None:
     assert_identical(act_map, fit_by_rerunning(model, SOURCE, TARGET, "toy/*", batch_size=3))
 
 
-def test_padding_on_either_side_gives_the_same_map(llama: TransformersModel) -> None:
+def test_padding_side_does_not_matter(llama: TransformersModel) -> None:
     class LeftPadded(TransformersModel):
         def _padded(self, tokens: Sequence[list[int]], *, left: bool = False) -> tuple[Tensor, Tensor]:
             return super()._padded(tokens, left=not left)
@@ -159,77 +158,32 @@ def test_padding_on_either_side_gives_the_same_map(llama: TransformersModel) -> 
             assert torch.allclose(one[site.key].beta, transport.beta, rtol=1e-3, atol=1e-3)
 
 
-# --- pooling
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_pooling_leaves_padding_out(dtype: torch.dtype) -> None:
-    short, long = torch.randn(3, 4).to(dtype), torch.randn(5, 4).to(dtype)
-    expected = torch.stack([short.double().mean(0), long.double().mean(0)])
-    for left in (False, True):
-        x, mask = torch.full((2, 5, 4), math.nan, dtype=dtype), torch.zeros(2, 5, dtype=torch.bool)
-        span = slice(2, None) if left else slice(3)
-        x[0, span], mask[0, span] = short, True
-        x[1], mask[1] = long, True
-        pooled = pool(x, "tokens", mask)
-        assert pooled.dtype == torch.float32
-        assert torch.allclose(pooled.double(), expected, atol=1e-6)  # summed in float32
-
-
-def test_pooling_means_over_tokens_or_over_height_and_width() -> None:
-    x = torch.randn(2, 3, 4, 5)
-    expected = x.double().numpy().mean((2, 3))
-    assert pool(x, "spatial", None).numpy() == pytest.approx(expected, abs=1e-6)  # float32
-    tokens = x.flatten(2).transpose(1, 2)
-    assert pool(tokens, "tokens", None).numpy() == pytest.approx(expected, abs=1e-6)
-    assert torch.equal(pool(x[:, :, 0, 0], "vector", None), x[:, :, 0, 0])
-
-
-def test_half_precision_is_pooled_in_float32() -> None:
-    x = torch.ones(1, 5000, 1, dtype=torch.float16)  # a sum in float16 would stop at 2048
-    x[0, 0] = 2
-    assert float(pool(x, "tokens", None)) == pytest.approx(5001 / 5000, rel=1e-6)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_extremes_are_of_single_values_without_padding(dtype: torch.dtype) -> None:
-    x = torch.tensor([[[1.0, -5.0], [2.0, 3.0], [99.0, -99.0]], [[0.0, 1.0], [1.0, 1.0], [7.0, 2.0]]]).to(dtype)
-    mask = torch.tensor([[True, True, False], [True, True, True]])
-    low, high = extremes(x, "tokens", mask)
-    assert (low.tolist(), high.tolist()) == ([0, -5], [7, 3])
-    low, high = extremes(x, "tokens", None)
-    assert (low.tolist(), high.tolist()) == ([0, -99], [99, 3])
-
-
-def test_extremes_of_feature_maps_and_vectors_are_by_channel() -> None:
-    x = torch.arange(24.0).view(2, 3, 2, 2)
-    low, high = extremes(x, "spatial", None)
-    assert (low.tolist(), high.tolist()) == ([0, 4, 8], [15, 19, 23])
-    low, high = extremes(x[:, :, 0, 0], "vector", None)
-    assert (low.tolist(), high.tolist()) == ([0, 4, 8], [12, 16, 20])
-
-
 # --- the walk itself
 
 
-def walk(model: TensorModel, sites: str, size: int = 3) -> Generator[tuple[Any, Any, Callable[[Transport], None]]]:
+def walk(model: TensorModel, sites: str, fit_site: Callable[[Any, Any], Transport], size: int = 3) -> None:
     batch = model.batches(SOURCE[:2], 2)[0]
-    found = discover(model.components, sites, batch.run, 2)
-    source, target = (model.batches(side, size) for side in (SOURCE, TARGET))
-    moved: set[Any] = {"source"}
-    return Walk(model.components, found, source, target, moved=moved, keep=None, spatial="shift").steps()
-
-
-def test_all_prompts_of_both_sides_stand_at_a_site_together() -> None:
-    model = chain()
     with torch.no_grad():
-        for site, values, move_on in walk(model, "toy/layers.*"):
-            assert {side: [len(v.pooled) for v in own] for side, own in values.items()} == {
-                "source": [3, 3, 1],
-                "target": [3, 3, 1],
-            }
-            assert model.resident == 14
-            move_on(Transport(torch.ones(site.channels), torch.zeros(site.channels)))
+        found = discover(model.components, sites, batch.run, 2)
+        source, target = (model.batches(side, size) for side in (SOURCE, TARGET))
+        moved: set[Any] = {"source"}
+        Walk(model.components, found, source, target, moved=moved, keep=None, spatial="shift").run(fit_site)
+
+
+def test_walk_gathers_both_sides_at_each_site() -> None:
+    model, seen = chain(), []
+
+    def fit_site(site: Site, values: dict[str, list[Values]]) -> Transport:
+        assert {side: [len(v.pooled) for v in own] for side, own in values.items()} == {
+            "source": [3, 3, 1],
+            "target": [3, 3, 1],
+        }
+        assert model.resident == 14
+        seen.append(site.key)
+        return Transport(torch.ones(site.channels), torch.zeros(site.channels))
+
+    walk(model, "toy/layers.*", fit_site)
+    assert seen == ["toy/layers.0", "toy/layers.1", "toy/layers.2"]
     assert model.resident == 0
 
 
@@ -247,10 +201,10 @@ class NormedTwice(nn.Module):
 
 
 @pytest.mark.parametrize("counts", [0, 1])
-def test_of_a_module_that_runs_twice_the_pass_that_counts_is_fitted(counts: int) -> None:
+def test_component_passes_select_the_pass_that_is_fitted(counts: int) -> None:
     model = TensorModel(NormedTwice(), (4,))
     (component,) = model.components
-    model.components = [replace(component, passes={"norm": counts})]
+    model.components[:] = [replace(component, passes={"norm": counts})]
     act_map = fit(model, SOURCE, TARGET, sites="toy/*", estimator="mean", order="simultaneous")
     assert keys(act_map) == ["toy/first", "toy/norm", "toy/last"]
     first, norm = (model.module.get_submodule(name) for name in ("first", "norm"))
@@ -261,7 +215,7 @@ def test_of_a_module_that_runs_twice_the_pass_that_counts_is_fitted(counts: int)
     assert torch.allclose(act_map["toy/norm"].beta, target - source, atol=1e-6)
 
 
-def test_only_one_micro_batch_moves_at_a_time() -> None:
+def test_walk_runs_one_micro_batch_at_a_time() -> None:
     model, inside, most = chain(), 0, 0
 
     def enter() -> None:
@@ -281,17 +235,22 @@ def test_only_one_micro_batch_moves_at_a_time() -> None:
     assert most == 1
 
 
-def test_leaving_a_walk_early_ends_every_micro_batch() -> None:
-    model = chain()
-    with torch.no_grad(), closing(walk(model, "toy/layers.*")) as steps:
-        next(steps)
-        assert len(walkers()) == 6
+def test_walk_ends_all_micro_batches_when_a_site_fails() -> None:
+    model, waiting = chain(), []
+
+    def fit_site(*_: object) -> Transport:
+        waiting.extend(walkers())
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        walk(model, "toy/layers.*", fit_site)
+    assert len(waiting) == 6
     assert not walkers()
     assert swapped(model.module) == []
     assert model.resident == 0
 
 
-def test_no_part_below_the_last_site_is_run() -> None:
+def test_walk_stops_at_the_last_site() -> None:
     model, calls = chain(), []
     with calling_before(model.module.get_submodule("layers.2"), lambda: calls.append(1)):
         fit(model, SOURCE, TARGET, sites="toy/layers.[01]")
@@ -317,14 +276,14 @@ def modes_seen(model: TensorModel) -> set[tuple[bool, bool, bool, torch.dtype]]:
     return seen
 
 
-def test_inference_mode_holds_in_the_workers() -> None:
+def test_workers_inherit_inference_mode() -> None:
     with torch.inference_mode():
         assert {(inference, grad) for inference, grad, *_ in modes_seen(chain())} == {(True, False)}
     assert {(inference, grad) for inference, grad, *_ in modes_seen(chain())} == {(False, False)}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_holds_in_the_workers(dtype: torch.dtype) -> None:
+def test_workers_inherit_autocast(dtype: torch.dtype) -> None:
     with torch.autocast("cpu", dtype=dtype):
         assert {(on, to) for *_, on, to in modes_seen(chain())} == {(True, dtype)}
     assert {on for *_, on, _ in modes_seen(chain())} == {False}
@@ -338,7 +297,7 @@ def test_lockstep_equals_rerunning_under_autocast() -> None:
     assert largest_difference(walked, plain) > 0
 
 
-def test_fitting_keeps_no_graph_of_gradients(llama: TransformersModel) -> None:
+def test_fit_records_no_gradients(llama: TransformersModel) -> None:
     grads: list[bool] = []
     with calling_before(llama.module.model.norm, lambda: grads.append(torch.is_grad_enabled())):
         fit(llama, SOURCE, TARGET, sites="norms", batch_size=3)
@@ -365,7 +324,7 @@ class Sometimes(nn.Module):
 
 
 @pytest.mark.parametrize("sites", ["toy/*", "toy/first, toy/second"])
-def test_a_site_that_not_all_prompts_pass_is_named(sites: str) -> None:
+def test_site_that_some_prompts_skip_is_named(sites: str) -> None:
     model = TensorModel(Sometimes(lambda x: len(x) == 1), (4,))
     with pytest.raises(MapError, match=r"toy/second|toy/third") as caught:
         fit(model, SOURCE, TARGET, sites=sites, batch_size=2)
@@ -373,7 +332,7 @@ def test_a_site_that_not_all_prompts_pass_is_named(sites: str) -> None:
     assert swapped(model.module) == []
 
 
-def test_sites_in_changing_order_are_named() -> None:
+def test_site_whose_order_changes_is_named() -> None:
     class Swapping(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -387,7 +346,7 @@ def test_sites_in_changing_order_are_named() -> None:
         fit(TensorModel(Swapping(), (4,)), SOURCE, TARGET, sites="toy/*", batch_size=3)
 
 
-def test_a_site_with_other_tokens_than_its_prompt_is_named() -> None:
+def test_site_with_another_number_of_tokens_is_named() -> None:
     class Shorter(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -402,11 +361,11 @@ def test_a_site_with_other_tokens_than_its_prompt_is_named() -> None:
             mask = torch.ones(size, 6, dtype=torch.bool)
             return [MicroBatch(b.rows, b.run, mask[: b.rows]) for b in super().batches(prompts, size)]
 
-    with pytest.raises(MapError, match=r"toy/second has other tokens"):
+    with pytest.raises(MapError, match=r"Site toy/second has 3 tokens where its prompt has 6"):
         fit(Masked(Shorter(), (6, 4)), SOURCE, TARGET, sites="toy/*")
 
 
-def test_outputs_of_a_tuple_are_moved_one_by_one_and_the_rest_is_left_alone() -> None:
+def test_outputs_of_a_tuple_are_fitted_separately() -> None:
     model = mixed()
     act_map: ActMap = fit(model, SOURCE, TARGET, sites=MIXED_SITES, batch_size=2)
     assert keys(act_map) == MIXED_IN_ORDER

@@ -1,4 +1,4 @@
-"""Maps of several steps of the schedule, to compare with the map of its first step that is used at all of them."""
+"""Maps of several denoising steps, to compare with the map of the first step, which is used at all steps by default."""
 
 from __future__ import annotations
 
@@ -9,25 +9,36 @@ from typing import Any
 import torch
 
 from act_core import ActMap, fit
+from act_core.components import DIFFUSION_MODEL
 from act_core.fitting import MicroBatch
-from act_core.models.diffusers import DIFFUSION_MODEL, Branch, DiffusersModel
+from act_core.models.diffusers import DiffusersModel
+from act_core.models.pipelines import with_own_schedule
+from act_core.settings import Branch
 
 STEPS = 20
 
 
 class PerStep(DiffusersModel):
-    """A pipeline that is fitted at any step of the schedule, and steered at each step by the map of the nearest."""
+    """A pipeline that can be fitted at any denoising step, and steered at each step by the map of the nearest one."""
 
-    _at = 0
+    _step = 0
     _source: Sequence[str] = ()
     _maps: dict[int, ActMap]
 
     def fit_each(self, source: Sequence[str], target: Sequence[str], steps: int, **settings: Any) -> dict[int, ActMap]:
-        """Maps by number of the step. Source prompts come to a step steered by the maps of those before it."""
+        """Maps by number of the step.
+
+        Source prompts arrive at a step steered by the maps of the steps before it, as the causal order has it.
+
+        Args:
+            source, target: prompts of the two sides.
+            steps: how many maps, evenly spaced over the schedule.
+            settings: of `act_core.fit`.
+        """
         self._source, self._maps = source, {}
-        for self._at in range(0, STEPS, STEPS // steps):
-            self._maps[self._at] = fit(self, source, target, **settings)
-        self._at = 0
+        for self._step in range(0, STEPS, STEPS // steps):
+            self._maps[self._step] = fit(self, source, target, **settings)
+        self._step = 0
         return self._maps
 
     def _batch(self, prompts: Sequence[str], first_seed: int) -> MicroBatch:
@@ -37,18 +48,18 @@ class PerStep(DiffusersModel):
             "output_type": "latent",
             "guidance_scale": 1.0,
         }
-        if self._at:
-            moved = self._maps and prompts[0] in self._source
-            with torch.no_grad(), self.steer_each(self._maps, 1.0, "both") if moved else nullcontext():
-                before = self._own_schedule(slice(self._at))
-                settings["latents"] = before(**settings, **self._call(len(prompts), first_seed)).images
-        pipeline = self._own_schedule(slice(self._at, self._at + 1))
+        if self._step:
+            is_steered = self._maps and prompts[0] in self._source
+            with torch.no_grad(), self.steer_each(self._maps, 1.0, "both") if is_steered else nullcontext():
+                earlier = with_own_schedule(self.pipeline, slice(self._step))
+                settings["latents"] = earlier(**settings, **self._call(len(prompts), first_seed)).images
+        pipeline = with_own_schedule(self.pipeline, slice(self._step, self._step + 1))
         return MicroBatch(len(prompts), lambda: pipeline(**settings, **self._call(len(prompts), first_seed)))
 
     @contextmanager
     def steer_each(self, maps: dict[int, ActMap], strength: float, branch: Branch) -> Generator[None, None, None]:
-        """The text encoder follows the map of the first step, which is on before the schedule begins."""
-        schedule: Any = self._own_schedule().scheduler
+        """Steer by the map of the nearest step; the text encoder, which runs before the first step, by its map."""
+        schedule: Any = with_own_schedule(self.pipeline).scheduler
         schedule.set_timesteps(STEPS)
         times = {number: float(schedule.timesteps[number]) for number in maps}
         steerings = {number: self.steer(act_map, 0.0, branch) for number, act_map in maps.items()}
@@ -73,5 +84,3 @@ class PerStep(DiffusersModel):
             hook = self.modules[DIFFUSION_MODEL].register_forward_pre_hook(choose, with_kwargs=True)
             stack.callback(hook.remove)
             yield
-            for steering in steerings.values():
-                steering.check()

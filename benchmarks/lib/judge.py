@@ -1,10 +1,10 @@
-"""Who judges the pictures of the demo model: small networks that have seen real emoji of other concepts only."""
+"""The judge of the demo model's pictures: small networks that were trained on real emoji of other concepts."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,22 +16,22 @@ from torch.nn import functional
 from act_core.demo.pictures import demo_model
 from tools.train_demo_model.emoji import Emoji, load_emoji
 
-from .common import ROOT, stop
+from .models import ROOT, stop
 
-TOOL = ROOT / "tools" / "train_demo_model"
+TRAINING = ROOT / "tools" / "train_demo_model"
 STYLE_STEPS, STYLE_BATCH = 1500, 160
 FEATURE_STEPS = 900
 CONCEPTS = 48
 FEATURES = 96
 
 
-def emoji() -> Emoji:
-    """The pictures that the demo model was trained on, and those that were held out."""
-    (TOOL / "work").mkdir(exist_ok=True)
+def load_pictures() -> Emoji:
+    """The emoji that the demo model was trained on, and those that were held out."""
+    (TRAINING / "work").mkdir(exist_ok=True)
     try:
-        return load_emoji(TOOL / "node_modules", TOOL / "work" / "emoji.npz")
+        return load_emoji(TRAINING / "node_modules", TRAINING / "work" / "emoji.npz")
     except FileNotFoundError as error:
-        stop(f"{error.filename} is missing; run 'npm install --prefix {TOOL}' first.")
+        stop(f"{error.filename} is missing; run 'npm install --prefix {TRAINING.relative_to(ROOT)}' first.")
 
 
 def as_tensor(images: Sequence[Image]) -> Tensor:
@@ -40,10 +40,10 @@ def as_tensor(images: Sequence[Image]) -> Tensor:
 
 
 class Judge(nn.Module):
-    """Tells the style of a picture, and how alike what two pictures show is.
+    """Recognises the style of a picture, and measures how similar the contents of two pictures are.
 
-    Two networks: one learns the style by its label, the other its features by recognising the same concept in another
-    style. Both learn from three in four concepts (`studied`), and are to be asked about the others only.
+    Two networks: one learns styles from labels, the other learns features by recognising the same concept in another
+    style. Both are trained on three in four concepts (`is_training_concept`) and used on the others only.
     """
 
     def __init__(self, styles: int) -> None:
@@ -51,7 +51,7 @@ class Judge(nn.Module):
         widths = (32, 64, 96, 128)
         self.style = nn.Sequential(
             nn.Conv2d(3, widths[0], 3, padding=1),
-            *(_Block(narrow, wide) for narrow, wide in pairwise(widths)),
+            *(_HalvingBlock(narrow, wide) for narrow, wide in pairwise(widths)),
             nn.BatchNorm2d(widths[-1]),
             nn.ReLU(),
             nn.AdaptiveAvgPool2d(1),
@@ -69,14 +69,14 @@ class Judge(nn.Module):
     @torch.inference_mode()
     def ask(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities of the styles ``[n, styles]`` and features ``[n, 96]`` of length 1, of uint8 pictures."""
-        parts = [_scaled(part) for part in images.split(256)]
+        parts = [_as_input(part) for part in images.split(256)]
         return (
             torch.cat([self.style(part).softmax(1) for part in parts]),
             torch.cat([functional.normalize(self.features(part), dim=1) for part in parts]),
         )
 
 
-class _Block(nn.Module):
+class _HalvingBlock(nn.Module):
     """A residual block that halves height and width."""
 
     def __init__(self, narrow: int, wide: int) -> None:
@@ -95,62 +95,62 @@ class _Block(nn.Module):
         return self.skip(x) + self.path(x)
 
 
-def _scaled(images: Tensor) -> Tensor:
-    """uint8 pictures from -1 to 1."""
+def _as_input(images: Tensor) -> Tensor:
+    """uint8 pictures, scaled to the range from -1 to 1."""
     return images.float() / 127.5 - 1
 
 
-def studied(concept: int) -> bool:
-    """Whether the judge has learned from a concept, and so may not be asked about it."""
+def is_training_concept(concept: int) -> bool:
+    """Whether the judge is trained on a concept, and so must not judge pictures of it."""
     return concept % 4 != 0
 
 
 def train_judge(pictures: Emoji) -> Judge:
-    """About a quarter of an hour on two cores; the same judge in every run."""
+    """Train a judge, the same one in every run; about a quarter of an hour on two cores."""
     torch.manual_seed(0)
-    chance = torch.Generator().manual_seed(0)
-    own = torch.tensor([concept for concept in range(pictures.images.shape[1]) if studied(concept)])
+    generator = torch.Generator().manual_seed(0)
+    concepts = torch.tensor([concept for concept in range(pictures.images.shape[1]) if is_training_concept(concept)])
     judge = Judge(len(pictures.images))
-    _learn_styles(judge.style, pictures, own, chance)
-    _learn_features(judge.features, pictures, own, chance)
+    _train_styles(judge.style, pictures, concepts, generator)
+    _train_features(judge.features, pictures, concepts, generator)
     return judge.eval()
 
 
-def _learn_styles(net: nn.Module, pictures: Emoji, own: Tensor, chance: torch.Generator) -> None:
-    """From real emoji, and from real emoji that went through the autoencoder as generated ones do."""
-    real = pictures.images[:, own]
+def _train_styles(net: nn.Module, pictures: Emoji, concepts: Tensor, generator: torch.Generator) -> None:
+    """On real emoji, as they are and encoded and decoded, since generated pictures are decoded, too."""
+    real = pictures.images[:, concepts]
     seen = torch.stack([real, through_autoencoder(real.flatten(0, 1)).view_as(real)])
     net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def loss() -> Tensor:
-        copy, style, concept = (torch.randint(n, (STYLE_BATCH,), generator=chance) for n in seen.shape[:3])
-        images = _scaled(seen[copy, style, concept])
-        x, y, flip = (int(n) for n in torch.randint(9, (3,), generator=chance))
+        copy, style, concept = (torch.randint(n, (STYLE_BATCH,), generator=generator) for n in seen.shape[:3])
+        images = _as_input(seen[copy, style, concept])
+        x, y, flip = (int(n) for n in torch.randint(9, (3,), generator=generator))
         images = functional.pad(images, (4, 4, 4, 4), value=1.0)[:, :, y : y + 64, x : x + 64]
         images = images.flip(3) if flip % 2 else images
         with torch.autocast("cpu", torch.bfloat16):
             logits = net(images.contiguous(memory_format=torch.channels_last))
         return functional.cross_entropy(logits.float(), style, label_smoothing=0.05)
 
-    _train(net, loss, STYLE_STEPS, 3e-3)
+    _minimise(net, loss, STYLE_STEPS, 3e-3)
 
 
-def _learn_features(net: nn.Module, pictures: Emoji, own: Tensor, chance: torch.Generator) -> None:
+def _train_features(net: nn.Module, pictures: Emoji, concepts: Tensor, generator: torch.Generator) -> None:
     styles = len(pictures.images)
 
     def loss() -> Tensor:
-        drawn = own[torch.randperm(len(own), generator=chance)[:CONCEPTS]]
-        pairs = torch.stack([torch.randperm(styles, generator=chance)[:2] for _ in drawn])
+        drawn = concepts[torch.randperm(len(concepts), generator=generator)[:CONCEPTS]]
+        pairs = torch.stack([torch.randperm(styles, generator=generator)[:2] for _ in drawn])
         images = torch.cat([pictures.images[pairs[:, side], drawn] for side in (0, 1)])
-        features = functional.normalize(net(_scaled(_spoiled(images, chance))), dim=1)
+        features = functional.normalize(net(_as_input(_degraded(images, generator))), dim=1)
         alike = features @ features.T / 0.1
         alike.fill_diagonal_(-torch.inf)
         return functional.cross_entropy(alike, torch.arange(len(images)).roll(len(drawn)))
 
-    _train(net, loss, FEATURE_STEPS, 2e-3)
+    _minimise(net, loss, FEATURE_STEPS, 2e-3)
 
 
-def _train(net: nn.Module, loss: Callable[[], Tensor], steps: int, rate: float) -> None:
+def _minimise(net: nn.Module, loss: Callable[[], Tensor], steps: int, rate: float) -> None:
     optimizer = torch.optim.AdamW(net.parameters(), rate, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     for _ in range(steps):
@@ -162,32 +162,35 @@ def _train(net: nn.Module, loss: Callable[[], Tensor], steps: int, rate: float) 
 
 @torch.inference_mode()
 def through_autoencoder(images: Tensor) -> Tensor:
-    """uint8 pictures ``[n, 3, 64, 64]``, encoded and decoded by the demo model."""
+    """Encode and decode uint8 pictures ``[n, 3, 64, 64]`` with the demo model."""
     autoencoder: Any = demo_model().pipeline.vae.to(memory_format=torch.channels_last)
     parts: list[Tensor] = []
     for part in images.split(64):
         with torch.autocast("cpu", torch.bfloat16):
-            latents = autoencoder.encode(_scaled(part).contiguous(memory_format=torch.channels_last)).latents
+            latents = autoencoder.encode(_as_input(part).contiguous(memory_format=torch.channels_last)).latents
             decoded = autoencoder.decode(latents).sample.float()
         parts.append(((decoded.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8))
     return torch.cat(parts)
 
 
-def _spoiled(images: Tensor, chance: torch.Generator) -> Tensor:
-    """Shifted, and some of them blurred or noisy: generated pictures are not as sharp as real ones."""
+def _degraded(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Shifted, and some of them blurred or noisy, since generated pictures are less sharp than real ones."""
     rows: list[Tensor] = []
     for image in functional.pad(images.float(), (4, 4, 4, 4), value=255):
-        x, y, blur = (int(torch.randint(9, (), generator=chance)) for _ in range(3))
+        x, y, blur = (int(torch.randint(9, (), generator=generator)) for _ in range(3))
         cropped = image[:, y : y + 64, x : x + 64]
         if blur > 3:
             cropped = functional.avg_pool2d(cropped[None], 3, 1, 1, count_include_pad=False)[0]
-        noise = 4 * blur * torch.rand((), generator=chance)
-        rows.append(cropped + noise * torch.randn(cropped.shape, generator=chance))
+        noise = 4 * blur * torch.rand((), generator=generator)
+        rows.append(cropped + noise * torch.randn(cropped.shape, generator=generator))
     return torch.stack(rows).clamp(0, 255)
 
 
-def judge_of(path: Path, pictures: Emoji) -> Judge:
-    """The judge, learned once and kept in a file."""
+def load_judge(pictures: Emoji) -> Judge:
+    """The judge for the autoencoder of the demo model, trained once and kept beside the emoji."""
+    weights = sorted((ROOT / "demo_model" / "vae").glob("*.safetensors"))
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in weights)).hexdigest()
+    path = TRAINING / "work" / f"judge-{digest[:8]}.pt"
     judge = Judge(len(pictures.images))
     if path.is_file():
         judge.load_state_dict(torch.load(path, weights_only=True))

@@ -1,0 +1,41 @@
+"""The language model and the prompts that the benchmarks measure with."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+import torch
+
+from act_core.prompts import PromptSet, load_prompt_set
+
+if TYPE_CHECKING:
+    from act_core.models.transformers import TransformersModel
+
+ROOT = Path(__file__).parents[2]
+DATA = ROOT / "benchmarks" / "data"
+PROMPT_SET = ROOT / "prompt_sets" / "gloomy_to_cheerful.txt"
+HOW_TO_INSTALL = "run 'pip install --no-deps -c constraints.txt -r benchmarks/requirements.txt'"
+
+
+def load_model(dtype: torch.dtype = torch.float32) -> TransformersModel:
+    """SmolLM2-135M-Instruct."""
+    from act_core.models.transformers import TransformersModel
+
+    return TransformersModel.default(dtype=dtype)
+
+
+def load_prompts(count: int | None = None) -> PromptSet:
+    """The first `count` prompts of either side of the shipped set; all of them by default."""
+    prompts = load_prompt_set(PROMPT_SET)
+    available = min(len(prompts.source), len(prompts.target))
+    if count is not None and count > available:
+        stop(f"The prompt set has {available} prompts a side, not {count}; ask for fewer.")
+    return PromptSet(prompts.source_name, prompts.target_name, prompts.source[:count], prompts.target[:count])
+
+
+def stop(sentence: str) -> NoReturn:
+    """End with exit status 2 and one sentence."""
+    print(sentence, file=sys.stderr)
+    raise SystemExit(2)

@@ -1,0 +1,150 @@
+"""Pictures of the demo model, drawn in batches, and how they are judged."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from act_core import ActMap
+from act_core.models.diffusers import DiffusersModel
+from act_core.settings import Branch, Components
+from tools.results import Estimate
+from tools.train_demo_model.captions import caption
+from tools.train_demo_model.emoji import STYLES, Emoji
+
+from .intervals import interval
+from .judge import Judge, as_tensor, is_training_concept, load_judge, through_autoencoder
+from .models import ROOT
+from .per_step import PerStep
+
+GUIDANCE = 3.0
+BATCH = 32
+FIT_BATCH = 64
+COMPONENTS: tuple[Components, ...] = ("both", "model", "text")
+
+
+def draw(model: DiffusersModel, texts: Sequence[str], seed: int = 0) -> Tensor:
+    """One picture per text, as uint8 ``[n, 3, height, width]``."""
+    images: list[Any] = []
+    for at in range(0, len(texts), BATCH):
+        images += model.generate(texts[at : at + BATCH], guidance=GUIDANCE, seed=seed + at)
+    return as_tensor(images)
+
+
+class Judged(NamedTuple):
+    """Pictures ``[seeds x prompts, ...]``, with the judge's probabilities of the styles, and their features."""
+
+    images: Tensor
+    styles: Tensor
+    features: Tensor
+
+
+class PictureSetting(NamedTuple):
+    """What a map is fitted with and how it is used."""
+
+    sites: str = "auto"
+    components: Components = "both"
+    estimator: str = "linear"
+    order: str = "causal"
+    moved: str = "source"
+    prompts: int = 128
+    branch: Branch = "positive"
+    steps: int = 1
+
+    @property
+    def changes(self) -> str:
+        """What differs from the default, in words."""
+        changes = (
+            f"{field} {value}" if field in ("moved", "prompts", "branch", "steps") else value
+            for field, value in self._asdict().items()
+            if value != self._field_defaults[field]
+        )
+        return ", ".join(changes) or "default"
+
+
+class StyleBench:
+    """The demo model, the judge, and held-out concepts to draw; prompted pictures are drawn once."""
+
+    def __init__(self, count: int, seeds: int, pictures: Emoji, *, last: bool = False) -> None:
+        """
+        Args:
+            count: concepts to draw.
+            seeds: pictures of each.
+            pictures: all emoji.
+            last: whether to take the concepts from the end of the list, where settings are chosen on.
+        """
+        complete = [c for c in range(len(pictures.names)) if pictures.seen[:, c].all()]
+        held_out = [c for c in complete if not is_training_concept(c)]
+        random.Random(1).shuffle(held_out)
+        self.concepts = held_out[-count:] if last else held_out[:count]
+        # Maps are fitted on concepts that no picture is judged of.
+        self.fit_concepts = [c for c in complete if is_training_concept(c)]
+        self.pictures = pictures
+        self.seeds = seeds
+        self.judge: Judge = load_judge(pictures)
+        pipeline = DiffusersModel.from_pretrained(ROOT / "demo_model").pipeline
+        self.models = {components: PerStep(pipeline, components=components) for components in COMPONENTS}
+        self.model = self.models["both"]
+        self._prompted: dict[int, Judged] = {}
+
+    def captions(self, style: int, concepts: Iterable[int]) -> list[str]:
+        return [caption(self.pictures.names[concept], (), style) for concept in concepts]
+
+    def prompts(self, source: int, target: int, count: int) -> tuple[list[str], list[str]]:
+        """Captions of the same concepts in two styles, to fit on."""
+        chosen = random.Random(0).sample(self.fit_concepts, count)
+        return self.captions(source, chosen), self.captions(target, chosen)
+
+    def fit(self, source: int, target: int, setting: PictureSetting) -> dict[int, ActMap]:
+        """The map from one style to another, by number of the step; of the first step alone by default."""
+        values: dict[str, Any] = setting._asdict()
+        settings = {name: values[name] for name in ("sites", "estimator", "order", "moved", "steps")}
+        sides = self.prompts(source, target, setting.prompts)
+        return self.models[setting.components].fit_each(*sides, batch_size=FIT_BATCH, **settings)
+
+    def draw(self, texts: Sequence[str]) -> Judged:
+        """Every text with every seed."""
+        images = torch.cat([draw(self.model, texts, seed=1000 * seed) for seed in range(self.seeds)])
+        return Judged(images, *self.judge.ask(images))
+
+    def prompted(self, style: int) -> Judged:
+        """The concepts, prompted in a style."""
+        if style not in self._prompted:
+            self._prompted[style] = self.draw(self.captions(style, self.concepts))
+        return self._prompted[style]
+
+    def steered(
+        self, maps: dict[int, ActMap], texts: Sequence[str], strength: float, branch: Branch = "positive"
+    ) -> Judged:
+        """As `draw`, steered by the map of a step, or by those of several."""
+        with self.model.steer_each(maps, strength, branch):
+            return self.draw(texts)
+
+    def real(self, style: int) -> float:
+        """The probability of a style that the judge gives real emoji of the concepts, encoded and decoded."""
+        styles, _ = self.judge.ask(through_autoencoder(self.pictures.images[style, list(self.concepts)]))
+        return float(styles[:, style].mean())
+
+    def interval(self, values: Tensor) -> Estimate:
+        """Mean and interval over concepts; the pictures of one concept are not independent."""
+        return interval(values.view(self.seeds, -1).mean(0).double().numpy())
+
+    def content(self, features: Tensor, style: int) -> float:
+        """Content kept: 1 if a picture shows what the prompted one of that style does, 0 if any other concept."""
+        return float(kept(features, self.prompted(style).features).mean())
+
+
+def kept(features: Tensor, wanted: Tensor) -> Tensor:
+    """Similarity of each picture to the wanted one, ``[n]``: 1 for the same, 0 for that to an average other one."""
+    same = (features * wanted).sum(1)
+    others = (features @ wanted.T).mean()
+    return (same - others) / (1 - others)
+
+
+def style_pair(source: int, target: int) -> str:
+    """Two styles in words."""
+    return f"{STYLES[source].phrase} to {STYLES[target].phrase}"

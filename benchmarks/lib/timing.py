@@ -1,0 +1,51 @@
+"""Fair timing: sides alternate, so that all of them see the same machine."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from statistics import median
+
+from tools.results import Estimate
+
+
+def timed(run: Callable[[], object]) -> float:
+    """Seconds that `run` takes."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def alternate(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Seconds of each side, `repeats` times; the side that starts alternates."""
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(repeats):
+        for name in list(sides) if turn % 2 == 0 else list(sides)[::-1]:
+            times[name].append(timed(sides[name]))
+    return times
+
+
+def ratio(slow: Sequence[float], fast: Sequence[float]) -> Estimate:
+    """How many times as long one side takes: of the medians, with the least and greatest of the single turns."""
+    turns = [a / b for a, b in zip(slow, fast, strict=True)]
+    return Estimate(median(slow) / median(fast), min(turns), max(turns))
+
+
+def added(bare: Sequence[float], steered: Sequence[float]) -> Estimate:
+    """What the second side takes more, in proportion: median over pairs, with the middle half of them."""
+    extra = sorted(b / a - 1 for a, b in zip(bare, steered, strict=True))
+    quarter = len(extra) // 4
+    return Estimate(median(extra), extra[quarter], extra[-1 - quarter])
+
+
+@contextmanager
+def without_garbage_collection() -> Generator[None, None, None]:
+    """Inside the block the collector does not interrupt what is timed."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

@@ -1,0 +1,120 @@
+"""Copies the results of benchmarks into the documents.
+
+    python -m tools.make_tables           # write
+    python -m tools.make_tables --check   # only name the documents that are out of date; exit status 1 if there are any
+
+In a document a table stands between two marks, and what is between them is made from ``benchmarks/results``::
+
+    <!-- table: fit_speed.growth -->
+    <!-- end -->
+
+``NAME.TABLE`` is a table of a result, ``NAME.targets`` its figures with their targets, ``NAME.setup`` when, on what and
+how it was measured; ``summary.*`` are tables of several results, made in `tools.summaries`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from .results import ROOT, Result, load_result
+from .summaries import SUMMARIES
+
+DOCUMENTS = ("*.md", "benchmarks/*.md", "demo_model/*.md", "pretrained_maps/*.md", "docs/**/*.md", "web/docs/**/*.md")
+_MARK = re.compile(r"<!-- (?:table: (?P<name>[\w.]+)|(?P<end>end)) -->")
+
+
+class TableError(Exception):
+    """Marks or names of tables that do not fit together; the message names the document and the line."""
+
+
+def documents(root: Path = ROOT) -> list[Path]:
+    """The Markdown files that may hold tables."""
+    return sorted({path for pattern in DOCUMENTS for path in root.glob(pattern)})
+
+
+@cache
+def _result(name: str) -> Result:
+    return load_result(name)
+
+
+def table(name: str) -> str:
+    """What stands between the marks of a table.
+
+    Raises:
+        KeyError, FileNotFoundError: there is no such table, or no such result.
+    """
+    benchmark, _, part = name.partition(".")
+    if benchmark == "summary":
+        return SUMMARIES[part](_result)
+    result = _result(benchmark)
+    if part == "targets":
+        return result.targets().markdown()
+    if part == "setup":
+        return "\n\n".join((result.provenance(), *result.setup))
+    return result.tables[part].markdown()
+
+
+def filled(text: str, where: str) -> str:
+    """A document with its tables made anew.
+
+    Args:
+        text: the document.
+        where: its name, for messages.
+
+    Raises:
+        TableError: a table without an end, an end without a table, or an unknown name.
+    """
+    parts: list[str] = []
+    opened: re.Match[str] | None = None
+    at = 0
+    for mark in _MARK.finditer(text):
+        line = text.count("\n", 0, mark.start()) + 1
+        if bool(mark["end"]) != bool(opened):
+            raise TableError(
+                f"{where}, line {line}: {mark.group()} does not fit the mark before it; write one end per table."
+            )
+        if opened is None:
+            parts.append(text[at : mark.end()])
+            opened = mark
+        else:
+            try:
+                made = table(opened["name"])
+            except (KeyError, FileNotFoundError) as error:
+                raise TableError(f"{where}, line {line}: there is no table {opened['name']!r} ({error}).") from error
+            parts.append(f"\n\n{made}\n\n")
+            opened = None
+        at = mark.start() if opened is None else mark.end()
+    if opened is not None:
+        raise TableError(f"{where}: {opened.group()} has no <!-- end -->; add it below the table.")
+    return "".join([*parts, text[at:]])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tools.make_tables", description="Update the tables of documents.")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a document is out of date")
+    args = parser.parse_args(arguments)
+    changed = False
+    try:
+        for path in documents():
+            text = path.read_text(encoding="utf-8")
+            made = filled(text, str(path.relative_to(ROOT)))
+            if made == text:
+                continue
+            changed = True
+            print(f"{path.relative_to(ROOT)} {'is out of date' if args.check else 'was updated'}")
+            if not args.check:
+                path.write_text(made, encoding="utf-8")
+    except TableError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return int(args.check and changed)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,110 @@
+"""Tables of figures from several benchmarks, as the documents show them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from .results import Column, Estimate, Result, Table
+
+Results = Callable[[str], Result]
+
+TEXT_SCORES = {
+    "VADER": "mood (VADER, -1 to 1)",
+    "ornate": "texts with an ornate word",
+    "long words": "share of long words",
+    "nature": "texts with a word of nature",
+    "night": "texts with a word of night",
+}
+
+
+def figures(results: Results) -> str:
+    """The figures of the README: speed, cost and effect, each with the command that measures it."""
+    speed, reference, cost = (results(name) for name in ("fit_speed", "compare_ml_act", "steering_cost"))
+    host, effect, styles = (results(name) for name in ("host", "effect", "styles"))
+    growth = [float(str(row[5])) for row in speed.tables["growth"].rows]
+    slopes = max(reference.figures[name].number for name in ("slopes", "estimator"))
+    same = "maps identical" if not speed.figures["difference"].number else "maps equal to 1e-6"
+    rows = [
+        (
+            "Fit, compared with one pass per site",
+            f"{speed.figures['speed_up'].number:.0f} times as fast, {same}",
+            "fit_speed",
+        ),
+        (
+            "Fit, compared with the reference implementation",
+            f"{reference.figures['speed_up'].number:.0f} times as fast; slopes equal to {slopes:.0e} without support",
+            "compare_ml_act",
+        ),
+        (
+            "Fit, compared with plain passes of the same prompts",
+            f"{min(growth):.2f} to {max(growth):.2f} times as long",
+            "fit_speed",
+        ),
+        *(
+            (
+                f"Steering a language model, {dtype}",
+                f"prefill {_percent(cost, f'prefill_{dtype}')}, decoding {_percent(cost, f'decoding_{dtype}')}",
+                "steering_cost",
+            )
+            for dtype in ("float32", "bfloat16")
+            if f"prefill_{dtype}" in cost.figures
+        ),
+        (
+            "Steering a UNet of the shape of Stable Diffusion 1.5 in ComfyUI, 109 norms, float32",
+            f"{_percent(host, 'unet_unbounded')}; with observed support {_percent(host, 'unet_observed')}",
+            "host",
+        ),
+        (
+            "Fit ACT Map, 128 + 128 prompts, demo model with its text encoder",
+            f"{host.figures['fit_128'].number:.1f} s",
+            "host",
+        ),
+        (
+            "Mood of continuations, change from strength 0 to 1",
+            f"{effect.figures['change_VADER']} VADER; perplexity x {effect.figures['perplexity']}",
+            "effect",
+        ),
+        (
+            "Style of the demo model's pictures at strength 1, 20 pairs of styles",
+            f"{styles.figures['median_style']} of the probability that prompting for the style gives (median; worst "
+            f"pair {styles.figures['worst_style']}), {styles.figures['median_content']} of the content kept",
+            "styles",
+        ),
+    ]
+    columns = (Column("what"), Column("figure"), Column("command"))
+    return Table(columns, [(what, figure, f"`{command}`") for what, figure, command in rows]).markdown()
+
+
+def text_maps(results: Results) -> str:
+    """What each text map that ships does at strength 1."""
+    found = results("text_maps")
+    columns = (
+        Column("map"),
+        Column("what is measured"),
+        Column("strength 0", format=".3f", spread="interval"),
+        Column("strength 1", format=".3f", spread="interval"),
+        Column("perplexity, times", format=".2f"),
+    )
+    rows = [
+        (
+            f"`text_{row[0]}`",
+            TEXT_SCORES[str(row[1])],
+            found.figures[f"{row[0]}_before"].value,
+            row[3],
+            row[4],
+        )
+        for row in found.tables["strengths"].rows
+        if row[2] == 1
+    ]
+    return Table(columns, rows).markdown()
+
+
+def _percent(result: Result, name: str) -> str:
+    """A cost in whole per cent, marked as noise where the middle half of the pairs reaches 0."""
+    value = result.figures[name].value
+    ends = value if isinstance(value, Estimate) else Estimate(*(3 * [float(value)]))
+    noise = " (noise)" if ends.value <= 0 or ends.low <= 0 < ends.high else ""
+    return f"{ends.value:+.0%}{noise}"
+
+
+SUMMARIES: dict[str, Callable[[Results], str]] = {"figures": figures, "text_maps": text_maps}
