@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from .errors import MapError
 from .settings import FitMethod
@@ -19,11 +20,15 @@ Walk = Literal["exact", "streamed"]
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """What a component was when the map was fitted.
+    """Identifies a component of the model that a map was fitted on.
 
     Attributes:
         architecture: name of its family, such as ``llama``; see `act_core.architectures`.
         weights: SHA-256 over the one-dimensional parameters in bfloat16; empty if there are none.
+
+    Example:
+        >>> Fingerprint("llama", "").architecture
+        'llama'
     """
 
     architecture: str
@@ -37,19 +42,23 @@ class FitRecord(FitMethod):
     Feature maps whose mean is shifted always have pooled intervals.
 
     Attributes:
-        walk: ``streamed`` if the samples did not fit into memory and were seen group after group.
+        walk: ``streamed`` if the samples did not fit into memory and were run group after group.
         source_prompts, target_prompts: what it was fitted on. A large set keeps only its first prompts;
             ``source_count``, ``target_count`` and ``prompts_sha256`` describe all of them.
         base: fingerprints of the base model, by component.
         versions: of the libraries that were loaded.
         patches: what else acted on the model while the map was fitted.
-        notes: where the fit departed from what was asked.
-        edits: what was done to the map since.
+        notes: where the fit departed from its settings.
+        edits: how the map was changed after the fit.
+
+    Example:
+        >>> FitRecord(estimator="mean", source_count=2).order
+        'causal'
     """
 
     walk: Walk = "exact"
-    source_prompts: tuple[str, ...] = ()
-    target_prompts: tuple[str, ...] = ()
+    source_prompts: tuple[str, ...] = field(default=(), repr=False)
+    target_prompts: tuple[str, ...] = field(default=(), repr=False)
     source_count: int = 0
     target_count: int = 0
     prompts_sha256: str = ""
@@ -65,11 +74,16 @@ class FitRecord(FitMethod):
 
 @dataclass(frozen=True)
 class Card:
-    """What the author tells about a map.
+    """What the author of a map says about it.
 
     Attributes:
-        strength_range: the recommended range of the strength.
-        cover: a picture, as the bytes of a JPEG file; empty where there is none.
+        title, author, description, license: plain texts; empty if not given.
+        strength_range: lower and upper end of the recommended strengths.
+        cover: a picture, as the bytes of a JPEG file; empty if there is none.
+
+    Example:
+        >>> Card(title="Calm", strength_range=(-1.0, 1.0)).license
+        ''
     """
 
     title: str = ""
@@ -77,12 +91,29 @@ class Card:
     description: str = ""
     license: str = ""
     strength_range: tuple[float, float] | None = None
-    cover: bytes = b""
+    cover: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, eq=False)
 class ActMap:
-    """Transports by site, in execution order, with their record and card. Maps are never changed in place."""
+    """Transports by site, in execution order, with their record and card. Maps are never changed in place.
+
+    Attributes:
+        transports: the affine map of each site.
+        record: how the map was fitted.
+        card: what its author says about it.
+
+    Raises:
+        MapError: there is no site, or a transport has other channels than its site.
+
+    Example:
+        >>> site = Site("toy", "layer", None, "tokens", 2)
+        >>> act_map = ActMap({site: Transport(torch.full((2,), 2.0), torch.ones(2))})
+        >>> act_map
+        <ActMap: 1 site of toy, linear, causal>
+        >>> act_map.inverse()["toy/layer"].beta
+        tensor([-0.5000, -0.5000])
+    """
 
     transports: Mapping[Site, Transport]
     record: FitRecord = field(default_factory=FitRecord)
@@ -94,6 +125,12 @@ class ActMap:
         for site, transport in self.transports.items():
             if transport.channels != site.channels:
                 raise MapError(f"Site {site.key} has {site.channels} channels, its transport {transport.channels}.")
+
+    def __repr__(self) -> str:
+        title = f" {self.card.title!r}" if self.card.title else ""
+        sites = "1 site" if len(self) == 1 else f"{len(self)} sites"
+        method = f"{self.record.estimator}, {self.record.order}"
+        return f"<ActMap{title}: {sites} of {', '.join(self.components)}, {method}>"
 
     def __len__(self) -> int:
         return len(self.transports)
@@ -124,10 +161,14 @@ class ActMap:
         return sum(transport.fallbacks for transport in self.transports.values())
 
     def restrict(self, *patterns: str) -> ActMap:
-        """Only the sites that fit one of the patterns (fnmatch on ``component/name``)."""
+        """The map with only those sites that match one of the patterns (fnmatch on ``component/name``).
+
+        Raises:
+            MapError: no site matches.
+        """
         kept = {site: t for site, t in self.transports.items() if matches(patterns, site.key)}
         if not kept:
-            raise MapError(f"No site of the map fits {', '.join(patterns)}; the first is {self._first.key}.")
+            raise MapError(f"No site of the map matches {', '.join(patterns)}; the first is {self._first.key}.")
         return self._edited(kept, f"restricted to {', '.join(patterns)}")
 
     def scaled(self, strength: float) -> ActMap:
@@ -141,14 +182,19 @@ class ActMap:
         scaled = self._transformed(lambda transport: transport.scaled(strength), f"scaled by {strength:g}")
         ends = self.card.strength_range
         if ends is not None:
-            # The same moves are recommended as before.
+            # The recommended range keeps its meaning.
             low, high = sorted(end / strength for end in ends) if strength else ends
             scaled = replace(scaled, card=replace(self.card, strength_range=(low, high) if strength else None))
         return scaled
 
     def inverse(self) -> ActMap:
-        """The map from target to source, ``(a - beta) / omega`` per channel; its ``fallbacks`` counts the
-        channels whose slope was too small to invert."""
+        """The map from target to source, ``(a - beta) / omega`` per channel.
+
+        A channel whose slope is too small to invert only shifts its mean back; ``fallbacks`` counts these.
+
+        Raises:
+            MapError: such a channel, and no statistics in the map to shift it back by.
+        """
         inverse = self._transformed(Transport.inverse, "inverted")
         record = replace(
             inverse.record,
@@ -160,14 +206,14 @@ class ActMap:
         return replace(inverse, record=record)
 
     def then(self, other: ActMap) -> ActMap:
-        """The one map that at strength 1 acts like this map followed by `other`.
+        """The map that at strength 1 acts like this map followed by `other`.
 
         Raises:
-            MapError: one of them has observed support, or a site of the same key differs in shape.
+            MapError: one of them has observed support, or they describe a site differently.
         """
         spatial = any(site.layout == "spatial" for site in (*self.transports, *other.transports))
         if spatial and self.record.spatial != other.record.spatial:
-            raise MapError("The two maps move feature maps by different rules; apply them one after the other.")
+            raise MapError("The two maps steer feature maps by different rules; apply them one after the other.")
         composed = dict(self.transports)
         for site, transport in other.transports.items():
             mine = next((s for s in composed if s.key == site.key), None)
@@ -185,13 +231,17 @@ class ActMap:
         return replace(edited, record=replace(edited.record, base={**other.record.base, **self.record.base}))
 
     def joined(self, other: ActMap) -> ActMap:
-        """One map with the sites of both, which have none in common: of two components that run one after the other."""
+        """One map with the sites of both, for two components that run one after the other.
+
+        Raises:
+            MapError: the maps share a site, or steer feature maps by different rules.
+        """
         shared = {site.key for site in self.transports} & {site.key for site in other.transports}
         if shared:
-            raise MapError(f"Both maps move the site {min(shared)}; apply them one after the other.")
+            raise MapError(f"Both maps steer the site {min(shared)}; apply them one after the other.")
         spatial = any(site.layout == "spatial" for site in self.transports)
         if spatial and self.record.spatial != other.record.spatial:
-            raise MapError("The two maps move feature maps by different rules; apply them one after the other.")
+            raise MapError("The two maps steer feature maps by different rules; apply them one after the other.")
         record = replace(
             other.record,
             walk="streamed" if "streamed" in (self.record.walk, other.record.walk) else "exact",
@@ -202,7 +252,10 @@ class ActMap:
         return ActMap({**self.transports, **other.transports}, record, self.card)
 
     def difference(self, other: ActMap) -> dict[str, float]:
-        """Largest relative difference of any omega or beta, by site key.
+        """The largest relative difference between two maps at each site, by site key.
+
+        Slopes, offsets and both ends of the support count. Where only one of the maps has a support, the difference is
+        infinite.
 
         Raises:
             MapError: the two maps do not have the same sites.
@@ -212,14 +265,17 @@ class ActMap:
         differences: dict[str, float] = {}
         for site, mine in self.transports.items():
             theirs = other.transports[site]
-            x, y = (torch.cat([t.omega, t.beta]).double() for t in (mine, theirs))
+            if mine.bounded != theirs.bounded:
+                differences[site.key] = math.inf
+                continue
+            x, y = (torch.cat(_coefficients(transport)).double() for transport in (mine, theirs))
             scale = torch.maximum(x.abs(), y.abs()).clamp(min=torch.finfo(torch.float64).tiny)
             differences[site.key] = float(((x - y).abs() / scale).max())
         return differences
 
     @property
     def called(self) -> str:
-        """The map as the subject of a sentence."""
+        """The map as the subject of an error message, with its title if it has one."""
         return f"The map {self.card.title!r}" if self.card.title else "The map"
 
     @property
@@ -231,3 +287,8 @@ class ActMap:
 
     def _edited(self, transports: Mapping[Site, Transport], edit: str) -> ActMap:
         return ActMap(transports, replace(self.record, edits=(*self.record.edits, edit)), self.card)
+
+
+def _coefficients(transport: Transport) -> list[Tensor]:
+    tensors = (transport.omega, transport.beta, transport.low, transport.high)
+    return [tensor for tensor in tensors if tensor is not None]

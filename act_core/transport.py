@@ -55,6 +55,9 @@ class Transport:
     fallbacks: int = 0
     effect: float | None = None
 
+    def __repr__(self) -> str:
+        return f"<Transport: {self.channels} channels{', observed support' if self.bounded else ''}>"
+
     @property
     def channels(self) -> int:
         return self.omega.numel()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -31,7 +32,7 @@ def fitted() -> ActMap:
     return fit(mixed(), prompts("source", 6), prompts("target", 6), sites=MIXED_SITES)
 
 
-def test_key_of_a_site_is_component_name_and_output_index() -> None:
+def test_site_key_has_component_name_and_output_index() -> None:
     assert site("a.b").key == "toy/a.b"
     assert site("a.b", output=1).key == "toy/a.b#1"
 
@@ -48,11 +49,11 @@ def test_key_of_a_site_is_component_name_and_output_index() -> None:
         ("toy/A", "toy/a", False),
     ],
 )
-def test_patterns_match_with_or_without_the_output_index(pattern: str, key: str, fits: bool) -> None:
+def test_matches_with_or_without_output_index(pattern: str, key: str, fits: bool) -> None:
     assert matches((pattern,), key) is fits
 
 
-def test_transports_are_found_by_key() -> None:
+def test_map_finds_transport_by_key() -> None:
     found = act_map(a=affine(1, 0), b=affine(2, 1))
     assert found["toy/b"].beta.tolist() == [1, 1]
     assert found.site("toy/a") == site("a")
@@ -61,27 +62,27 @@ def test_transports_are_found_by_key() -> None:
         found["toy/c"]
 
 
-def test_a_map_without_sites_is_refused() -> None:
+def test_map_refuses_no_sites() -> None:
     with pytest.raises(MapError, match="at least one site"):
         ActMap({})
 
 
-def test_a_transport_of_other_channels_than_its_site_is_refused() -> None:
+def test_map_refuses_transport_of_other_channels() -> None:
     with pytest.raises(MapError, match=r"toy/a has 2 channels, its transport 3"):
         ActMap({site("a"): affine(1, 0, channels=3)})
 
 
-def test_components_come_in_the_order_in_which_they_run() -> None:
+def test_components_come_in_execution_order() -> None:
     order = ["clip_l", "diffusion_model", "clip_l"]
     sites = {site(str(i), component=name): affine(1, 0) for i, name in enumerate(order)}
     assert ActMap(sites).components == ("clip_l", "diffusion_model")
 
 
-def test_fallbacks_are_counted_over_all_sites() -> None:
+def test_fallbacks_count_all_sites() -> None:
     assert act_map(a=replace(affine(1, 0), fallbacks=2), b=replace(affine(1, 0), fallbacks=1)).fallbacks == 3
 
 
-def test_restrict_keeps_the_sites_that_fit_and_their_order(fitted: ActMap) -> None:
+def test_restrict_keeps_matching_sites_in_order(fitted: ActMap) -> None:
     kept = fitted.restrict("toy/split#1", "*conv")
     assert keys(kept) == ["toy/conv", "toy/split#1"]
     assert kept["toy/conv"] is fitted["toy/conv"]
@@ -89,18 +90,18 @@ def test_restrict_keeps_the_sites_that_fit_and_their_order(fitted: ActMap) -> No
     assert fitted.record.edits == ()
 
 
-def test_restrict_to_nothing_names_a_site_that_is_there(fitted: ActMap) -> None:
+def test_restrict_to_nothing_names_an_existing_site(fitted: ActMap) -> None:
     with pytest.raises(MapError, match="the first is toy/conv"):
         fitted.restrict("*attention*")
 
 
 @pytest.mark.parametrize("strength", [float("nan"), float("inf")])
-def test_a_scale_that_is_not_finite_is_refused(fitted: ActMap, strength: float) -> None:
+def test_scaled_refuses_strength_that_is_not_finite(fitted: ActMap, strength: float) -> None:
     with pytest.raises(MapError, match="must be a finite number"):
         fitted.scaled(strength)
 
 
-def test_scaled_by_one_changes_nothing_and_by_zero_gives_the_identity(fitted: ActMap) -> None:
+def test_scaled_by_one_is_the_map_and_by_zero_the_identity(fitted: ActMap) -> None:
     assert largest_difference(fitted.scaled(1), fitted) < 1e-6  # 1 + (omega - 1) in float64, kept in float32
     for transport in fitted.scaled(0).transports.values():
         assert torch.equal(transport.omega, torch.ones_like(transport.omega))
@@ -108,26 +109,26 @@ def test_scaled_by_one_changes_nothing_and_by_zero_gives_the_identity(fitted: Ac
 
 
 @pytest.mark.parametrize(("strength", "expected"), [(2.0, (-0.5, 1.0)), (-1.0, (-2.0, 1.0)), (0.0, None)])
-def test_the_recommended_strengths_are_scaled_the_other_way(
+def test_scaled_adapts_recommended_strengths(
     fitted: ActMap, strength: float, expected: tuple[float, float] | None
 ) -> None:
     ranged = replace(fitted, card=Card(title="t", strength_range=(-1.0, 2.0)))
     assert ranged.scaled(strength).card == Card(title="t", strength_range=expected)
 
 
-def test_inverse_of_the_inverse_is_the_map(fitted: ActMap) -> None:
+def test_inverse_of_inverse_is_the_map(fitted: ActMap) -> None:
     assert fitted.inverse().fallbacks == 0
     assert largest_difference(fitted.inverse().inverse(), fitted) < 1e-5  # twice kept in float32
 
 
-def test_inverse_exchanges_the_prompts(fitted: ActMap) -> None:
+def test_inverse_exchanges_prompts(fitted: ActMap) -> None:
     record, inverse = fitted.record, fitted.inverse().record
     assert (inverse.source_prompts, inverse.target_prompts) == (record.target_prompts, record.source_prompts)
     assert (inverse.source_count, inverse.target_count) == (record.target_count, record.source_count)
     assert inverse.edits == ("inverted",)
 
 
-def test_inverse_counts_the_channels_it_could_not_invert(fitted: ActMap) -> None:
+def test_inverse_counts_channels_it_cannot_invert(fitted: ActMap) -> None:
     flat = fitted["toy/head"]
     omega = flat.omega.clone()
     omega[:2] = 0
@@ -135,7 +136,7 @@ def test_inverse_counts_the_channels_it_could_not_invert(fitted: ActMap) -> None
     assert changed.inverse().fallbacks == 2
 
 
-def test_map_then_its_inverse_is_the_identity(fitted: ActMap) -> None:
+def test_then_inverse_is_the_identity(fitted: ActMap) -> None:
     for transport in fitted.then(fitted.inverse()).transports.values():
         # Slopes and offsets of either map are rounded to float32; offsets are up to 10.
         assert torch.allclose(transport.omega, torch.ones_like(transport.omega), atol=1e-5)
@@ -151,30 +152,30 @@ def test_then_composes_common_sites_and_keeps_the_others() -> None:
     }
 
 
-def test_then_knows_the_base_models_of_both_maps() -> None:
+def test_then_keeps_fingerprints_of_both_maps() -> None:
     bases = {name: Fingerprint(name, "w") for name in ("clip_l", "diffusion_model")}
     one, other = (replace(act_map(a=affine(1, 1)), record=FitRecord(base={name: bases[name]})) for name in bases)
     assert one.then(other).record.base == bases
 
 
-def test_then_names_what_came_after() -> None:
+def test_then_records_title_of_second_map() -> None:
     after = replace(act_map(a=affine(1, 1)), card=Card(title="calm"))
     assert act_map(a=affine(1, 1)).then(after).record.edits == ("then calm",)
 
 
-def test_then_refuses_a_site_that_differs_in_shape() -> None:
+def test_then_refuses_site_that_differs_in_shape() -> None:
     wider = ActMap({site("a", channels=3): affine(1, 0, channels=3)})
     with pytest.raises(MapError, match="toy/a differently"):
         act_map(a=affine(1, 0)).then(wider)
 
 
-def test_then_refuses_observed_support_wherever_it_is() -> None:
+def test_then_refuses_observed_support() -> None:
     bounded = replace(affine(1, 1), low=torch.zeros(2), high=torch.ones(2))
     with pytest.raises(MapError, match="unbounded support"):
         act_map(a=affine(1, 0)).then(act_map(b=bounded))
 
 
-def test_then_never_changes_the_rule_for_a_feature_map() -> None:
+def test_then_refuses_maps_of_different_spatial_rules() -> None:
     """One file records one rule for feature maps, so maps of two rules cannot become one."""
     shifted = ActMap({Site("toy", "a", None, "spatial", 2): affine(2, 1)}, FitRecord(spatial="shift"))
     pointwise = ActMap({Site("toy", "b", None, "spatial", 2): affine(2, 1)}, FitRecord(spatial="pointwise"))
@@ -190,12 +191,32 @@ def test_difference_is_zero_only_for_equal_maps(fitted: ActMap) -> None:
     assert fitted.difference(other) == other.difference(fitted)
 
 
-def test_maps_of_other_sites_cannot_be_compared(fitted: ActMap) -> None:
+def test_difference_compares_supports() -> None:
+    bounded = replace(affine(1, 1), low=torch.zeros(2), high=torch.ones(2))
+    wider = replace(bounded, high=torch.full((2,), 2.0))
+    assert act_map(a=bounded).difference(act_map(a=wider)) == {"toy/a": 0.5}
+    assert act_map(a=bounded).difference(act_map(a=affine(1, 1))) == {"toy/a": math.inf}
+    assert act_map(a=affine(1, 1)).difference(act_map(a=bounded)) == {"toy/a": math.inf}
+    assert act_map(a=bounded).difference(act_map(a=bounded)) == {"toy/a": 0}
+
+
+def test_repr_is_short_however_large_the_map_is() -> None:
+    large = ActMap(
+        {site(f"layer.{number}", 4096): affine(1, 0, 4096) for number in range(300)},
+        FitRecord(source_prompts=("a" * 1000,) * 100),
+        Card(title="Calm", cover=b"a" * 10_000),
+    )
+    assert repr(large) == "<ActMap 'Calm': 300 sites of toy, linear, causal>"
+    assert repr(large["toy/layer.0"]) == "<Transport: 4096 channels>"
+    assert max(len(repr(part)) for part in (large.record, large.card, large.site("toy/layer.0"))) < 600
+
+
+def test_difference_refuses_maps_of_other_sites(fitted: ActMap) -> None:
     with pytest.raises(MapError, match="different sites"):
         fitted.difference(fitted.restrict("*conv"))
 
 
-def test_a_map_is_never_changed_in_place(fitted: ActMap) -> None:
+def test_edits_never_change_map_in_place(fitted: ActMap) -> None:
     before = fit(mixed(), prompts("source", 6), prompts("target", 6), sites=MIXED_SITES)
     for made in (fitted.inverse(), fitted.scaled(2), fitted.then(fitted), fitted.restrict("*")):
         assert made.record.edits
@@ -206,7 +227,7 @@ def test_a_map_is_never_changed_in_place(fitted: ActMap) -> None:
 # --- joining
 
 
-def test_joined_maps_hold_the_sites_of_both_in_their_order() -> None:
+def test_joined_has_sites_of_both_in_order() -> None:
     text = ActMap({site("a", component="text"): affine(1, 2)}, FitRecord(notes=("one",)))
     image = ActMap({site("b", component="image"): affine(3, 4)}, FitRecord(notes=("two",), seed=7), Card(title="t"))
     joined = text.joined(image)
@@ -216,26 +237,26 @@ def test_joined_maps_hold_the_sites_of_both_in_their_order() -> None:
     assert joined.record.seed == 7
 
 
-def test_joined_maps_keep_the_fingerprints_of_both() -> None:
+def test_joined_keeps_fingerprints_of_both() -> None:
     text = ActMap({site("a", component="text"): affine(1, 2)}, FitRecord(base={"text": Fingerprint("t", "")}))
     image = ActMap({site("b", component="image"): affine(1, 2)}, FitRecord(base={"image": Fingerprint("i", "")}))
     assert list(text.joined(image).record.base) == ["text", "image"]
 
 
-def test_a_joined_map_is_exact_only_where_both_are() -> None:
+def test_joined_is_exact_only_if_both_are() -> None:
     text = ActMap({site("a", component="text"): affine(1, 2)}, FitRecord(walk="streamed"))
     image = ActMap({site("b", component="image"): affine(1, 2)}, FitRecord())
     assert text.joined(image).record.walk == image.joined(text).record.walk == "streamed"
     assert image.joined(ActMap({site("c"): affine(1, 2)}, FitRecord())).record.walk == "exact"
 
 
-def test_feature_maps_of_different_rules_are_not_joined() -> None:
+def test_joined_refuses_maps_of_different_spatial_rules() -> None:
     one = ActMap({Site("one", "a", None, "spatial", 2): affine(1, 2)}, FitRecord(spatial="pointwise"))
     other = ActMap({Site("other", "b", None, "spatial", 2): affine(1, 2)}, FitRecord())
     with pytest.raises(MapError, match="different rules"):
         one.joined(other)
 
 
-def test_maps_that_share_a_site_are_not_joined() -> None:
-    with pytest.raises(MapError, match="Both maps move the site toy/a"):
+def test_joined_refuses_maps_that_share_a_site() -> None:
+    with pytest.raises(MapError, match="Both maps steer the site toy/a"):
         act_map(a=affine(1, 2)).joined(act_map(a=affine(1, 2)))
