@@ -69,7 +69,7 @@ class SteeredForward:
         """Stand in for the module's ``forward``."""
         self._before, self.forward, self._module = own_forward(module), module.forward, ref(module)
         module.__dict__["forward"] = self
-        if _has_default_state(module):
+        if _is_copied_by_state(module):
             module.__dict__["__getstate__"] = _UnsteeredState(module)
 
     def take_off(self, module: nn.Module) -> None:
@@ -131,31 +131,33 @@ def layers_on(module: nn.Module) -> list[Layer]:
 
 
 class _UnsteeredState:
-    """What is copied or pickled of a module that maps steer: everything but the maps."""
+    """Stands in for ``__getstate__``: what is copied or pickled of a module that maps steer is everything but the maps.
+
+    `SteeredForward` alone would leave an attribute ``forward`` in the copy, where the module itself has none.
+    """
 
     def __init__(self, module: nn.Module) -> None:
         self._module = ref(module)
 
-    def __call__(self) -> dict[str, Any]:
+    def __call__(self) -> Any:
         module = self._module()
         assert module is not None
-        state = dict(module.__dict__)
-        del state["__getstate__"]
+        by_class = getattr(type(module), "__getstate__", None)
+        state = module.__dict__ if by_class is None else by_class(module)
+        if not isinstance(state, dict):
+            return state
+        state = dict(cast("dict[str, Any]", state))
+        state.pop("__getstate__", None)
         if isinstance(forward := state.get("forward"), SteeredForward):
             restore_forward(state, forward.before)
         return state
 
 
-def _has_default_state(module: nn.Module) -> bool:
-    """Whether Python's own rules say what is copied and pickled of a module."""
-    kind = cast("Any", type(module))
-    return (
-        not hasattr(kind, "__deepcopy__")
-        and kind.__reduce_ex__ is object.__reduce_ex__
-        and kind.__reduce__ is object.__reduce__
-        and getattr(kind, "__getstate__", None) is getattr(object, "__getstate__", None)
-        and "__getstate__" not in module.__dict__
-    )
+def _is_copied_by_state(module: nn.Module) -> bool:
+    """Whether copies and pickles of a module are made from its ``__getstate__``."""
+    kind = type(module)
+    by_state = kind.__reduce_ex__ is object.__reduce_ex__ and kind.__reduce__ is object.__reduce__
+    return by_state and not hasattr(kind, "__deepcopy__") and "__getstate__" not in module.__dict__
 
 
 def _tensor_at(output: Any, index: int | None, slot: Slot) -> Tensor:
