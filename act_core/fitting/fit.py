@@ -9,6 +9,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cache
 from typing import Any, Generic
 
 import torch
@@ -150,10 +151,15 @@ def _record(
         target_count=len(target),
         prompts_sha256=hashlib.sha256(json.dumps(described).encode()).hexdigest(),
         base={component.name: fingerprint(component) for component in components},
-        versions={name: importlib.metadata.version(name) for name in _VERSIONED if name in sys.modules},
+        versions={name: _version(name) for name in _VERSIONED if name in sys.modules},
         patches=tuple(plain_text(patch) for patch in patches),
         notes=tuple(plain_text(note) for note in model.notes),
     )
+
+
+@cache
+def _version(library: str) -> str:
+    return importlib.metadata.version(library)
 
 
 @dataclass(frozen=True)

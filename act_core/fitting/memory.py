@@ -108,6 +108,7 @@ class MemoryMeter(TorchDispatchMode):
         self.peak = max(self.peak, self.alive)
         weakref.finalize(storage, self._release, key, size)
 
+    @critical  # an interrupt raised in a weak reference's callback is lost
     def _release(self, key: int, size: int) -> None:
         self._seen.discard(key)
         self.alive -= size

@@ -73,7 +73,7 @@ class prepared:  # noqa: N801  (used like a function)
     def _claim(self) -> None:
         with _lock:
             if any(module in _in_use for module in self._modules):
-                raise FitError("This model is being fitted already, in another thread; wait until that fit has ended.")
+                raise FitError("This model is being fitted already; wait until that fit has ended.")
             _in_use.update(self._modules)
             self._claimed = True
 

@@ -18,7 +18,7 @@ from act_core.fitting.memory import SCRATCH, BatchPlan, MemoryMeter, SampleMemor
 KIB = 256  # float32 values
 
 
-def test_meter_counts_what_is_alive_and_the_most_there_was() -> None:
+def test_meter_counts_alive_and_peak_bytes() -> None:
     with MemoryMeter() as meter:
         a = torch.zeros(KIB)
         b = a + 1
@@ -31,7 +31,7 @@ def test_meter_counts_what_is_alive_and_the_most_there_was() -> None:
     assert meter.alive == 0
 
 
-def test_meter_does_not_count_what_was_there_before_nor_views_nor_changes_in_place() -> None:
+def test_meter_ignores_older_tensors_views_and_in_place_changes() -> None:
     before = torch.zeros(KIB)
     with MemoryMeter() as meter:
         before.add_(1).view(16, 16).mul_(2)
@@ -40,7 +40,7 @@ def test_meter_does_not_count_what_was_there_before_nor_views_nor_changes_in_pla
     assert (meter.alive, meter.peak) == (0, 0)
 
 
-def test_meter_samples_what_is_held_at_a_point() -> None:
+def test_meter_samples_held_bytes() -> None:
     with MemoryMeter() as meter:
         a = torch.ones(KIB)
         b = a + a
@@ -57,7 +57,7 @@ def test_meter_counts_every_result_of_an_operator() -> None:
     assert meter.alive == 1024 + 2048  # values in float32, indices in int64
 
 
-def test_everything_fits_into_a_large_budget() -> None:
+def test_plan_with_a_large_budget_keeps_all_samples_resident() -> None:
     assert SampleMemory(running=10_000, waiting=1000).plan(40, 8, 1 << 30, [64]) == BatchPlan(40, 8)
 
 
@@ -69,7 +69,7 @@ def test_everything_fits_into_a_large_budget() -> None:
     budget=st.integers(1, 10**9),
     channels=st.lists(st.integers(1, 512), min_size=1, max_size=5),
 )
-def test_a_plan_never_takes_more_than_the_budget(
+def test_plan_keeps_within_the_budget(
     running: int, share: float, prompts: int, batch: int, budget: int, channels: list[int]
 ) -> None:
     need = SampleMemory(running, max(1, int(running * share)))
@@ -90,7 +90,7 @@ def test_a_plan_never_takes_more_than_the_budget(
     assert plan.batch * running + waiting * need.waiting + fitting + streamed * kept + SCRATCH <= budget
 
 
-def test_halving_goes_down_to_two_prompts_a_side() -> None:
+def test_halved_goes_down_to_two_samples_a_side() -> None:
     plan, tried = BatchPlan(12, 32), []
     while plan.resident >= 4:
         tried.append(plan.resident)
@@ -100,7 +100,7 @@ def test_halving_goes_down_to_two_prompts_a_side() -> None:
 
 
 @pytest.mark.parametrize("resident", range(4, 30))
-def test_halving_keeps_batches_within_the_resident_prompts(resident: int) -> None:
+def test_halved_keeps_batches_within_the_resident_samples(resident: int) -> None:
     plan = BatchPlan(resident, 32).halved()
     assert plan.resident < resident
     assert 1 <= plan.batch <= max(1, plan.resident)
@@ -126,7 +126,7 @@ print(held, resident() - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
-def test_freed_tensors_leave_the_process_at_once() -> None:
+def test_free_at_once_returns_memory_to_the_system() -> None:
     # In a process of its own: what other tests left in the heap is taken first.
     done = subprocess.run([sys.executable, "-c", GAPS], capture_output=True, text=True, check=True)
     held, left = map(int, done.stdout.split())
