@@ -8,7 +8,7 @@ WEB_DIRECTORY = "./web"
 
 
 async def comfy_entrypoint() -> Any:
-    """What ComfyUI asks for the nodes."""
+    """The extension that ComfyUI asks for its nodes."""
     from .nodes import ACTSteeringExtension
 
     return ACTSteeringExtension()

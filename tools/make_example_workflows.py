@@ -1,8 +1,8 @@
 """Writes ``example_workflows``: each as graph, in API form, and with a cover that is what it draws.
 
-    python tools/make_example_workflows.py [NAME ...]
+    python tools/make_example_workflows.py [--keep-covers] [NAME ...]
 
-Needs ComfyUI where the host tests find it.
+Needs ComfyUI at ``~/comfy/ComfyUI``, or at COMFYUI_PATH.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "host"))
+sys.path.insert(0, str(ROOT))
 
-from server import WIDGETS, Graph, Host, Node, started  # noqa: E402
+from tools.comfyui.server import WIDGETS, Graph, Host, Node, started  # noqa: E402
 
 FOLDER = ROOT / "example_workflows"
 MAP = "plain_to_ink.safetensors"
@@ -101,7 +101,7 @@ def regions(graph: Graph) -> None:
         y=0,
         operation="add",
     )
-    # A hook steers the diffusion model; the text encoders are steered by the CLIP that encodes the region's prompt.
+    # A hook steers the diffusion model; the CLIP that encodes the region's prompt steers the text encoders.
     clip = graph.add("ApplyACTSteeringCLIP", clip=loaded[1], act_map=act_map, strength_clip=1.0)
     ink = graph.add("CLIPTextEncode", text="red heart", clip=clip)
     text = graph.add("CLIPTextEncode", text="red heart", clip=loaded[1])
@@ -118,7 +118,7 @@ def regions(graph: Graph) -> None:
 
 
 def text_encoder_slider(graph: Graph) -> None:
-    """Only the prompt is moved: the same picture model, the text encoder at rising strength."""
+    """Only the prompt is steered: the picture model is unchanged."""
     loaded = graph.add("LoadACTDemoModel")
     act_map = graph.add("LoadACTMap", name=MAP)
     clip = graph.add("ApplyACTSteeringCLIP", clip=loaded[1], act_map=act_map, strength_clip=1.0)
@@ -126,7 +126,7 @@ def text_encoder_slider(graph: Graph) -> None:
 
 
 def steered_prompt(graph: Graph) -> None:
-    """A language model expands an idea, leaning the way a map leads; the text is the prompt of a picture."""
+    """A language model, steered by a map, expands an idea; the text is the prompt of a picture."""
     loaded = graph.add("LoadACTDemoModel")
     language_model = graph.add("LoadACTLanguageModel", name=LANGUAGE_MODEL, dtype="auto", device="auto")
     written = graph.add(
@@ -173,7 +173,7 @@ def _draw(graph: Graph, loaded: Node, model: Node, positive: Node, batch: int) -
         model=model,
         **SAMPLER,
         positive=positive,
-        # With the CLIP of the loader: what is moved in both prompts cancels.
+        # With the CLIP of the loader: guidance cancels any change that is made to both prompts.
         negative=graph.add("CLIPTextEncode", text="", clip=loaded[1]),
         latent_image=graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=batch),
         denoise=1.0,
@@ -182,6 +182,24 @@ def _draw(graph: Graph, loaded: Node, model: Node, positive: Node, batch: int) -
     larger = {"upscale_method": "nearest-exact", "width": 256, "height": 256, "crop": "disabled"}
     shown = graph.add("ImageScale", image=images, **larger)
     graph.add("SaveImage", images=shown, filename_prefix="act")
+
+
+def add_titles(prompt: Mapping[str, Any], listed: Mapping[str, Any]) -> None:
+    """Give each node a title, as the host's own export does; those that read prompts say which one they read.
+
+    Clients find nodes by their titles, so a title that several nodes share gets a number.
+    """
+    uses = {
+        value[0]: name.removesuffix("_NEW").replace("cond", "region").capitalize()
+        for node in prompt.values()
+        for name, value in node["inputs"].items()
+        if isinstance(value, list) and prompt[value[0]]["class_type"] == "CLIPTextEncode"
+    }
+    count: dict[str, int] = {}
+    for number, node in prompt.items():
+        title = f"{uses[number]} prompt" if number in uses else listed[node["class_type"]]["display_name"]
+        count[title] = count.get(title, 0) + 1
+        node["_meta"] = {"title": title if count[title] == 1 else f"{title} {count[title]}"}
 
 
 def as_graph(prompt: Mapping[str, Any], listed: Mapping[str, Any]) -> dict[str, Any]:
@@ -240,6 +258,7 @@ def as_graph(prompt: Mapping[str, Any], listed: Mapping[str, Any]) -> dict[str, 
                 "mode": 0,
                 "inputs": inputs,
                 "outputs": outputs,
+                "title": node["_meta"]["title"],
                 "properties": {"Node name for S&R": node["class_type"]},
                 "widgets_values": values,
             }
@@ -248,15 +267,20 @@ def as_graph(prompt: Mapping[str, Any], listed: Mapping[str, Any]) -> dict[str, 
     return {**last, "nodes": nodes, "links": links, "groups": [], "config": {}, "extra": {}, "version": 0.4}
 
 
-def write(host: Host, build: Callable[[Graph], None]) -> None:
+def write(host: Host, build: Callable[[Graph], None], *, cover: bool) -> None:
+    """Write a workflow in both forms, and its cover unless that is kept."""
     graph = Graph()
     build(graph)
+    listed = host.get("/object_info")
+    add_titles(graph.prompt, listed)
     name = build.__name__
     (FOLDER / "api").mkdir(parents=True, exist_ok=True)
     (FOLDER / "api" / f"{name}.json").write_text(json.dumps(graph.prompt, indent=2) + "\n")
-    (FOLDER / f"{name}.json").write_text(json.dumps(as_graph(graph.prompt, host.get("/object_info")), indent=1) + "\n")
-    images: list[Image.Image] = [Image.open(path) for path in host.images(host.run(graph)) if "output" in path.parts]
-    _cover(images).save(FOLDER / f"{name}.jpg", quality=88)
+    (FOLDER / f"{name}.json").write_text(json.dumps(as_graph(graph.prompt, listed), indent=1) + "\n")
+    if cover:
+        paths = host.images(host.run(graph))
+        images: list[Image.Image] = [Image.open(path) for path in paths if "output" in path.parts]
+        _cover(images).save(FOLDER / f"{name}.jpg", quality=88)
 
 
 def _cover(images: list[Image.Image]) -> Image.Image:
@@ -274,14 +298,15 @@ def _cover(images: list[Image.Image]) -> Image.Image:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Writes the example workflows, or some of them.")
     parser.add_argument("names", nargs="*", default=[build.__name__ for build in WORKFLOWS])
-    names = parser.parse_args().names
+    parser.add_argument("--keep-covers", action="store_true", help="do not draw the covers again")
+    args = parser.parse_args()
     root = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "comfy" / "ComfyUI")
     with (
         tempfile.TemporaryDirectory() as folder,
         started(root / ".venv" / "bin" / "python", Path(folder) / "base") as host,
     ):
-        for build in (build for build in WORKFLOWS if build.__name__ in names):
-            write(host, build)
+        for build in (build for build in WORKFLOWS if build.__name__ in args.names):
+            write(host, build, cover=not args.keep_covers)
             print(f"wrote {FOLDER / build.__name__}.json")
 
 

@@ -2,7 +2,7 @@
 
     python tools/make_node_pictures.py
 
-Needs ComfyUI where the host tests find it, and Chromium.
+Needs ComfyUI at ``~/comfy/ComfyUI``, or at COMFYUI_PATH, and Chromium.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "tests" / "host"))
+sys.path.insert(0, str(ROOT))
 
-from frontend import opened  # noqa: E402
-from server import started  # noqa: E402
+from tools.comfyui.frontend import opened  # noqa: E402
+from tools.comfyui.server import started  # noqa: E402
 
 DOCS = ROOT / "web" / "docs"
 # Alone on the canvas, at a scale at which its text can be read.

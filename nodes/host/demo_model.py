@@ -16,9 +16,9 @@ import comfy.utils
 import torch
 from tokenizers import Tokenizer
 
-from ...act_core import MapError
-from .fitting import SIZE
+from ...act_core.errors import MapFileError
 from .folders import PACK
+from .latents import SIZE
 
 FOLDER = PACK / "demo_model"
 PIXELS = 64
@@ -28,10 +28,10 @@ def load_demo_model() -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE.
 
     Raises:
-        MapError: its files are not there.
+        MapFileError: its files are missing.
     """
     if not (FOLDER / "model_index.json").is_file():
-        raise MapError(f"The demo model is not in {FOLDER}; install the pack again, with all its files.")
+        raise MapFileError(f"The demo model is missing from {FOLDER}; install the pack again, with all its files.")
     model = comfy.sd.load_diffusion_model_state_dict(
         _weights("transformer/diffusion_pytorch_model"), model_options={"dtype": torch.float32}
     )
@@ -93,7 +93,7 @@ class _SmallVocabulary(comfy.clip_model.CLIPTextModel):
 
 
 class _TokenizerFile:
-    """What the host's tokenizer class asks of a tokenizer."""
+    """A tokenizer as the host's tokenizer class expects it."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer

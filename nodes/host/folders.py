@@ -7,25 +7,38 @@ from pathlib import Path
 
 import folder_paths
 
-from ...act_core import MapError
+from ...act_core.errors import MapFileError
+from ...act_core.text import is_unsafe
 
 PACK = Path(__file__).parents[2]
 MAPS = "act_maps"
 PROMPT_SETS = "act_prompt_sets"
-# Other packs have language models there, too.
+# The folder that other packs use, too.
 LANGUAGE_MODELS = "LLM"
 _SHIPPED = {MAPS: PACK / "pretrained_maps", PROMPT_SETS: PACK / "prompt_sets"}
 _SUFFIXES = {MAPS: {".safetensors"}, PROMPT_SETS: {".txt"}}
 
 
 def register() -> None:
-    """Tell ComfyUI of the folders; those that the user's own configuration names come first, the shipped ones last."""
+    """Add the folders to ComfyUI's; those of the user's own configuration come first, the shipped ones last."""
     for kind, shipped in _SHIPPED.items():
-        named = folder_paths.folder_names_and_paths.get(kind, ([], set()))[0]
-        paths = [*named, str(Path(folder_paths.models_dir) / kind), str(shipped)]
-        folder_paths.folder_names_and_paths[kind] = (list(dict.fromkeys(paths)), _SUFFIXES[kind])
-    if LANGUAGE_MODELS not in folder_paths.folder_names_and_paths:
-        folder_paths.add_model_folder_path(LANGUAGE_MODELS, str(Path(folder_paths.models_dir) / LANGUAGE_MODELS))
+        _add(kind, _default(kind), shipped)
+        # Without suffixes, as the user's configuration leaves them, the host lists every file.
+        folder_paths.folder_names_and_paths[kind] = (_paths(kind), _SUFFIXES[kind])
+    _add(LANGUAGE_MODELS, _default(LANGUAGE_MODELS))
+
+
+def _add(kind: str, *folders: Path) -> None:
+    for folder in folders:
+        folder_paths.add_model_folder_path(kind, str(folder))
+
+
+def _default(kind: str) -> Path:
+    return Path(folder_paths.models_dir) / kind
+
+
+def _paths(kind: str) -> list[str]:
+    return folder_paths.folder_names_and_paths[kind][0]
 
 
 def names(kind: str) -> list[str]:
@@ -34,11 +47,14 @@ def names(kind: str) -> list[str]:
 
 
 def find(kind: str, name: str) -> Path:
-    """The file behind an entry of a combo."""
+    """The file behind an entry of a combo.
+
+    Raises:
+        MapFileError: it does not exist.
+    """
     path = folder_paths.get_full_path(kind, name)
     if path is None:
-        own = folder_paths.folder_names_and_paths[kind][0][0]
-        raise MapError(f"There is no file {name} in {own}; put it there, or choose another.")
+        raise MapFileError(f"There is no file {name} in {_paths(kind)[0]}; put it there, or choose another one.")
     return Path(path)
 
 
@@ -46,9 +62,9 @@ def language_models() -> list[str]:
     """Model folders and GGUF files, by their path inside a folder of language models."""
     found: set[str] = set()
     for folder in _language_folders():
-        # Not the host's own listing, which knows files and no folders.
+        # Not by the host's own listing, which lists files but not folders.
         configs = (path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/config.json"))
-        # Neither does a pattern follow links to folders, on which many keep their models.
+        # A pattern does not follow links to folders, where many keep their models.
         walked = os.walk(folder, followlinks=True)
         files = (Path(place) / name for place, _, names in walked for name in names if name.endswith(".gguf"))
         found |= {path.relative_to(folder).as_posix() for path in (*configs, *files)}
@@ -56,12 +72,16 @@ def language_models() -> list[str]:
 
 
 def find_language_model(name: str) -> Path:
-    """The folder or file behind a name of `language_models`."""
+    """The folder or file behind a name of `language_models`.
+
+    Raises:
+        MapFileError: it does not exist.
+    """
     places = [folder / name for folder in _language_folders()]
     for place in places:
         if place.exists():
             return place
-    raise MapError(f"There is no language model {name} in {places[0].parent}; put it there, or choose another.")
+    raise MapFileError(f"There is no language model {name} in {places[0].parent}; put it there, or choose another one.")
 
 
 def _language_folders() -> list[Path]:
@@ -69,31 +89,54 @@ def _language_folders() -> list[Path]:
 
 
 def new_map(name: str) -> Path:
-    """Where to save a map: in the user's first folder, under a name that is not taken.
+    """Where to save a map: in the user's first folder, under a name that no map in any folder has.
+
+    Args:
+        name: a file name, with or without ``.safetensors``; subfolders are separated by slashes.
 
     Raises:
-        MapError: the name is empty, leads out of the folder, or cannot be that of a file.
+        MapFileError: this cannot be the name of a file inside the folder.
     """
-    folder = _own_maps()
-    stem = name.strip().removesuffix(".safetensors")
-    path = folder / f"{stem}.safetensors"
-    if not stem or "\0" in stem or folder.resolve() not in path.resolve().parents:
-        raise MapError(f"{name!r} is no name for a map; give a plain file name, such as ink.")
+    parts = [part.strip() for part in name.strip().removesuffix(".safetensors").replace("\\", "/").split("/")]
+    if not all(_is_file_name(part) for part in parts):
+        raise MapFileError(f"{name!r} is not a name for a map; give a plain file name, such as ink or styles/ink.")
+    *subfolders, stem = parts
     number = 1
+    place = Path(*subfolders, f"{stem}.safetensors")
     try:
-        while path.exists():
+        while any(_exists(Path(folder) / place) for folder in _paths(MAPS)):
             number += 1
-            path = folder / f"{stem}_{number:03}.safetensors"
+            place = Path(*subfolders, f"{stem}_{number:03}.safetensors")
+        path = _own_maps() / place
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise MapError(f"{path} cannot be made: {error.strerror}; choose another name.") from error
+        raise MapFileError(f"{name} cannot be saved: {error.strerror}. Choose another name.") from error
     return path
 
 
-def listed(path: Path) -> str:
-    """A map that was saved, as the combo lists it."""
+def listed_name(path: Path) -> str:
+    """The name under which a map in the user's first folder is listed, and loaded."""
     return str(path.relative_to(_own_maps()))
 
 
 def _own_maps() -> Path:
-    return Path(folder_paths.folder_names_and_paths[MAPS][0][0])
+    return Path(_paths(MAPS)[0])
+
+
+def _is_file_name(part: str) -> bool:
+    """Whether this names a file on every system: Windows drops dots at the end, and reserves some characters."""
+    forbidden = any(is_unsafe(character) or character in '\n\t<>:"|?*' for character in part)
+    return bool(part) and not part.startswith(".") and not part.endswith(".") and not forbidden
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is a file of this name, be it a link that leads nowhere.
+
+    Raises:
+        OSError: there cannot be one, as the name is too long or a folder in it is a file.
+    """
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True

@@ -1,8 +1,8 @@
-"""Language models of the transformers library as the host's memory management takes them."""
+"""Language models of the transformers library under the host's memory management."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import comfy.model_management
 import torch
@@ -10,16 +10,18 @@ from comfy.model_patcher import ModelPatcher
 from torch import nn
 
 from ...act_core import MapError
+from ...act_core.errors import MapFileError
+from ...act_core.settings import Dtype
 from . import folders
 
 if TYPE_CHECKING:  # it takes seconds to import, and most graphs have no language model
     from ...act_core.models.transformers import TransformersModel
 
 DEFAULT = "SmolLM2-135M-Instruct (small default)"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Beside the weights, for each token and channel of a layer: keys, values, and what is computed on the way.
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in get_args(Dtype)}
+# Besides the weights, for each token and channel of a layer: keys, values, and intermediate results.
 _TENSORS_A_LAYER = 4
-# The share of the free memory that a fit may take besides the model.
+# The share of the free memory that a fit may use besides the model.
 _SHARE = 0.7
 
 
@@ -29,12 +31,17 @@ def names() -> list[str]:
 
 
 class LanguageModel:
-    """A language model that the host loads to its device when it is used, and takes off again for others."""
+    """A language model that the host loads to its device when it is used, and unloads to make room for others.
+
+    Args:
+        model: the model, in main memory.
+        device: where it runs.
+    """
 
     def __init__(self, model: TransformersModel, device: torch.device) -> None:
         self._model = model
         offload = comfy.model_management.text_encoder_offload_device()
-        # The host notes its own things on the model that it manages, some under names that transformers has taken.
+        # The host sets attributes on the model that it manages, some under names that transformers uses itself.
         root = nn.Module()
         root.model = model.module
         self._patcher: Any = ModelPatcher(root, load_device=device, offload_device=offload)
@@ -43,7 +50,7 @@ class LanguageModel:
         """The model, loaded to its device with room for a number of tokens.
 
         Raises:
-            MapError: it does not fit.
+            MapError: it does not fit into the memory.
         """
         config = self._model.config
         size = _TENSORS_A_LAYER * config.num_hidden_layers * config.hidden_size * self._model.module.dtype.itemsize
@@ -53,12 +60,12 @@ class LanguageModel:
         except comfy.model_management.OOM_EXCEPTION as error:
             raise MapError(
                 f"The language model {self._model.name} does not fit into the memory of {self._patcher.load_device}; "
-                "load it with device cpu, or take a smaller one."
+                "load it with device cpu, or use a smaller one."
             ) from error
         return self._model
 
     def budget(self) -> int | None:
-        """Bytes that a fit may take besides the model; None on a CPU, where it would only be slower for it."""
+        """Bytes that a fit may use besides the model; None on a CPU, where a budget would only slow it down."""
         device = self._patcher.load_device
         if comfy.model_management.is_device_cpu(device):
             return None
@@ -68,13 +75,20 @@ class LanguageModel:
 def load(name: str, dtype: str, device: str) -> LanguageModel:
     """Load a model into main memory.
 
+    Args:
+        name: one of `names`.
+        dtype: one of `DTYPES`, or ``auto``.
+        device: ``cpu``, or ``auto``.
+
     Raises:
-        MapError: it is not there, cannot be read, or a package is missing.
+        MapError: it does not exist, cannot be read, or a package is missing.
     """
     try:
         from ...act_core.models.transformers import TransformersModel
     except ImportError as error:
-        raise MapError(f"Language models need the package transformers, which cannot be imported: {error}.") from error
+        raise MapFileError(
+            f"Language models need the package transformers, which cannot be imported: {error}."
+        ) from error
     on = torch.device("cpu") if device == "cpu" else comfy.model_management.text_encoder_device()
     kind = DTYPES.get(dtype) or _best_dtype(on)
     if name == DEFAULT:

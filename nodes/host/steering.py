@@ -1,204 +1,104 @@
-"""Putting maps onto a MODEL, a CLIP, or the conditioning of a region."""
+"""A map on a MODEL and a CLIP at once, as Apply ACT Steering and ACT Strength Sweep put it on."""
 
 from __future__ import annotations
 
 import logging
-import uuid
-from typing import Any, Literal
-from weakref import WeakKeyDictionary
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
-from comfy.hooks import EnumHookScope, HookGroup, TransformerOptionsHook
-from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
-from torch import nn
+from ...act_core import ActMap
+from ...act_core.components import DIFFUSION_MODEL
+from ...act_core.errors import MapMismatchError
+from ...act_core.settings import Branch, as_strength
+from ...act_core.steering import Steering
+from .clip_steering import steered_clip
+from .model_steering import ModelSteering, Window
 
-from ...act_core import ActMap, MapError, steer
-from ...act_core.steering import BatchRows, Steering
-from .modules import DIFFUSION_MODEL, diffusion_model, path_in_clip, text_encoders
-
-KEY = "act_steering"
-_BRANCHES = "act_branches"
-# Of a CLIP's model, the method that all encoding goes through.
-_ENCODE = "encode_token_weights"
-
-Branch = Literal["positive", "both", "negative"]
+__all__ = ["Applied", "Window", "steered"]
 
 
-class ModelSteering:
-    """A map on one clone of a MODEL: put on at each call of the model, and taken off right after it.
+@dataclass(frozen=True)
+class Applied:
+    """A MODEL and a CLIP with a map on them.
+
+    Attributes:
+        model, clip: steered, or as they were given where the map or the strength leaves them alone.
+        report: the sites that were found, and warnings.
+        on_model: the map on the model, if it is there.
+        on_clip: the map on the CLIP, if it is there.
+    """
+
+    model: Any
+    clip: Any
+    report: str
+    on_model: ModelSteering | None
+    on_clip: Steering | None
+
+
+def steered(
+    model: Any,
+    clip: Any | None,
+    act_map: ActMap,
+    strength: float,
+    strength_clip: float,
+    window: Window,
+    branch: Branch = "positive",
+) -> Applied:
+    """Apply a map.
 
     Args:
-        act_map: holds sites of the diffusion model.
-        strength: of the map.
-        start, end: part of the schedule in which it acts, from 0 to 1; a step at the very end is left out.
-        branch: half of the batch that is moved under classifier-free guidance.
-    """
-
-    def __init__(
-        self, act_map: ActMap, strength: float = 1.0, start: float = 0.0, end: float = 1.0, branch: Branch = "positive"
-    ) -> None:
-        if not start <= end:
-            raise MapError(
-                f"The map would end at {end:g} of the schedule, before it starts at {start:g}; swap the two."
-            )
-        self.act_map = act_map
-        self.strength = strength
-        self.start, self.end = start, end
-        self.branch: Branch = branch
-        # One for each replica of the model, which a host with several devices runs at the same time.
-        self._steerings: WeakKeyDictionary[nn.Module, tuple[Steering, BatchRows]] = WeakKeyDictionary()
-        self._due: set[Steering] = set()
-
-    def patched(self, model: Any) -> Any:
-        """A clone of a MODEL that is steered.
-
-        Raises:
-            MapError: no site of the map is in the model.
-        """
-        for warning in self._on(diffusion_model(model).module)[0].warnings:
-            logging.warning("ACT Steering: %s", warning)
-        clone = model.clone()
-        clone.add_wrapper_with_key(WrappersMP.OUTER_SAMPLE, KEY, self._sample)
-        clone.add_wrapper_with_key(WrappersMP.SAMPLER_SAMPLE, KEY, _note_branches)
-        clone.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, self.call)
-        return clone
-
-    def call(self, executor: Any, *args: Any, strength: float | None = None, **kwargs: Any) -> Any:
-        """Around one call of the model: ``x, t, c_concat, c_crossattn, control, transformer_options``."""
-        options = args[5] if len(args) > 5 else kwargs.get("transformer_options", {})
-        model = executor.class_obj
-        parts, of = self._parts(options)
-        if parts == () or not self._within(model.model_sampling, options):
-            return executor(*args, **kwargs)
-        steering, rows = self._on(diffusion_model(model).module)
-        rows.choose(parts, of)
-        strength = self.strength if strength is None else strength
-        if strength != steering.strength:
-            steering.strength = strength
-        with steering:
-            output = executor(*args, **kwargs)
-        if strength and steering not in self._due:
-            # Once a run: what fires at the first call fires at all.
-            steering.check()
-            self._due.add(steering)
-        return output
-
-    def _on(self, module: nn.Module) -> tuple[Steering, BatchRows]:
-        if module not in self._steerings:
-            rows = BatchRows()
-            steering = steer({DIFFUSION_MODEL: module}, self.act_map, self.strength, rows={DIFFUSION_MODEL: rows})
-            self._steerings[module] = steering, rows
-        return self._steerings[module]
-
-    def _within(self, model_sampling: Any, options: dict[str, Any]) -> bool:
-        if self.start <= 0 and self.end >= 1:
-            return True
-        # At sampling time, since a node that shifts the schedule may come after ours.
-        sigma = float(options["sigmas"].max())
-        first, last = (float(model_sampling.percent_to_sigma(percent)) for percent in (self.start, self.end))
-        return last < sigma <= first
-
-    def _parts(self, options: dict[str, Any]) -> tuple[tuple[int, ...] | None, int]:
-        """The parts of the batch that are the branch, and of how many."""
-        uuids, names = options.get("uuids") or (), options.get(_BRANCHES, {})
-        if uuids and all(uuid in names for uuid in uuids):
-            branches = ["negative" if "negative" in names[uuid] else "positive" for uuid in uuids]
-        else:
-            branches = ["negative" if index == 1 else "positive" for index in options.get("cond_or_uncond") or (0,)]
-        parts = tuple(number for number, branch in enumerate(branches) if self.branch in ("both", branch))
-        return (None, 1) if len(parts) == len(branches) else (parts, len(branches))
-
-    def _sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
-        """Around a sampling run, to tell afterwards what has fired."""
-        self._due.clear()
-        output = executor(*args, **kwargs)
-        for steering in self._due:
-            _log_coverage(steering)
-        return output
-
-
-def _note_branches(
-    executor: Any, guider: Any, sigmas: Any, extra_args: dict[str, Any], *args: Any, **kwargs: Any
-) -> Any:
-    """Note which conditioning is which: at a call of the model only their uuids are known."""
-    names: dict[uuid.UUID, str] = {}
-    for name, conds in guider.conds.items():
-        for cond in conds or ():
-            # Beside a prompt for an area the host puts a copy of it into the other branches, with the uuid it has.
-            if names.setdefault(cond["uuid"], name) != name:
-                cond["uuid"] = uuid.uuid4()
-                names[cond["uuid"]] = name
-    extra_args["model_options"].setdefault("transformer_options", {})[_BRANCHES] = names
-    return executor(guider, sigmas, extra_args, *args, **kwargs)
-
-
-def is_steered(model: Any) -> bool:
-    """Whether a map is on a MODEL already."""
-    return bool(model.wrappers.get(WrappersMP.APPLY_MODEL, {}).get(KEY))
-
-
-def is_steered_clip(clip: Any) -> bool:
-    """Whether a map is on a CLIP already."""
-    return bool(clip.patcher.get_attachment(KEY))
-
-
-def steered_clip(clip: Any, act_map: ActMap, strength: float) -> Any:
-    """A clone of a CLIP whose text encoders are steered.
+        model: a MODEL.
+        clip: a CLIP; None if none is connected.
+        act_map: the map.
+        strength, strength_clip: on the diffusion model, and on the text encoders.
+        window, branch: see `ModelSteering`.
 
     Raises:
-        MapError: no site of the map is in them.
+        MapError: the map does not fit, needs a CLIP that is not connected, or a strength is not a number.
     """
-    own = [f"{name}/*" for name in act_map.components if name != DIFFUSION_MODEL]
-    act_map = act_map.restrict(*own) if own else act_map
-    steering = steer({part.name: part.module for part in text_encoders(clip)}, act_map, strength)
-    for warning in steering.warnings:
-        logging.warning("ACT Steering: %s", warning)
-    clone = clip.clone()
-
-    def before(component: str, site: str) -> Any:
-        return clone.patcher.get_model_object(path_in_clip(component, site))
-
-    for (component, site), forward in steering.forwards(before).items():
-        clone.patcher.add_object_patch(path_in_clip(component, site), forward)
-    encode = clone.patcher.get_model_object(_ENCODE)
-
-    def encode_and_tell(*args: Any, **kwargs: Any) -> Any:
-        output = encode(*args, **kwargs)
-        steering.check()
-        _log_coverage(steering)
-        return output
-
-    clone.patcher.add_object_patch(_ENCODE, encode_and_tell)
-    clone.patcher.set_attachments(KEY, True)
-    return clone
-
-
-def _log_coverage(steering: Steering) -> None:
-    logging.info("ACT Steering: %s: %s.", steering.act_map.card.title or "map", steering.coverage)
+    strength, strength_clip = as_strength(strength), as_strength(strength_clip)
+    steers_model = DIFFUSION_MODEL in act_map.components
+    if not steers_model and clip is None:
+        raise MapMismatchError(
+            f"This map steers {' and '.join(act_map.components)}, not the diffusion model; connect the CLIP that has "
+            "it to Apply ACT Steering, or use ACT Steered Text if it is for a language model."
+        )
+    lines: list[str] = []
+    on_model, on_clip = None, None
+    if steers_model:
+        # The CLIP reports its own sites; without one, they are listed as not connected.
+        own = act_map if clip is None else act_map.restrict(f"{DIFFUSION_MODEL}/*")
+        on_model = ModelSteering(own, strength, window, branch)
+        # At strength 0, too: a map for another model is refused at any strength.
+        steering = on_model.on(model)
+        for warning in steering.warnings:
+            logging.warning("ACT Steering: %s", warning)
+        where = "" if window.is_whole else f", {window.start:g} to {window.end:g} of the schedule"
+        lines += [f"{_found(steering)}, strength {strength:g}, {branch} branch{where}.", *steering.warnings]
+        model = on_model.patched(model) if strength else model
+    if clip is not None and any(name != DIFFUSION_MODEL for name in act_map.components):
+        clip, on_clip = steered_clip(clip, act_map, strength_clip)
+        lines += [f"{_found(on_clip)}, strength {strength_clip:g}.", *on_clip.warnings]
+    return Applied(model, _NoCLIP() if clip is None else clip, "\n".join(lines), on_model, on_clip)
 
 
-class ACTHook(TransformerOptionsHook):
-    """Steers the diffusion model only for the conditioning that the hook is attached to."""
-
-    def __init__(self, steering: ModelSteering | None = None) -> None:
-        super().__init__(transformers_dict={}, hook_scope=EnumHookScope.HookedOnly)
-        self.steering = steering
-
-    def clone(self) -> ACTHook:
-        copy = super().clone()
-        copy.steering = self.steering
-        return copy
-
-    def on_apply_hooks(self, model: Any, transformer_options: dict[str, Any]) -> None:
-        # Bound to this very clone: keyframes change its strength, and not that of the hook it was cloned from.
-        def call(executor: Any, *args: Any, **kwargs: Any) -> Any:
-            assert self.steering is not None
-            return self.steering.call(executor, *args, strength=self.steering.strength * self.strength, **kwargs)
-
-        add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, call, transformer_options)
+def _found(steering: Steering) -> str:
+    coverage = steering.coverage
+    components = [name for name in steering.act_map.components if name not in coverage.unconnected]
+    found = len(coverage.expected) - len(coverage.missing)
+    text = f"{' and '.join(components)}: {found} of {len(coverage.expected)} sites found"
+    if coverage.missing:
+        text += f" (first missing: {coverage.missing[0]})"
+    if coverage.unconnected:
+        text += f", {' and '.join(coverage.unconnected)} not connected"
+    return text
 
 
-def hook_group(steering: ModelSteering, before: HookGroup | None) -> HookGroup:
-    """The hooks so far, and ours."""
-    group = before.clone() if before is not None else HookGroup()
-    group.add(ACTHook(steering))
-    return group
+class _NoCLIP:
+    """Stands where no CLIP is connected, with an error for whoever uses it; the host inspects all outputs."""
+
+    def __getattr__(self, name: str) -> NoReturn:
+        # Not a MapError: the host asks whether an output has this or that, and treats an AttributeError as missing.
+        raise AttributeError(
+            "Apply ACT Steering has no CLIP to pass on, because none is connected to it; use the CLIP of its loader."
+        )

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 from graphs import KINDS, Parts
-from server import Graph, Host, run_inside, started
+from in_host import run_inside
+
+from tools.comfyui.server import Graph, Host, started
 
 
 @pytest.fixture(scope="session")
@@ -25,7 +27,7 @@ def host_python() -> Path:
 def host(host_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[Host, None, None]:
     """A running ComfyUI with this pack, the demo model, and tiny random models of other kinds."""
     base = tmp_path_factory.mktemp("comfy") / "base"
-    run_inside(host_python, "tiny_models_in_host.py", base / "models")
+    run_inside(host_python, "tiny_models.py", base / "models")
     with started(host_python, base) as running:
         yield running
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from server import Graph, Host, Node
+
+from tools.comfyui.server import Graph, Host, Node
 
 SOURCE = "a cat on a mat\na red house\nan old boat\na tall tree\na small dog"
 TARGET = "ink, a cat on a mat\nink, a red house\nink, an old boat\nink, a tall tree\nink, a small dog"

@@ -8,8 +8,10 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
-from frontend import CHROMIUM, TIMEOUT, Frontend, opened
-from server import PACK, Host, require_language_model
+from in_host import require_language_model
+
+from tools.comfyui.frontend import CHROMIUM, TIMEOUT, Frontend, opened
+from tools.comfyui.server import PACK, Host
 
 WORKFLOWS = sorted((PACK / "example_workflows").glob("*.json"))
 

@@ -9,7 +9,7 @@ import inside  # noqa: F401  # pyright: ignore[reportUnusedImport]
 # isort: split
 import comfy.ops
 import torch
-from act_pack.act_core.architectures import PRESETS
+from act_pack.act_core.architectures import architecture_of
 from act_pack.act_core.components import Component
 from act_pack.act_core.discovery import patterns_for
 from act_pack.act_core.interception import submodules
@@ -86,9 +86,9 @@ def main() -> None:
     counts: dict[str, dict[str, int]] = {}
     for name, build in MODELS.items():
         module = build()
-        component = Component("diffusion_model", module, type(module).__name__)
+        component = Component("diffusion_model", module, architecture_of(module))
         counts[name] = {}
-        for preset in PRESETS[component.architecture]:
+        for preset in component.architecture.presets:
             patterns = tuple(pattern.partition("#")[0] for pattern in patterns_for(component, preset))
             keys = [f"diffusion_model/{part}" for part in submodules(module) if part]
             counts[name][preset] = sum(matches(patterns, key) for key in keys)

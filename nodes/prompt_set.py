@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+
 from comfy_api.latest import io
 
 from ..act_core.prompts import load_prompt_set
-from .common import CATEGORY, aliases
+from .common import CATEGORY, MAX_PROMPTS, aliases
 from .host import folders
 
 
@@ -21,11 +23,11 @@ class ACTPromptSet(io.ComfyNode):
             "in models/act_prompt_sets.",
             inputs=[
                 io.Combo.Input(
-                    "name", options=folders.names(folders.PROMPT_SETS), tooltip="A prompt set that ships, or your own."
+                    "name",
+                    options=folders.names(folders.PROMPT_SETS),
+                    tooltip="A prompt set that comes with the pack, or one of your own.",
                 ),
-                io.Int.Input(
-                    "count", default=128, min=2, max=4096, tooltip="How many prompts of either side to give at most."
-                ),
+                io.Int.Input("count", default=128, min=2, max=MAX_PROMPTS, tooltip="Maximum prompts on each side."),
             ],
             outputs=[
                 io.String.Output(display_name="source", tooltip="What the map leads away from, one prompt a line."),
@@ -34,8 +36,9 @@ class ACTPromptSet(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, name: str, count: int) -> float:
-        return folders.find(folders.PROMPT_SETS, name).stat().st_mtime
+    def fingerprint_inputs(cls, name: str, count: int) -> str:
+        # By content: a file may change twice within the resolution of its time stamp.
+        return hashlib.sha256(folders.find(folders.PROMPT_SETS, name).read_bytes()).hexdigest()
 
     @classmethod
     def execute(cls, name: str, count: int) -> io.NodeOutput:

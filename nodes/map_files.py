@@ -12,11 +12,11 @@ from PIL import Image
 
 from ..act_core import ActMap, load_map, save_map
 from ..act_core.summary import describe
-from .common import CATEGORY, ACTMapIO, aliases
+from .common import CATEGORY, MAX_STRENGTH, ACTMapIO, aliases
 from .host import folders
 
-COVER = 256
-USUAL = 0.0, 1.0
+COVER_SIDE = 256  # pixels
+DEFAULT_STRENGTHS = 0.0, 1.0
 
 
 class SaveACTMap(io.ComfyNode):
@@ -27,25 +27,43 @@ class SaveACTMap(io.ComfyNode):
             display_name="Save ACT Map",
             category=CATEGORY,
             **aliases("activation transport", "export map", "write map"),
-            description="Saves a map as one small file in models/act_maps, to keep and to share. A file that is there "
-            "already is never overwritten: the new one gets a number.",
+            description="Saves a map as one small file in models/act_maps, to keep and to share. Nothing is ever "
+            "overwritten: if the name is taken, the new file gets a number.",
             is_output_node=True,
             inputs=[
-                ACTMapIO.Input("act_map"),
-                io.String.Input("name", default="my_map", tooltip="Of the file, without .safetensors."),
-                io.String.Input("title", default="", tooltip="What the map is called."),
-                io.String.Input("author", default=""),
-                io.String.Input("description", default="", multiline=True, tooltip="What it does, and to which model."),
-                io.String.Input("license", default="", tooltip="Under which others may use it, such as CC0-1.0."),
+                ACTMapIO.Input("act_map", tooltip="The map to save."),
+                io.String.Input(
+                    "name",
+                    default="my_map",
+                    tooltip="File name, without .safetensors; styles/ink saves into a subfolder.",
+                ),
+                io.String.Input("title", default="", tooltip="Title of the map; keeps its present one if empty."),
+                io.String.Input("author", default="", tooltip="Who made it; keeps its present author if empty."),
+                io.String.Input(
+                    "description",
+                    default="",
+                    multiline=True,
+                    tooltip="What it does and for which model; keeps its present description if empty.",
+                ),
+                io.String.Input(
+                    "license", default="", tooltip="The license it is shared under, such as CC0-1.0; kept if empty."
+                ),
                 *(
                     io.Float.Input(
-                        name, default=usual, min=-20.0, max=20.0, step=0.05, tooltip=f"Recommended strengths: {end}."
+                        name,
+                        default=default,
+                        min=-MAX_STRENGTH,
+                        max=MAX_STRENGTH,
+                        step=0.05,
+                        tooltip=f"{end} recommended strength. 0 to 1 keeps the range that the map has.",
                     )
-                    for name, usual, end in zip(("strength_low", "strength_high"), USUAL, ("from", "to"), strict=True)
+                    for name, default, end in zip(
+                        ("strength_low", "strength_high"), DEFAULT_STRENGTHS, ("Lowest", "Highest"), strict=True
+                    )
                 ),
-                io.Image.Input("thumbnail", optional=True, tooltip="A picture to show for it."),
+                io.Image.Input("thumbnail", optional=True, tooltip="A picture to show for it; it is scaled down."),
             ],
-            outputs=[io.String.Output(display_name="name", tooltip="As Load ACT Map lists it.")],
+            outputs=[io.String.Output(display_name="name", tooltip="The name under which Load ACT Map lists it.")],
         )
 
     @classmethod
@@ -66,16 +84,15 @@ class SaveACTMap(io.ComfyNode):
         save_map(
             act_map,
             path,
-            # What is left empty stays as the map says it.
             title=title or act_map.card.title or path.stem,
             author=author or None,
             description=description or None,
             license=license or None,
-            strength_range=(act_map.card.strength_range if strengths == USUAL else None) or strengths,
+            strength_range=(act_map.card.strength_range if strengths == DEFAULT_STRENGTHS else None) or strengths,
             cover=None if thumbnail is None else _jpeg(thumbnail),
         )
         text = f"Saved {path} ({path.stat().st_size / 1e6:.2f} MB)."
-        return io.NodeOutput(folders.listed(path), ui={"text": (text,)})
+        return io.NodeOutput(folders.listed_name(path), ui={"text": (text,)})
 
 
 class LoadACTMap(io.ComfyNode):
@@ -86,12 +103,12 @@ class LoadACTMap(io.ComfyNode):
             display_name="Load ACT Map",
             category=CATEGORY,
             **aliases("activation transport", "steering vector", "import map"),
-            description="Loads a map from models/act_maps, or one that ships.",
+            description="Loads a map from models/act_maps, or one that comes with the pack.",
             inputs=[io.Combo.Input("name", options=folders.names(folders.MAPS), tooltip="The map file.")],
             outputs=[
-                ACTMapIO.Output(display_name="act_map"),
+                ACTMapIO.Output(display_name="act_map", tooltip="The map."),
                 io.String.Output(display_name="report", tooltip="What the map is, and what it was fitted on."),
-                io.String.Output(display_name="sha256", tooltip="Hash of the file."),
+                io.String.Output(display_name="sha256", tooltip="SHA-256 of the file."),
             ],
         )
 
@@ -110,10 +127,10 @@ def _sha256(name: str) -> str:
 
 
 def _jpeg(images: Any) -> bytes:
-    """The first picture ``[height, width, 3]`` of a batch, small."""
+    """The first picture of a batch ``[pictures, height, width, 3]``, scaled down, as the bytes of a JPEG file."""
     pixels = (images[0].cpu().numpy().clip(0, 1) * 255).round().astype(np.uint8)
     picture = Image.fromarray(pixels).convert("RGB")
-    picture.thumbnail((COVER, COVER))
+    picture.thumbnail((COVER_SIDE, COVER_SIDE))
     file = bytes_io.BytesIO()
     picture.save(file, "JPEG", quality=85)
     return file.getvalue()

@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-from server import Host
+from .server import Host
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -22,27 +22,32 @@ class Frontend:
         self.page = page
         self.host = host
         self.errors: list[str] = []
-        page.on("console", lambda message: self._note(message.type, f"{message.text} {message.location}"))
-        page.on("pageerror", lambda error: self._note("error", str(error)))
+        page.on("console", self._on_message)
+        page.on("pageerror", self._on_error)
         page.goto(host.url)
         page.wait_for_function("() => window.app && window.app.graph && window.app.ui", timeout=TIMEOUT)
         page.wait_for_function("() => window.LiteGraph.registered_node_types['LoadACTDemoModel']", timeout=TIMEOUT)
-        # The page opens with a workflow of its own, which would take the place of one that is loaded too early.
+        # The page opens with a workflow of its own, which would replace one that is loaded too early.
         page.wait_for_function("() => window.app.graph._nodes.length > 0", timeout=TIMEOUT)
 
-    def _note(self, kind: str, text: str) -> None:
-        if kind == "error" and ("act-steering" in text or "ACT" in text):
+    def _on_message(self, message: Any) -> None:
+        if message.type == "error":
+            self._on_error(f"{message.text} {message.location}")
+
+    def _on_error(self, error: object) -> None:
+        text = str(error)
+        if "act-steering" in text or "ACT" in text:  # the page has errors of its own, too
             self.errors.append(text)
 
 
 @contextmanager
 def opened(host: Host, width: int, height: int) -> Generator[Frontend, None, None]:
-    """The page of a host that nobody has opened before."""
+    """The page of a host, opened for the first time."""
     from playwright.sync_api import sync_playwright
 
     settings = host.base / "user" / "default" / "comfy.settings.json"
     settings.parent.mkdir(parents=True, exist_ok=True)
-    # Else a dialog of templates lies over the canvas.
+    # Otherwise a dialog of templates covers the canvas.
     settings.write_text(json.dumps({"Comfy.TutorialCompleted": True}))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())

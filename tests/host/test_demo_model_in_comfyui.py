@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from in_host import run_inside
 from safetensors.torch import load_file
-from server import run_inside
 from torch import Tensor
 
 from act_core.demo.pictures import demo_model
@@ -27,7 +27,7 @@ TOLERANCE: dict[str, Any] = {"atol": 1e-4, "rtol": 1e-4}
 @pytest.fixture(scope="module")
 def in_host(host_python: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     out = tmp_path_factory.mktemp("demo") / "found.safetensors"
-    run_inside(host_python, "demo_model_in_host.py", out, *PROMPTS)
+    run_inside(host_python, "demo_model.py", out, *PROMPTS)
     return load_file(out)
 
 

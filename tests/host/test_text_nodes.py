@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 from graphs import Parts, apply
 from helpers import tiny_llama
-from server import PACK, Graph, Host, Node, has_default_model, run_inside
+from in_host import has_default_model, run_inside
 from transformers import OPTConfig, OPTForCausalLM
 
 from act_core.models.transformers import TransformersModel
 from act_core.prompts import load_prompt_set
+from tools.comfyui.server import PACK, Graph, Host, Node
 
 TEMPLATE = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
 INSTRUCTION = "Describe an image of this:"
@@ -96,7 +97,7 @@ def refused(host: Host, name: str, prompt: str = PROMPT, **changes: Any) -> str:
 
 def test_the_nodes_write_what_the_core_writes(host: Host, host_python: Path, models: Path, text_map: str) -> None:
     act_map = host.base / "models" / "act_maps" / text_map
-    expected = json.loads(run_inside(host_python, "text_in_host.py", models / REAL, act_map, PROMPT, INSTRUCTION))
+    expected = json.loads(run_inside(host_python, "steered_text.py", models / REAL, act_map, PROMPT, INSTRUCTION))
     for mode in ("continue", "chat"):
         text, unsteered, report = written(host, REAL, mode=mode, act_map=text_map, compare=True)
         assert text == expected[mode]
@@ -303,7 +304,7 @@ def test_memory_is_given_back(host: Host, models: Path, text_map: str) -> None:
 
 @pytest.fixture(scope="module")
 def encoder(host_python: Path) -> dict[str, Any]:
-    return json.loads(run_inside(host_python, "llm_encoder_in_host.py"))
+    return json.loads(run_inside(host_python, "llm_encoder.py"))
 
 
 def test_a_language_model_is_steered_as_text_encoder(encoder: dict[str, Any]) -> None:

@@ -20,8 +20,9 @@ import folder_paths
 import torch
 from act_pack import nodes
 from act_pack.act_core import MapError, fit
-from act_pack.nodes.host import fitting
-from act_pack.nodes.host.fitting import TextEncoders
+from act_pack.act_core.architectures import Architecture
+from act_pack.nodes.host import text_encoders
+from act_pack.nodes.host.text_encoders import TextEncoders
 
 SOURCE, TARGET = "cat\nred house", "cat, black ink icon\nred house, black ink icon"
 CHANNELS, SIDE = 16, 8
@@ -70,18 +71,18 @@ def out_of_memory(error: Exception) -> dict[str, Any]:
 
 
 def progress() -> list[tuple[int, int]]:
-    """What a fit of both components tells of how far it is: value and total."""
-    told: list[tuple[int, int]] = []
-    comfy.utils.set_progress_bar_global_hook(lambda value, total, *_, **__: told.append((value, total)))
+    """The progress of a fit of both components: values and totals."""
+    reported: list[tuple[int, int]] = []
+    comfy.utils.set_progress_bar_global_hook(lambda value, total, *_, **__: reported.append((value, total)))
     model, clip = loaded()
     settings = ("auto", "both", "linear", "causal", "unbounded", 4, 0, 0, 7)
     nodes.FitACTMap.execute(model, clip, SOURCE, TARGET, *settings)
     comfy.utils.set_progress_bar_global_hook(None)
-    return told
+    return reported
 
 
 def skipped_layers() -> dict[str, float]:
-    """How far the map of the last norm of a CLIP is from the shift of what it gives, at each of its two calls."""
+    """How far the map of the last norm of a CLIP is from the shift of its output, at each of its two calls."""
     _, clip = loaded()
     clip = clip.clone()
     clip.clip_layer(-2)
@@ -115,7 +116,7 @@ def text_one_at_a_time() -> float:
 
 
 def unknown_model() -> str:
-    """What a fit says to a kind of model that has no presets."""
+    """The error of a fit on a kind of model that has no presets."""
     model = SimpleNamespace(wrappers={}, model=SimpleNamespace(diffusion_model=torch.nn.Linear(1, 1)))
     settings = ("auto", "both", "mean", "causal", "unbounded", 2, 0, 0, 7)
     try:
@@ -126,17 +127,17 @@ def unknown_model() -> str:
 
 
 def unknown_text_encoder() -> list[str]:
-    """What a fit of the text encoders says where none is known, and which sites a fit of the model alone has."""
-    known, (model, clip) = fitting.PRESETS, loaded()
-    fitting.PRESETS = {name: presets for name, presets in known.items() if name != "clip_text_model"}
+    """The error of a fit of text encoders of which none is known, and the components of a fit of the model alone."""
+    known, (model, clip) = text_encoders.architecture_of, loaded()
+    text_encoders.architecture_of = lambda module: Architecture(known(module).name)
     act_map, _ = fitted(model, clip, 2)
-    said = "fitted"
+    error = "fitted"
     try:
         nodes.FitACTMap.execute(model, clip, SOURCE, TARGET, "auto", "text", "mean", "causal", "unbounded", 2, 0, 0, 7)
-    except MapError as error:
-        said = str(error)
-    fitting.PRESETS = known
-    return [said, *act_map.components]
+    except MapError as raised:
+        error = str(raised)
+    text_encoders.architecture_of = known
+    return [error, *act_map.components]
 
 
 def video_sweep() -> list[list[int]]:
@@ -150,11 +151,11 @@ def video_sweep() -> list[list[int]]:
         folder_paths.set_temp_directory(folder)  # of the preview
         settings = ("0, 1", 0, 2, 3.0, "euler", "simple")
         result = nodes.ACTStrengthSweep.execute(model, act_map, *encoded, latent, vae, *settings).result
-    return [list(images.shape) for images in result]
+    return [list(images.shape) for images in result[:2]]
 
 
 def kept_alive_by_a_hook() -> bool:
-    """Whether a model that is used no more stays in memory for a hook that steered it."""
+    """Whether a model that is no longer used stays in memory for a hook that steered it."""
     model, clip = loaded()
     act_map, _ = fitted(model, clip, 2)
     hooks = nodes.CreateACTHook.execute(act_map, 1.0).result[0]

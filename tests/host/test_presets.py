@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from server import run_inside
+from in_host import run_inside
 
 EXPECTED = {
     # 70 blocks of 3 LayerNorms, and 46 GroupNorms: the 256 of the paper.
@@ -21,7 +21,7 @@ EXPECTED = {
 
 @pytest.fixture(scope="module")
 def counts(host_python: Path) -> dict[str, dict[str, int]]:
-    return json.loads(run_inside(host_python, "presets_in_host.py"))
+    return json.loads(run_inside(host_python, "presets.py"))
 
 
 @pytest.mark.parametrize("name", EXPECTED)

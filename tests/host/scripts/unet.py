@@ -1,4 +1,4 @@
-"""Run by the host's own Python: the core on the host's own UNet. Prints what the test asserts, as JSON."""
+"""Run by the host's own Python: the core on the host's own UNet. Prints JSON."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import cast
 
 import torch
 
-PACK, HOST = Path(__file__).resolve().parents[2], Path(sys.argv[1])
+PACK, HOST = Path(__file__).resolve().parents[3], Path(sys.argv[1])
 sys.path[:0] = [str(PACK), str(HOST)]
 sys.argv[1:] = ["--cpu"]
 
@@ -20,16 +20,17 @@ import comfy.options  # noqa: E402
 comfy.options.enable_args_parsing()
 
 import comfy.ops  # noqa: E402
-from act_core.forwards import submodules  # noqa: E402
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel  # noqa: E402
 
 import act_core  # noqa: E402
-from act_core.fitting.lockstep import MicroBatch  # noqa: E402
-from act_core.sites import Component  # noqa: E402
-from benchmarks.rerun import fit_by_rerunning  # noqa: E402
+from act_core.architectures import architecture_of  # noqa: E402
+from act_core.components import Component  # noqa: E402
+from act_core.fitting import FitModel, MicroBatch  # noqa: E402
+from act_core.interception import submodules  # noqa: E402
+from benchmarks.lib.rerun import fit_by_rerunning  # noqa: E402
 
 
-class TinyUNet:
+class TinyUNet(FitModel[str]):
     """A random UNet of the host; a prompt is a seed, and target prompts have another mean."""
 
     def __init__(self) -> None:
@@ -55,10 +56,13 @@ class TinyUNet:
         generator = torch.Generator().manual_seed(0)
         for parameter in self.module.parameters():
             parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2
-        self.components = [Component("diffusion_model", self.module, "sd15")]
 
-    def batches(self, prompts: Sequence[str], size: int) -> list[MicroBatch]:
-        return [self._batch(prompts[at : at + size]) for at in range(0, len(prompts), size)]
+    @property
+    def components(self) -> list[Component]:
+        return [Component("diffusion_model", self.module, architecture_of(self.module))]
+
+    def batches(self, samples: Sequence[str], size: int) -> list[MicroBatch]:
+        return [self._batch(samples[at : at + size]) for at in range(0, len(samples), size)]
 
     def _batch(self, prompts: Sequence[str]) -> MicroBatch:
         latents, contexts = [], []

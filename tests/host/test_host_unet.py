@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from server import run_inside
+from in_host import run_inside
 
 
 @pytest.fixture(scope="module")
 def unet(host_python: Path) -> dict[str, Any]:
-    return json.loads(run_inside(host_python, "unet_in_host.py"))
+    return json.loads(run_inside(host_python, "unet.py"))
 
 
 def test_fits_feature_maps_and_tokens_of_the_hosts_unet(unet: dict[str, Any]) -> None:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from graphs import KINDS, SOURCE, Parts, apply, plain, steered
 from PIL import Image
-from server import PACK, Graph, Host, Node
 
 from act_core import load_map
 from act_core.maps import Card
+from tools.comfyui.server import PACK, Graph, Host, Node
 
 
 def test_all_nodes_are_there_and_their_help_is(host: Host) -> None:

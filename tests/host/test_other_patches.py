@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 from graphs import Parts, apply, plain, steered
-from server import Graph, Host, Node
 
 from act_core import ActMap, load_map
+from tools.comfyui.server import Graph, Host, Node
 
 # One step, so that what a guider makes of its branches is a sum that can be checked; float32 in another order.
 ONE_STEP: dict[str, Any] = {"atol": 2e-3, "rtol": 1e-3}

@@ -6,7 +6,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-PACK, HOST = Path(__file__).resolve().parents[2], Path(sys.argv[1])
+PACK, HOST = Path(__file__).resolve().parents[3], Path(sys.argv[1])
 ARGUMENTS = sys.argv[2:]
 sys.path.insert(0, str(HOST))
 sys.argv[1:] = ["--cpu"]

@@ -1,0 +1,127 @@
+"""Fit ACT Map: two lists of prompts in, a map out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, get_args
+
+from comfy_api.latest import io
+
+from ..act_core.settings import MAX_SEED, Components, FitSettings
+from ..act_core.summary import describe
+from .common import CATEGORY, MAX_PROMPTS, ACTMapIO, aliases, method_inputs, only, prompts_of, sites_input
+from .host.fitting import PictureFit
+
+MAX_SIDE = 16384  # pixels
+_NAME = "Fit ACT Map"
+
+
+class FitACTMap(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FitACTMap",
+            display_name=_NAME,
+            category=CATEGORY,
+            **aliases("activation transport", "train map", "learn style", "make slider", "optimal transport"),
+            description="Fits a map that moves what the model does for the source prompts to what it does for the "
+            "target prompts. Nothing is trained: every prompt runs through the model once.",
+            # A node that gives many texts gives a list: one fit of all of them, not one fit for each.
+            is_input_list=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The model to fit a map for. It is left unchanged."),
+                io.Clip.Input("clip", tooltip="Its text encoders, which read the prompts and can be steered as well."),
+                io.String.Input(
+                    "source",
+                    multiline=True,
+                    tooltip="What the map leads away from: 32 prompts or more, one a line. Lines that begin with # "
+                    "are comments.",
+                ),
+                io.String.Input(
+                    "target",
+                    multiline=True,
+                    tooltip="What the map leads to: one prompt a line. Use the same subjects as in the source, so that "
+                    "only what you want differs.",
+                ),
+                sites_input(),
+                io.Combo.Input(
+                    "components",
+                    options=list(get_args(Components)),
+                    default="both",
+                    tooltip="Steer the diffusion model, the text encoders, or both (strongest).",
+                ),
+                *method_inputs(),
+                *_picture_inputs(),
+            ],
+            outputs=[
+                ACTMapIO.Output(display_name="act_map", tooltip="The map."),
+                io.String.Output(display_name="report", tooltip="What was fitted, on what, and where it acts most."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        clip: Any,
+        source: Any,
+        target: Any,
+        sites: Any,
+        components: Any,
+        estimator: Any,
+        order: Any,
+        support: Any,
+        samples: Any,
+        width: Any,
+        height: Any,
+        seed: Any,
+        latent: Any = None,
+    ) -> io.NodeOutput:
+        started = time.perf_counter()
+        method = {"sites": sites, "estimator": estimator, "order": order, "support": support, "seed": seed}
+        fit = PictureFit(
+            model=only("model", model),
+            clip=only("clip", clip),
+            source=prompts_of(source, "source", _NAME),
+            target=prompts_of(target, "target", _NAME),
+            components=only("components", components),
+            samples=only("samples", samples),
+            settings=FitSettings(**{name: only(name, value) for name, value in method.items()}),
+        )
+        act_map = fit.run(only("width", width), only("height", height), only("latent", latent))
+        seconds = time.perf_counter() - started
+        logging.info("ACT Steering: fitted %d sites in %.1f s.", len(act_map), seconds)
+        return io.NodeOutput(act_map, f"Fitted in {seconds:.1f} s.\n{describe(act_map)}")
+
+
+def _picture_inputs() -> list[io.Input]:
+    """What is drawn while a map is fitted."""
+    return [
+        io.Int.Input(
+            "samples",
+            default=128,
+            min=2,
+            max=MAX_PROMPTS,
+            tooltip="Pictures on each side. With more samples than prompts, prompts are repeated with new noise.",
+        ),
+        *(
+            io.Int.Input(
+                name,
+                default=0,
+                min=0,
+                max=MAX_SIDE,
+                step=8,
+                tooltip=f"{name.capitalize()} of the pictures in pixels; 0 uses the model's usual size.",
+            )
+            for name in ("width", "height")
+        ),
+        io.Int.Input(
+            "seed", default=0, min=0, max=MAX_SEED, control_after_generate=False, tooltip="Seed of the noise."
+        ),
+        io.Latent.Input(
+            "latent",
+            optional=True,
+            tooltip="An empty latent that sets the size instead. Video and audio models need one.",
+        ),
+    ]

@@ -1,0 +1,106 @@
+"""A map on the text encoders of a CLIP: object patches, which the host puts on and takes off."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+from collections.abc import Callable
+from types import MethodType
+from typing import Any
+from weakref import ref
+
+import comfy.utils
+from torch import nn
+
+from ...act_core import ActMap, steer
+from ...act_core.components import DIFFUSION_MODEL
+from ...act_core.interception import find_submodules
+from ...act_core.settings import as_strength
+from ...act_core.steering import Steering
+from .models import KEY
+from .text_encoders import text_encoders
+
+# The method of a CLIP's model that all encoding goes through.
+_ENCODE = "encode_token_weights"
+
+
+def steered_clip(clip: Any, act_map: ActMap, strength: float) -> tuple[Any, Steering]:
+    """A clone of a CLIP whose text encoders are steered, or at strength 0 the CLIP itself; and the map on it.
+
+    Raises:
+        MapError: no site of the map is in them, or the strength is not a number.
+    """
+    patterns = [f"{name}/*" for name in act_map.components if name != DIFFUSION_MODEL]
+    act_map = act_map.restrict(*patterns) if patterns else act_map
+    strength = as_strength(strength)
+    # At strength 0, too: a map for another model is refused at any strength.
+    roots = {part.name: part.module for part in text_encoders(clip)}
+    steering = steer(roots, act_map, strength)
+    for warning in steering.warnings:
+        logging.warning("ACT Steering: %s", warning)
+    if not strength:
+        return clip, steering
+    clone = clip.clone()
+    patcher = clone.patcher
+
+    def before(component: str, site: str) -> Callable[..., Any]:
+        return _callable_at(patcher, _path(component, roots[component], site))
+
+    for (component, site), forward in steering.forwards(before).items():
+        patcher.add_object_patch(_path(component, roots[component], site), forward)
+    patcher.add_object_patch(_ENCODE, _reporting(_callable_at(patcher, _ENCODE), steering))
+    patcher.set_attachments(KEY, True)
+    return clone, steering
+
+
+def _path(component: str, root: nn.Module, site: str) -> str:
+    """Where the forward of a submodule of a text encoder lies, from the root of the CLIP's model."""
+    module = find_submodules(root, [site])[site]
+    name = next(name for name, other in root.named_modules() if other is module)  # may differ from that in the map
+    return f"{component}.transformer.{name}.forward"
+
+
+def _reporting(encode: Callable[..., Any], steering: Steering) -> Callable[..., Any]:
+    """The encoding of a prompt, with a line on the console that counts the sites that fired."""
+
+    def encode_and_report(*args: Any, **kwargs: Any) -> Any:
+        output = encode(*args, **kwargs)
+        steering.check()
+        logging.info("ACT Steering: %s: %s.", steering.act_map.card.title or "map", steering.coverage)
+        return output
+
+    return encode_and_report
+
+
+class _WeakMethod:
+    """A bound method of a module that does not keep the module alive."""
+
+    def __init__(self, method: MethodType) -> None:
+        self._function: Callable[..., Any] = method.__func__
+        self._owner = ref(method.__self__)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._function(self._owner(), *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _WeakMethod:
+        return _WeakMethod(MethodType(self._function, copy.deepcopy(self._owner(), memo)))
+
+
+def _callable_at(patcher: Any, path: str) -> Callable[..., Any]:
+    """What an object patch at `path` is to call: an earlier patch, or the model's own method.
+
+    The host leaves the method that it patched as an attribute of its own module: a circle of references, which keeps a
+    model that nobody uses any more in memory. So the method is replaced by one that holds the module weakly.
+    """
+    current = patcher.get_model_object(path)
+    if not inspect.ismethod(current) or not isinstance(current.__self__, nn.Module):
+        return current
+    weak = _WeakMethod(current)
+    if path in patcher.object_patches:
+        return weak
+    if path in patcher.object_patches_backup:  # it is patched at this moment, by another clone
+        patcher.object_patches_backup[path] = weak
+    else:
+        comfy.utils.set_attr(patcher.model, path, weak)
+    return weak

@@ -1,0 +1,43 @@
+"""The part of a MODEL that holds sites, and the marks of what is steered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy.patcher_extension import WrappersMP
+from torch import nn
+
+from ...act_core.architectures import architecture_of
+from ...act_core.components import DIFFUSION_MODEL, Component
+
+# Under which the host keeps what is ours.
+KEY = "act_steering"
+
+
+def diffusion_model(model: Any) -> Component:
+    """The diffusion model in a MODEL, or in the host's model inside it."""
+    inner = getattr(model, "model", model)
+    module: nn.Module = inner.diffusion_model
+    module = getattr(module, "_orig_mod", module)  # of a compiled model
+    return Component(DIFFUSION_MODEL, module, architecture_of(module))
+
+
+def weight_patches(patcher: Any, what: str) -> tuple[str, ...]:
+    """What else acts on a model, for the record of a map that is fitted on it.
+
+    Args:
+        patcher: the host's patcher of the model.
+        what: the model in words.
+    """
+    count = len(patcher.patches)
+    return (f"{count} weights of the {what} patched, as by a LoRA",) if count else ()
+
+
+def is_steered(model: Any) -> bool:
+    """Whether a map is already on a MODEL."""
+    return bool(model.wrappers.get(WrappersMP.APPLY_MODEL, {}).get(KEY))
+
+
+def is_steered_clip(clip: Any) -> bool:
+    """Whether a map is already on a CLIP."""
+    return bool(clip.patcher.get_attachment(KEY))

@@ -1,0 +1,36 @@
+"""Progress bars of nodes, which an interrupt of the user ends."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import comfy.utils
+
+
+class FitProgress:
+    """The bar of a fit; an interrupt ends the fit at the next site.
+
+    Args:
+        parts: how many fits run one after the other.
+    """
+
+    def __init__(self, parts: int = 1) -> None:
+        self._parts = parts
+        self._part = -1
+        self._bar = comfy.utils.ProgressBar(100 * parts)
+
+    def __call__(self, done: int, total: int, site: str) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if done == 1:
+            self._part = min(self._part + 1, self._parts - 1)
+        self._bar.update_absolute(100 * self._part + 100 * done // total)
+
+
+class StepProgress:
+    """The bar of something that runs in equal steps; an interrupt ends it at the next one."""
+
+    def __init__(self, steps: int) -> None:
+        self._bar = comfy.utils.ProgressBar(steps)
+
+    def __call__(self) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        self._bar.update(1)

@@ -1,0 +1,38 @@
+"""Inspect ACT Map: what a map was fitted on, and where it acts."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from comfy_api.latest import io, ui
+
+from ..act_core import ActMap
+from ..act_core.plots import effect_chart
+from ..act_core.summary import describe
+from .common import CATEGORY, ACTMapIO, aliases
+
+
+class InspectACTMap(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="InspectACTMap",
+            display_name="Inspect ACT Map",
+            category=CATEGORY,
+            **aliases("activation transport", "map info", "show map"),
+            description="Shows what a map was fitted on, for which model, and where it acts.",
+            is_output_node=True,
+            inputs=[ACTMapIO.Input("act_map", tooltip="A map from Load ACT Map or Fit ACT Map.")],
+            outputs=[
+                io.String.Output(display_name="report", tooltip="What the map is, and what it was fitted on."),
+                io.Image.Output(
+                    display_name="effect", tooltip="How far each site is shifted, in the order in which they run."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, act_map: ActMap) -> io.NodeOutput:
+        report = describe(act_map)
+        chart = torch.from_numpy(np.asarray(effect_chart(act_map), dtype=np.float32) / 255)[None]
+        return io.NodeOutput(report, chart, ui={**ui.PreviewImage(chart, cls=cls).as_dict(), "text": (report,)})
