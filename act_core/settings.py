@@ -176,11 +176,11 @@ class FitSettings(FitMethod):
             object.__setattr__(self, "memory_budget", as_integer("memory_budget", self.memory_budget, 1))
 
 
-def as_integer(name: str, value: object, low: int, high: float = math.inf) -> int:
+def as_integer(name: str, value: object, low: int, high: float = math.inf, error: type[MapError] = FitError) -> int:
     """A whole number from `low` to `high`, of Python, numpy or torch.
 
     Raises:
-        FitError: it is not one.
+        FitError: it is not one; or the class that `error` names.
 
     Example:
         >>> as_integer("seed", 3, 0)
@@ -192,7 +192,7 @@ def as_integer(name: str, value: object, low: int, high: float = math.inf) -> in
         number = None
     if number is None or isinstance(value, bool) or not low <= number <= high:
         bounds = f"at least {low}" if math.isinf(high) else f"from {low} to {int(high)}"
-        raise FitError(f"{name} is {value!r}; it must be a whole number, {bounds}.")
+        raise error(f"{name} is {value!r}; it must be a whole number, {bounds}.")
     return number
 
 

@@ -109,7 +109,7 @@ def checked_seed(seed: object) -> int:
         >>> checked_seed(7)
         7
     """
-    return as_integer("seed", seed, 0, MAX_SEED)
+    return as_integer("seed", seed, 0, MAX_SEED, MapError)
 
 
 def as_real(name: str, value: object, low: float, high: float = math.inf) -> float:

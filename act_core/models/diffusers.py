@@ -165,7 +165,7 @@ class DiffusersModel(SteerableModel[Image]):
         """
         prompts = checked_prompts(prompts)
         (negative,) = checked_prompts([negative])
-        steps, seed = as_integer("steps", steps, 1), checked_seed(seed)
+        steps, seed = as_integer("steps", steps, 1, error=MapError), checked_seed(seed)
         if guidance is None:
             guidance = inspect.signature(self.pipeline.__call__).parameters["guidance_scale"].default
         guidance = as_real("guidance", guidance, 0)
@@ -251,7 +251,7 @@ class DiffusersModel(SteerableModel[Image]):
         if size is None:
             return None
         try:
-            width, height = (as_integer("size", side, 0) for side in size)
+            width, height = (as_integer("size", side, 0, error=MapError) for side in size)
         except (TypeError, ValueError):
             raise MapError(f"size is {size!r}; give width and height in pixels, such as (512, 512).") from None
         config = denoiser(self.pipeline).config

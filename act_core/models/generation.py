@@ -51,7 +51,7 @@ class Sampling:
         def set_checked(name: str, value: float) -> None:
             object.__setattr__(self, name, value)
 
-        set_checked("max_new_tokens", as_integer("max_new_tokens", self.max_new_tokens, 1))
+        set_checked("max_new_tokens", as_integer("max_new_tokens", self.max_new_tokens, 1, error=MapError))
         set_checked("temperature", _temperature(self.temperature))
         set_checked("top_p", as_real("top_p", self.top_p, 0, 1))
         set_checked("repetition_penalty", as_real("repetition_penalty", self.repetition_penalty, 0.01))

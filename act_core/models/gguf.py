@@ -13,7 +13,7 @@ from typing import Any, cast
 import transformers
 
 from ..errors import MapError, first_line
-from .kinds import LOCAL_ONLY, check_causal
+from .kinds import LOCAL_ONLY, check_loadable
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def unpacked(gguf: Path) -> Path:
 
 def _dequantise(gguf: Path, folder: Path) -> None:
     file: dict[str, Any] = {"gguf_file": gguf.name, **LOCAL_ONLY}
-    check_causal(gguf.name, transformers.AutoConfig.from_pretrained(gguf.parent, **file))
+    check_loadable(gguf.name, transformers.AutoConfig.from_pretrained(gguf.parent, **file))
     # transformers 5 keeps the weights quantised unless it is asked not to; transformers 4 has no such setting.
     config = getattr(transformers, "GgufConfig", None)
     dense = {"quantization_config": config(dequantize=True)} if config else {}

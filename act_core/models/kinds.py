@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from ..errors import MapError
 
@@ -24,12 +24,14 @@ def check_causal(name: str, config: Any) -> None:
     Raises:
         MapError: an encoder-decoder model such as T5, or an encoder such as BERT.
     """
-    kind = str(config.model_type)
+    kind = str(getattr(config, "model_type", ""))
     what = ""
     if getattr(config, "is_encoder_decoder", False):
         what = f"an encoder-decoder model ({kind})"
-    elif kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not _reads_leftwards(config):
+    elif kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not _is_decoder(config):
         what = f"an encoder ({kind})"
+    elif not kind:
+        what = "not a model of the transformers library"
     if what:
         raise MapError(
             f"{name or 'This model'} is {what}, which does not continue texts; use a causal language model, such as "
@@ -37,7 +39,25 @@ def check_causal(name: str, config: Any) -> None:
         )
 
 
-def _reads_leftwards(config: Any) -> bool:
+def check_loadable(name: str, config: Any) -> None:
+    """Refuse configurations from which no causal language model can be loaded, before any weights are read.
+
+    Args:
+        name: what the user calls the model.
+        config: its configuration, of transformers.
+
+    Raises:
+        MapError: as `check_causal`, and kinds of models that transformers does not know as causal language models.
+    """
+    check_causal(name, config)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise MapError(
+            f"{name} is of the kind {config.model_type!r}, which is not a causal language model; use one such as "
+            "Llama or Qwen."
+        )
+
+
+def _is_decoder(config: Any) -> bool:
     return bool(getattr(config, "is_decoder", False) or getattr(config, "causal", False))
 
 

@@ -24,7 +24,7 @@ from .base import SteerableModel, checked_prompts
 from .chat import Chat, PromptTokens, prompt_tokens, token_ids
 from .generation import AfterToken, Sampling
 from .gguf import unpacked
-from .kinds import LOCAL_ONLY, check_causal, execution_device
+from .kinds import LOCAL_ONLY, check_causal, check_loadable, execution_device
 from .loading import loading
 
 __all__ = ["Chat", "TransformersModel"]
@@ -55,7 +55,7 @@ class TransformersModel(SteerableModel[str]):
     chat: Chat | None = None
 
     def __init__(self, module: transformers.PreTrainedModel, tokenizer: Any, name: str = "") -> None:
-        check_causal(name, module.config)
+        check_causal(name, getattr(module, "config", None))
         if not module.can_generate():
             raise MapError(
                 f"{name or 'This model'} is a {type(module).__name__}, which has no head that writes tokens; load it "
@@ -90,7 +90,7 @@ class TransformersModel(SteerableModel[str]):
             folder = unpacked(path) if path.suffix == ".gguf" else path
             if not (folder / "config.json").is_file():
                 raise MapError(f"{folder} is not a model folder: it has no config.json. Give the folder that has one.")
-            check_causal(path.name, transformers.AutoConfig.from_pretrained(folder, **LOCAL_ONLY))
+            check_loadable(path.name, transformers.AutoConfig.from_pretrained(folder, **LOCAL_ONLY))
             # Loaded in the dtype, not rounded to it, which would round the frequencies of rotary embeddings, too.
             module: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, **{_DTYPE: dtype}, **LOCAL_ONLY)
             tokenizer = cast("Any", transformers.AutoTokenizer.from_pretrained(folder, **LOCAL_ONLY))
