@@ -1,4 +1,4 @@
-"""What a map is, in words."""
+"""A map described in words."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ import textwrap
 from collections.abc import Sequence
 
 from .maps import ActMap
+from .text import shorten
 
 _WIDTH = 110
 _BAR = 20
 
 
 def describe(act_map: ActMap) -> str:
-    """Several lines: the card, how the map was fitted, on what, and the effect at each site."""
+    """Several lines: the card, how the map was fitted and on what, and the effect at each site.
+
+    Example:
+        >>> site = Site("toy", "layer", None, "tokens", 2)
+        >>> print(describe(ActMap({site: Transport(torch.ones(2), torch.ones(2), effect=0.5)})).splitlines()[0])
+        fitted          linear, causal, unbounded support, exact walk
+    """
     record, card = act_map.record, act_map.card
     rows = {
         "title": card.title,
@@ -44,4 +51,4 @@ def describe(act_map: ActMap) -> str:
 
 
 def _first(prompts: Sequence[str]) -> str:
-    return repr(textwrap.shorten(prompts[0], 60)) if prompts else "none kept"
+    return repr(shorten(prompts[0], 60)) if prompts else "none kept"

@@ -30,3 +30,20 @@ def is_unsafe(character: str) -> bool:
         [False, False, True]
     """
     return character not in "\n\t" and unicodedata.category(character) in ("Cc", "Cs")
+
+
+def shorten(text: str, width: int) -> str:
+    """One line of at most `width` characters, which ends with ``...`` if something was cut off.
+
+    Example:
+        >>> shorten("a lighthouse\\non a cliff", 20)
+        'a lighthouse on ...'
+        >>> shorten("a" * 61, 20)
+        'aaaaaaaaaaaaaaaaa...'
+    """
+    line = " ".join(text.split())
+    if len(line) <= width:
+        return line
+    words = line[: width - 3].rpartition(" ")[0]
+    # A single long word, or text without spaces, is cut anywhere.
+    return f"{words} ..." if len(words) > width // 2 else f"{line[: width - 3]}..."

@@ -1,0 +1,156 @@
+"""What the arguments of several commands share: parsing, checking, and printing commands that can be pasted."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, get_args
+
+from ..errors import MapError
+from ..settings import MAX_SEED, Dtype, as_integer
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[Any]  # pyright: ignore[reportPrivateUsage]
+else:
+    Commands = Any
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports an error in one sentence, without the usage."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        # argparse takes -1e-1 for an option, as it does -inf, which is to be refused as a number.
+        self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$|-(inf|nan)", re.IGNORECASE)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"act-steering: {message}; see '{self.prog} --help'.\n")
+
+
+def add_command(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], None], purpose: str, example: str
+) -> argparse.ArgumentParser:
+    """Add a command; its arguments are added to the parser that is returned.
+
+    Args:
+        commands: of the main parser.
+        name: of the command.
+        run: called with the parsed arguments.
+        purpose: what it does, in a sentence.
+        example: its arguments in an example.
+    """
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=purpose,
+        description=purpose,
+        epilog=f"example:\n  act-steering {name}{example and ' '}{example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """``--dtype`` and ``--device``, for `load.language_model` and `load.pipeline`."""
+    parser.add_argument("--dtype", choices=get_args(Dtype), default="float32", help="of the weights (%(default)s)")
+    parser.add_argument("--device", help="such as cpu or cuda (cuda if there is one)")
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """``--model``, with the small language model as the default, ``--dtype`` and ``--device``."""
+    parser.add_argument(
+        "--model",
+        default="default",
+        help="a model folder, a pipeline folder or a GGUF file (the small default language model)",
+    )
+    add_device(parser)
+
+
+def add_size(parser: argparse.ArgumentParser) -> None:
+    """``--size`` of the pictures of a pipeline."""
+    parser.add_argument(
+        "--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help="of the pictures of a pipeline, in pixels"
+    )
+
+
+def add_strength(parser: argparse.ArgumentParser, default: str) -> None:
+    """``--strength``, which can be given several times."""
+    parser.add_argument("--strength", type=number, action="append", help=f"can be given several times ({default})")
+
+
+def add_seed(parser: argparse.ArgumentParser, purpose: str) -> None:
+    """``--seed``."""
+    parser.add_argument("--seed", type=seed, default=0, help=f"{purpose} (%(default)s)")
+
+
+def number(text: str) -> float:
+    """A number of the command line.
+
+    Example:
+        >>> number("-1e-1")
+        -0.1
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+def seed(text: str) -> int:
+    """A seed of the command line.
+
+    Example:
+        >>> seed("7")
+        7
+    """
+    try:
+        return as_integer("seed", int(text), 0, MAX_SEED)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {MAX_SEED}") from None
+
+
+def words(text: str) -> str:
+    """A prompt or title of the command line, as UTF-8 where Python has decoded it in another encoding.
+
+    Example:
+        >>> words("a cat")
+        'a cat'
+    """
+    return os.fsencode(text).decode("utf-8", "replace")
+
+
+def check_writable(path: Path) -> None:
+    """Raise a MapError if a file of that name cannot be written."""
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
+        raise MapError(f"{path} cannot be written; name a file in a folder that you may write to.")
+
+
+def command_name() -> str:
+    """What to type to run ``act-steering`` again in the same shell, quoted."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return quoted(sys.executable, "-m", "act_core")
+    found = shutil.which("act-steering")
+    if found and called.exists() and Path(found).samefile(called):
+        return "act-steering"
+    try:
+        return quoted(os.path.relpath(called))
+    except ValueError:  # on another drive
+        return quoted(str(called))
+
+
+def quoted(*arguments: str) -> str:
+    """Arguments as they can be pasted into a shell.
+
+    Example:
+        >>> quoted("--out", "my map.safetensors")
+        "--out 'my map.safetensors'"
+    """
+    return subprocess.list2cmdline(arguments) if os.name == "nt" else shlex.join(arguments)

@@ -1,0 +1,29 @@
+"""``act-steering demo``"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from .arguments import Commands, add_command, command_name
+from .load import language_model, quiet_libraries
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(commands, "demo", _run, "Fit maps on two small models and watch them work.", "")
+    parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for the results (%(default)s)")
+    parser.set_defaults(model="default", dtype="float32", device="cpu")
+
+
+def _run(args: argparse.Namespace) -> None:
+    args.output.mkdir(parents=True, exist_ok=True)
+    print("Loading the demo model ...", flush=True)
+    quiet_libraries()
+    from ..demo import pictures
+    from ..demo.show import show_language, show_pictures
+
+    command = command_name()
+    show_pictures(pictures.demo_model(), args.output, command)
+    print("\nThe same with a language model.")
+    show_language(language_model(args), args.output, command)

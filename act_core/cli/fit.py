@@ -1,0 +1,134 @@
+"""``act-steering fit``"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import fields
+from pathlib import Path
+from typing import get_args
+
+from ..demo import shipped
+from ..errors import MapError
+from ..prompts import PromptSet, load_prompt_set, read_lines
+from ..settings import Components, FitSettings, choices, purpose
+from .arguments import (
+    Commands,
+    add_command,
+    add_model,
+    add_size,
+    check_writable,
+    command_name,
+    number,
+    quoted,
+    seed,
+    words,
+)
+from .load import any_model, is_pipeline
+
+_CARD = ("title", "author", "description", "license")
+
+
+def add(commands: Commands) -> None:
+    """Add the command."""
+    parser = add_command(
+        commands,
+        "fit",
+        _run,
+        "Fit a map from two lists of prompts.",
+        "--prompts gloomy_to_cheerful --out cheerful.safetensors",
+    )
+    add_model(parser)
+    add_size(parser)
+    parser.add_argument(
+        "--components",
+        choices=get_args(Components),
+        default="both",
+        help="of a pipeline: the diffusion model, the text encoders, or both (%(default)s)",
+    )
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        help="prompt set: a text file with [source] and [target] headings, or the name of one that ships",
+    )
+    parser.add_argument("--source", type=Path, help="instead: a text file of source prompts, one per line")
+    parser.add_argument("--target", type=Path, help="and one of target prompts")
+    parser.add_argument("--out", type=Path, required=True, help="the map to write, a .safetensors file")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+    _add_settings(parser)
+    for key in _CARD:
+        parser.add_argument(f"--{key}", type=words, default="", help=f"{key} that the file shows")
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """One option for each field of `FitSettings`."""
+    for field in fields(FitSettings):
+        option, text = f"--{field.name.replace('_', '-')}", purpose(field.name).replace("%", "%%")
+        if field.name == "memory_budget":
+            parser.add_argument("--memory", type=number, metavar="MIB", help=f"{text} In MiB.")
+        elif allowed := choices(field.name):
+            parser.add_argument(option, choices=allowed, default=field.default, help=f"{text} (%(default)s)")
+        else:
+            kind = {"seed": seed, "batch_size": int}.get(field.name, words)
+            parser.add_argument(option, type=kind, default=field.default, help=f"{text} (%(default)s)")
+
+
+def _run(args: argparse.Namespace) -> None:
+    out: Path = args.out
+    _check_output(out, overwrite=args.overwrite)
+    prompts = _prompts(args)
+    names = {field.name for field in fields(FitSettings)} - {"memory_budget"}
+    settings = FitSettings(
+        **{name: getattr(args, name) for name in names}, memory_budget=_bytes_of_mebibytes(args.memory)
+    )
+    model = any_model(args, components=args.components, seed=args.seed)
+    from ..mapfile import save_map
+    from ..progress import fit_with_bar
+
+    act_map = fit_with_bar(model, prompts, settings)
+    card = {key: getattr(args, key) for key in _CARD}
+    card["title"] = args.title or f"{prompts.source_name} to {prompts.target_name}"
+    save_map(act_map, out, **card)
+    for note in act_map.record.notes:
+        print(f"Note: {note}.")
+    print(f"Saved {out} ({out.stat().st_size / 1e6:.2f} MB): {len(act_map)} sites, {act_map.record.walk} walk.")
+    print(f"Try it:  {command_name()} {_next_command(args, prompts)}")
+
+
+def _next_command(args: argparse.Namespace, prompts: PromptSet) -> str:
+    """Arguments that show the new map at work, quoted."""
+    model, out = str(args.model), str(args.out)
+    if is_pipeline(model):
+        return quoted("sweep", "--model", model, "--map", out, "--out", "sweep.png", "--", prompts.source[0])
+    on = [] if model == "default" else ["--model", model]
+    strengths = ("--strength", "0", "--strength", "1")
+    return quoted("generate", *on, "--map", out, *strengths, "When I woke up this morning, I")
+
+
+def _check_output(out: Path, *, overwrite: bool) -> None:
+    if out.exists() and not overwrite:
+        raise MapError(f"{out} already exists; choose another name, or add --overwrite.")
+    if out.suffix != ".safetensors":
+        raise MapError(f"{out} is not a name for a map; it must end in .safetensors.")
+    check_writable(out)
+
+
+def _prompts(args: argparse.Namespace) -> PromptSet:
+    if args.prompts and (args.source or args.target):
+        raise MapError("Give either --prompts, or --source and --target, not both.")
+    if args.prompts:
+        name: Path = args.prompts
+        own = shipped("prompt_sets") / f"{name.name.removesuffix('.txt')}.txt"
+        return load_prompt_set(own if len(name.parts) == 1 and not name.exists() and own.is_file() else name)
+    if args.source and args.target:
+        sides = (args.source, args.target)
+        return PromptSet(*(side.stem for side in sides), *(tuple(read_lines(side)) for side in sides))
+    raise MapError("Name a prompt set with --prompts, or two files with --source and --target.")
+
+
+def _bytes_of_mebibytes(mebibytes: float | None) -> int | None:
+    if mebibytes is None:
+        return None
+    if not 0 < mebibytes < math.inf:
+        raise MapError(f"The memory budget is {mebibytes:g} MiB; it must be a finite number above 0.")
+    return int(mebibytes * 2**20)

@@ -1,0 +1,85 @@
+"""Loading the model of a command. A line is printed first, since importing a model library takes seconds."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import MapError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..models.diffusers import DiffusersModel
+    from ..models.transformers import TransformersModel
+
+
+def is_pipeline(name: str) -> bool:
+    """Whether this is the folder of a pipeline of diffusers.
+
+    Example:
+        >>> is_pipeline("nowhere")
+        False
+    """
+    return (Path(name) / "model_index.json").is_file()
+
+
+def any_model(args: argparse.Namespace, **settings: Any) -> TransformersModel | DiffusersModel:
+    """The pipeline or language model of a command; the settings are those of a pipeline."""
+    return pipeline(args, **settings) if is_pipeline(args.model) else language_model(args)
+
+
+def language_model(args: argparse.Namespace) -> TransformersModel:
+    """The language model named by ``--model``."""
+    print("Loading the language model ...", flush=True)
+    quiet_libraries()
+    from ..models.transformers import TransformersModel
+
+    placed = _placed(args)
+    if args.model == "default":
+        return TransformersModel.default(**placed)
+    return TransformersModel.from_pretrained(args.model, **placed)
+
+
+def pipeline(args: argparse.Namespace, **settings: Any) -> DiffusersModel:
+    """The pipeline named by ``--model``."""
+    print("Loading the pipeline ...", flush=True)
+    quiet_libraries()
+    from ..models.diffusers import DiffusersModel
+
+    size = tuple(args.size) if args.size else None
+    return DiffusersModel.from_pretrained(args.model, size=size, **_placed(args), **settings)
+
+
+def quiet_libraries() -> None:
+    """Turn off progress bars and hints of transformers and diffusers, if installed.
+
+    This imports them, before anything else does, because importing prints some.
+    """
+    for name in ("transformers", "diffusers"):
+        if importlib.util.find_spec(name):
+            logging: Any = importlib.import_module(f"{name}.utils.logging")
+            logging.disable_progress_bar()
+            logging.set_verbosity_error()
+
+
+def _placed(args: argparse.Namespace) -> dict[str, Any]:
+    import torch
+
+    return {"dtype": getattr(torch, args.dtype), "device": _device(args.device)}
+
+
+def _device(name: str | None) -> torch.device:
+    import torch
+
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # torch built without CUDA asserts
+        raise MapError(f"There is no device {name!r} here; try cpu.") from error
+    if device.type == "meta":
+        raise MapError("The device 'meta' holds no values; try cpu.")
+    return device
