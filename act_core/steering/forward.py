@@ -35,6 +35,7 @@ class SteeredForward:
         self.forward = forward
         self._before: object = None
         self._module: ref[nn.Module] | None = None
+        self._state: _UnsteeredState | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         assert self.forward is not None
@@ -62,15 +63,18 @@ class SteeredForward:
         self.slots.setdefault(output, Slot()).insert(layer)
 
     def is_on(self, module: nn.Module) -> bool:
-        """Whether it was put on this very module."""
+        """Whether it was put on this very module, and not on one that this is a copy of."""
         return self._module is not None and self._module() is module
 
     def put_on(self, module: nn.Module) -> None:
         """Stand in for the module's ``forward``."""
-        self._before, self.forward, self._module = own_forward(module), module.forward, ref(module)
+        if self._module is None:
+            self._module = ref(module)
+            self._state = _UnsteeredState(self._module) if _is_copied_by_state(module) else None
+        self._before, self.forward = own_forward(module), module.forward
         module.__dict__["forward"] = self
-        if _is_copied_by_state(module):
-            module.__dict__["__getstate__"] = _UnsteeredState(module)
+        if self._state is not None:
+            module.__dict__.setdefault("__getstate__", self._state)
 
     def take_off(self, module: nn.Module) -> None:
         """Give the module its ``forward`` back, and stay with it for the next time.
@@ -79,11 +83,11 @@ class SteeredForward:
         below it and passes everything on. Where the wrapper took this one along when it was removed, it is gone. In
         both cases the next map gets a new one.
         """
-        if isinstance(module.__dict__.get("__getstate__"), _UnsteeredState):
+        if self._state is not None and module.__dict__.get("__getstate__") is self._state:
             del module.__dict__["__getstate__"]
         if module.__dict__.get("forward") is self:
             restore_forward(module.__dict__, self._before)
-            self._before = self.forward = self._module = None
+            self._before = self.forward = None
             _idle[module] = self
 
     @property
@@ -136,8 +140,8 @@ class _UnsteeredState:
     `SteeredForward` alone would leave an attribute ``forward`` in the copy, where the module itself has none.
     """
 
-    def __init__(self, module: nn.Module) -> None:
-        self._module = ref(module)
+    def __init__(self, module: ref[nn.Module]) -> None:
+        self._module = module
 
     def __call__(self) -> Any:
         module = self._module()

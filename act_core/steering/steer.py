@@ -117,8 +117,8 @@ class Steering:
         self._must_fire = must_fire
         self._connected = tuple(roots)
         self._roots = WeakValueDictionary(roots)
-        self._modules = {site: ref(module) for site, module in found.items()}
         self._layers = {site: Layer(act_map, site, rows.get(site.component)) for site in found}
+        self._places = [(ref(module), self._layers[site]) for site, module in found.items()]
         self._fires_before = 0
         self._began = False
         self.strength = strength
@@ -200,8 +200,8 @@ class Steering:
         try:
             self._fires_before = self._fires()
             with LOCK:
-                for site, module in self._living():
-                    add_layer(module, site.output, self._layers[site])
+                for module, layer in self._living():
+                    add_layer(module, layer.site.output, layer)
             raise_deferred()
         except BaseException:
             self._take_off()
@@ -221,9 +221,9 @@ class Steering:
 
     def _take_off(self) -> None:
         with LOCK:
-            for site, module in self._living():
-                remove_layer(module, self._layers[site])
-            for layer in self._layers.values():  # of modules that no longer exist
+            for module, layer in self._living():
+                remove_layer(module, layer)
+            for _, layer in self._places:  # of modules that no longer exist
                 layer.leave()
 
     def _error_on_exit(self) -> MapMismatchError | None:
@@ -251,8 +251,8 @@ class Steering:
     def _fires(self) -> int:
         return sum(layer.fires for layer in self._layers.values())
 
-    def _living(self) -> Iterator[tuple[Site, nn.Module]]:
-        return ((site, module) for site, found in self._modules.items() if (module := found()) is not None)
+    def _living(self) -> Iterator[tuple[nn.Module, Layer]]:
+        return ((module, layer) for found, layer in self._places if (module := found()) is not None)
 
 
 def active_maps(root: nn.Module) -> tuple[str, ...]:
