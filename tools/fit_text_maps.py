@@ -1,12 +1,12 @@
-"""Fits the text maps of ``pretrained_maps`` anew, for the default language model.
+"""Fits the text maps of ``pretrained_maps`` for the default language model.
 
     python -m tools.fit_text_maps
 
-The same prompts, settings and versions give the same maps. ``python -m benchmarks.text_maps`` measures what they do.
+The same prompts, settings and versions give the same maps. ``python -m benchmarks.text_maps`` measures their effect.
 
-Of what was tried on ``benchmarks/data/openings_dev.txt``, shifts of the attention outputs (estimator ``mean``) kept
-the text most fluent for what they moved. The prompts of both sides must be about equally long: the first token of a
-prompt, which attends to itself alone, otherwise weighs more on one side.
+Of the settings that were tried on ``benchmarks/data/openings_dev.txt``, shifts of the attention outputs (estimator
+``mean``) kept the text most fluent for the same effect. The prompts of both sides must be about equally long: the first
+token of a prompt, which attends to itself alone, otherwise has more weight on one side.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from act_core import fit, save_map
-from act_core.models.transformers import TransformersModel
-from act_core.prompts import load_prompt_set
-
 ROOT = Path(__file__).parents[1]
 STRENGTHS = (0.0, 1.0)
 
 
 class TextMap(NamedTuple):
-    """One map that ships: where it is fitted from, and what its file says.
+    """One map that ships.
 
-    `scale` is the part of the fitted transport that strength 1 of the file stands for: chosen on
-    ``benchmarks/data/openings_dev.txt``, so that the text stays fluent there.
+    Attributes:
+        name: of the file, without ``text_``.
+        prompt_set: what it is fitted on.
+        title, description: for its file.
+        scale: by which the fitted transport is multiplied for the file, chosen on
+            ``benchmarks/data/openings_dev.txt`` so that the text stays fluent at strength 1.
     """
 
     name: str
@@ -53,22 +53,27 @@ TEXT_MAPS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.fit_text_maps", description="Fit the text maps anew.")
+    parser = argparse.ArgumentParser(prog="python -m tools.fit_text_maps", description="Fit the text maps that ship.")
     parser.parse_args(arguments)
+    # Late, so that the list of maps can be read without loading torch.
+    from act_core import fit, save_map
+    from act_core.models.transformers import TransformersModel
+    from act_core.prompts import load_prompt_set
+
     model = TransformersModel.default()
-    for told in TEXT_MAPS:
-        prompts = load_prompt_set(ROOT / "prompt_sets" / f"{told.prompt_set}.txt")
+    for text_map in TEXT_MAPS:
+        prompts = load_prompt_set(ROOT / "prompt_sets" / f"{text_map.prompt_set}.txt")
         act_map = fit(model, prompts.source, prompts.target, estimator="mean")
         save_map(
-            act_map.scaled(told.scale),
-            told.file,
-            title=told.title,
+            act_map.scaled(text_map.scale),
+            text_map.file,
+            title=text_map.title,
             author="ACT Steering",
-            description=told.description,
+            description=text_map.description,
             license="CC0-1.0",
             strength_range=STRENGTHS,
         )
-        print(f"{told.file.name}: {len(act_map)} sites, {told.file.stat().st_size / 1e6:.2f} MB", flush=True)
+        print(f"{text_map.file.name}: {len(act_map)} sites, {text_map.file.stat().st_size / 1e6:.2f} MB", flush=True)
 
 
 if __name__ == "__main__":

@@ -75,9 +75,7 @@ def filled(text: str, where: str) -> str:
     for mark in _MARK.finditer(text):
         line = text.count("\n", 0, mark.start()) + 1
         if bool(mark["end"]) != bool(opened):
-            raise TableError(
-                f"{where}, line {line}: {mark.group()} does not fit the mark before it; write one end per table."
-            )
+            raise TableError(f"{where}, line {line}: {mark.group()} is out of place; write one end per table.")
         if opened is None:
             parts.append(text[at : mark.end()])
             opened = mark

@@ -7,6 +7,7 @@ its target if one was stated. The benchmarks write these files, and `tools.make_
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,16 @@ class Estimate(NamedTuple):
 
 # What a cell of a table holds.
 Cell = str | int | float | Estimate
+
+
+def short(number: float, form: str) -> str:
+    """A number as `format` writes it, with ``1e-6`` in place of ``1e-06``.
+
+    Example:
+        >>> short(0.000002, ".1e")
+        '2.0e-6'
+    """
+    return re.sub(r"e([+-])0(?=\d$)", r"e\1", format(number, form))
 
 
 @dataclass(frozen=True)
@@ -69,8 +80,8 @@ class Column:
         if isinstance(cell, str):
             return cell.replace("|", "/")
         if not isinstance(cell, Estimate):
-            return format(cell, self.format)
-        value, low, high = (format(number, self.format) for number in cell)
+            return short(cell, self.format)
+        value, low, high = (short(number, self.format) for number in cell)
         return f"{value} [{low}, {high}]" if self.spread == "interval" else f"{value} ({low} to {high})"
 
 

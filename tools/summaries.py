@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .results import Column, Estimate, Result, Table
+from .fit_text_maps import TEXT_MAPS
+from .results import Cell, Column, Estimate, Result, Table, short
 
 Results = Callable[[str], Result]
 
@@ -22,7 +23,7 @@ def figures(results: Results) -> str:
     speed, reference, cost = (results(name) for name in ("fit_speed", "compare_ml_act", "steering_cost"))
     host, effect, styles = (results(name) for name in ("host", "effect", "styles"))
     growth = [float(str(row[5])) for row in speed.tables["growth"].rows]
-    slopes = max(reference.figures[name].number for name in ("slopes", "estimator"))
+    equal = short(max(reference.figures[name].number for name in ("slopes", "estimator")), ".0e")
     same = "maps identical" if not speed.figures["difference"].number else "maps equal to 1e-6"
     rows = [
         (
@@ -32,7 +33,7 @@ def figures(results: Results) -> str:
         ),
         (
             "Fit, compared with the reference implementation",
-            f"{reference.figures['speed_up'].number:.0f} times as fast; slopes equal to {slopes:.0e} without support",
+            f"{reference.figures['speed_up'].number:.0f} times as fast; slopes equal to {short(slopes, '.0e')} without support",
             "compare_ml_act",
         ),
         (
@@ -86,16 +87,32 @@ def text_maps(results: Results) -> str:
         Column("perplexity, times", format=".2f"),
     )
     rows = [
-        (
-            f"`text_{row[0]}`",
-            TEXT_SCORES[str(row[1])],
-            found.figures[f"{row[0]}_before"].value,
-            row[3],
-            row[4],
-        )
-        for row in found.tables["strengths"].rows
-        if row[2] == 1
+        (f"`text_{name}`", TEXT_SCORES[str(score)], found.figures[f"{name}_before"].value, after, times)
+        for name, score, strength, after, times, _ in found.tables["strengths"].rows
+        if strength == 1
     ]
+    return Table(columns, rows).markdown()
+
+
+def text_map_files(results: Results) -> str:
+    """The text maps that ship, with what each writes at strength 1."""
+    found = results("text_maps")
+    columns = (
+        Column("file"),
+        Column("fitted on"),
+        Column("score"),
+        Column("strength 0", format=".3f", spread="interval"),
+        Column("strength 1", format=".3f", spread="interval"),
+        Column("perplexity, times", format=".2f"),
+        Column("at strength 1"),
+    )
+    sets = {text_map.name: text_map.prompt_set for text_map in TEXT_MAPS}
+    rows: list[list[Cell]] = []
+    for name, score, strength, after, times, example in found.tables["strengths"].rows:
+        if strength == 1:
+            before = found.figures[f"{name}_before"].value
+            prompts = f"`prompt_sets/{sets[str(name)]}.txt`"
+            rows.append([f"`text_{name}.safetensors`", prompts, score, before, after, times, example])
     return Table(columns, rows).markdown()
 
 
@@ -107,4 +124,8 @@ def _percent(result: Result, name: str) -> str:
     return f"{ends.value:+.0%}{noise}"
 
 
-SUMMARIES: dict[str, Callable[[Results], str]] = {"figures": figures, "text_maps": text_maps}
+SUMMARIES: dict[str, Callable[[Results], str]] = {
+    "figures": figures,
+    "text_maps": text_maps,
+    "text_map_files": text_map_files,
+}

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from tools.results import Cell, Column, Estimate, Figure, Result, Table, describe, head, line, rounded
+from tools.results import Cell, Column, Estimate, Figure, Result, Table, describe, head, line, rounded, short
 
 from .models import HOW_TO_INSTALL, ROOT, stop
 
@@ -83,7 +83,7 @@ def below(bound: float, form: str = "g", unit: str = "") -> Target:
 
 
 def _words(relation: str, bound: float, form: str, unit: str) -> str:
-    return f"{relation} {bound:{form}} {unit}".rstrip()
+    return f"{relation} {short(bound, form)} {unit}".rstrip()
 
 
 INTERVAL_ABOVE_0 = Target("interval above 0", lambda found: found.low > 0)

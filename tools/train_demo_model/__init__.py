@@ -1,5 +1,5 @@
 """Trains the demo model; runs as ``python -m tools.train_demo_model``."""
 
-from act_core.cli import quiet_libraries
+from act_core.cli.main import quiet_libraries
 
 quiet_libraries()
