@@ -44,7 +44,8 @@ def sweep(
         raise MapError("There is no strength; give at least one, such as 0 and 1.")
     columns: list[list[Output]] = []
     for strength in strengths:
-        with model.steer(act_map, strength, branch):
+        with model.steer(act_map, strength, branch) as steering:
             columns.append(model.generate(prompts, **settings))
+            steering.check()  # a branch that is absent would only be a warning when the block ends
         step()
     return [list(row) for row in zip(*columns, strict=True)]

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from helpers import MIXED_SITES, mixed, prompts
+from command_line import SOURCE, TARGET, Run
+from helpers import MIXED_SITES, mixed, prompts, tiny_llama
+from pipelines import one_encoder
 
 from act_core import ActMap, fit
+from act_core.cli import main
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +23,60 @@ def fitted() -> ActMap:
 def path(tmp_path: Path) -> Path:
     """Where a map can be saved."""
     return tmp_path / "calm.safetensors"
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs one command line; gives exit status, output and errors."""
+
+    def running(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as stop:  # how argparse ends
+            status = stop.code if isinstance(stop.code, int) else 1
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return running
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random model."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    model = tiny_llama()
+    model.module.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def prompt_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("prompts") / "mood.txt"
+    path.write_text("\n".join(["[source] gloomy", *SOURCE, "[target] cheerful", *TARGET]), "utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_map(tmp_path_factory: pytest.TempPathFactory, tiny: Path, prompt_set: Path) -> Path:
+    """A map of the tiny model, made by the command line."""
+    out = tmp_path_factory.mktemp("maps") / "mood.safetensors"
+    assert main(["fit", "--model", str(tiny), "--prompts", str(prompt_set), "--out", str(out)]) == 0
+    return out
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random pipeline."""
+    folder = tmp_path_factory.mktemp("pipelines") / "tiny"
+    one_encoder().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def pipeline_map(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path, prompt_set: Path) -> Path:
+    """A map of the tiny pipeline, made by the command line."""
+    out = tmp_path_factory.mktemp("maps") / "light.safetensors"
+    assert main(["fit", "--model", str(tiny_pipeline), "--prompts", str(prompt_set), "--out", str(out)]) == 0
+    return out

@@ -14,7 +14,8 @@ from safetensors import safe_open
 from act_core import ActMap, fit, load_map, save_map
 from act_core.demo import interval, pictures, shipped
 from act_core.models.diffusers import DiffusersModel
-from act_core.plots import grid, save_animation, sweep
+from act_core.models.sweep import sweep
+from act_core.plots import grid, save_animation
 from act_core.prompts import load_prompt_set
 
 FOLDER = shipped("demo_model")

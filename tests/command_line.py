@@ -1,0 +1,22 @@
+"""The command line under test: its prompts, and how it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+SOURCE = ["The rain never stops.", "I lost my keys and my hope.", "Nobody came to see him."]
+TARGET = ["The sun is out again.", "I found my keys and a friend.", "Everybody came to see him."]
+SITES = "*/model.layers.[01].input_layernorm"
+COMMANDS = ("demo", "fit", "inspect", "generate", "sweep")
+Run = Callable[..., tuple[int, str, str]]
+
+
+def refused(result: tuple[int, str, str], *words: str) -> None:
+    """Exit status 2 and one line, on the error stream, that says what is wrong."""
+    status, _, err = result
+    assert status == 2
+    assert err.endswith("\n")
+    assert len(err.splitlines()) == 1, err
+    assert err.startswith("act-steering: ")
+    for word in words:
+        assert word in err
