@@ -1,4 +1,4 @@
-"""Runs a workflow in API form on a ComfyUI that is running, and fetches its pictures; Python's standard library only.
+"""Run a workflow on a ComfyUI that is already running, and download its pictures. Needs only Python itself.
 
 python run_headless.py api/style_slider.json --strength 0.6 --server http://127.0.0.1:8188
 """
@@ -14,35 +14,46 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+_EXPORT = "In ComfyUI choose File > Export (API) and give the file that it saves."
+
 
 def call(url: str, body: dict[str, Any] | None = None) -> bytes:
-    """GET, or POST where there is a body."""
+    """GET, or POST if there is a body."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request) as answer:
             return answer.read()
-    except urllib.error.HTTPError as error:  # ComfyUI says in the body which input of which node it does not take
+    except urllib.error.HTTPError as error:  # the body names the node and the input that ComfyUI refuses
         raise SystemExit(f"{url}: {error} {error.read().decode()}") from error
     except urllib.error.URLError as error:
         raise SystemExit(f"{url} does not answer ({error.reason}); is ComfyUI running there?") from error
+    except ValueError as error:
+        raise SystemExit(f"{url} is not an address: {error}. Give one such as http://127.0.0.1:8188.") from error
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("workflow", type=Path, help="in API form")
-    parser.add_argument("--strength", type=float, help="of every Apply ACT Steering node")
-    parser.add_argument("--server", default="http://127.0.0.1:8188")
-    parser.add_argument("--out", type=Path, default=Path())
-    args = parser.parse_args()
+def load_workflow(path: Path) -> dict[str, Any]:
+    """A workflow in API form: nodes by id; also from a file that wraps them in ``{"prompt": ...}``."""
+    try:
+        workflow = json.loads(path.read_text("utf-8-sig"))
+    except OSError as error:
+        raise SystemExit(f"{path} cannot be read: {error.strerror}. {_EXPORT}") from error
+    except ValueError as error:
+        raise SystemExit(f"{path} is empty or not a JSON file. {_EXPORT}") from error
+    if isinstance(workflow, dict) and isinstance(workflow.get("prompt"), dict):
+        workflow = workflow["prompt"]
+    if isinstance(workflow, dict) and isinstance(workflow.get("nodes"), list):
+        raise SystemExit(f"{path} is a workflow as the editor saves it, which cannot be run directly. {_EXPORT}")
+    nodes = list(workflow.values()) if isinstance(workflow, dict) else []
+    if not nodes or not all(isinstance(node, dict) and "class_type" in node for node in nodes):
+        raise SystemExit(f"{path} is not a workflow in API form. {_EXPORT}")
+    return workflow
 
-    args.out.mkdir(parents=True, exist_ok=True)
-    prompt = json.loads(args.workflow.read_text("utf-8"))
-    for node in prompt.values():
-        if node["class_type"] == "ApplyACTSteering" and args.strength is not None:
-            node["inputs"].update(strength=args.strength, strength_clip=args.strength)
-    number = json.loads(call(f"{args.server}/prompt", {"prompt": prompt}))["prompt_id"]
-    while not (history := json.loads(call(f"{args.server}/history/{number}"))):
+
+def run(server: str, workflow: dict[str, Any]) -> dict[str, Any]:
+    """Queue a workflow and wait for it; returns the outputs of its nodes."""
+    number = json.loads(call(f"{server}/prompt", {"prompt": workflow}))["prompt_id"]
+    while not (history := json.loads(call(f"{server}/history/{number}"))):
         time.sleep(0.2)
     ended = history[number]
     for kind, message in ended["status"]["messages"]:
@@ -50,10 +61,26 @@ def main() -> None:
             raise SystemExit(f"{message['node_type']}: {message['exception_message'].strip()}")
         if kind == "execution_interrupted":
             raise SystemExit("The run was interrupted.")
-    for output in ended["outputs"].values():
+    return ended["outputs"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workflow", type=Path, help="a workflow in API form")
+    parser.add_argument("--strength", type=float, help="for every Apply ACT Steering node")
+    parser.add_argument("--server", default="http://127.0.0.1:8188", help="(%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path(), help="folder for the pictures (the current one)")
+    args = parser.parse_args()
+
+    workflow, server = load_workflow(args.workflow), args.server.rstrip("/")
+    args.out.mkdir(parents=True, exist_ok=True)
+    for node in workflow.values():
+        if node["class_type"] == "ApplyACTSteering" and args.strength is not None:
+            node["inputs"].update(strength=args.strength, strength_clip=args.strength)
+    for output in run(server, workflow).values():
         for image in output.get("images", ()):
             if image["type"] == "output":
-                picture = call(f"{args.server}/view?{urllib.parse.urlencode(image)}")
+                picture = call(f"{server}/view?{urllib.parse.urlencode(image)}")
                 (args.out / image["filename"]).write_bytes(picture)
                 print(args.out / image["filename"])
 

@@ -197,7 +197,11 @@ def add_titles(prompt: Mapping[str, Any], listed: Mapping[str, Any]) -> None:
     }
     count: dict[str, int] = {}
     for number, node in prompt.items():
-        title = f"{uses[number]} prompt" if number in uses else listed[node["class_type"]]["display_name"]
+        title = (
+            f"{uses[number]} prompt"
+            if number in uses
+            else (listed[node["class_type"]]["display_name"] or node["class_type"])
+        )
         count[title] = count.get(title, 0) + 1
         node["_meta"] = {"title": title if count[title] == 1 else f"{title} {count[title]}"}
 

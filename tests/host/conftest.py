@@ -12,6 +12,19 @@ from in_host import run_inside
 
 from tools.comfyui.server import Graph, Host, started
 
+# A node of another pack that gives a list: the host runs what is connected to it once for each item.
+LIST_OF_LINES = """
+class ListOfLines:
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"text": ("STRING", {"multiline": True})}})
+    RETURN_TYPES, FUNCTION, CATEGORY, OUTPUT_IS_LIST = ("STRING",), "run", "test", (True,)
+
+    def run(self, text):
+        return (text.splitlines(),)
+
+
+NODE_CLASS_MAPPINGS = {"ListOfLines": ListOfLines}
+"""
+
 
 @pytest.fixture(scope="session")
 def host_python() -> Path:
@@ -28,7 +41,12 @@ def host(host_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Generat
     """A running ComfyUI with this pack, the demo model, and tiny random models of other kinds."""
     base = tmp_path_factory.mktemp("comfy") / "base"
     run_inside(host_python, "tiny_models.py", base / "models")
-    with started(host_python, base) as running:
+    (base / "custom_nodes").mkdir()
+    (base / "custom_nodes" / "list_of_lines.py").write_text(LIST_OF_LINES)
+    (base / "models_elsewhere").mkdir()
+    paths = base / "extra_model_paths.yaml"
+    paths.write_text(f"elsewhere:\n  base_path: {base}\n  LLM: models_elsewhere\n")
+    with started(host_python, base, None, "--extra-model-paths-config", paths) as running:
         yield running
 
 

@@ -25,6 +25,11 @@ SILENT = "diffusion_model/joint_blocks.0.x_block.attn"
 FIRING = "diffusion_model/joint_blocks.0.x_block.attn.proj"
 
 
+def texts(run: Run) -> list[str]:
+    """All texts that the nodes of a run show."""
+    return [text for output in run.outputs.values() for text in output.get("text", ())]
+
+
 def hand_made(host: Host, name: str, *keys: str) -> str:
     """A map file with these sites of the demo model."""
     sites = [Site(*key.split("/", 1), output=None, layout="tokens", channels=256) for key in keys]
@@ -41,17 +46,10 @@ def applied(host: Host, name: str, **changes: Any) -> Graph:
     return graph
 
 
-def told(host: Host, graph: Graph) -> str:
-    """What the console says while a workflow runs."""
-    before = len(host.log.read_text())
-    host.run(graph)
-    return host.log.read_text()[before:]
-
-
 # --- coverage
 
 
-def test_a_map_whose_sites_never_run_is_an_error_that_names_them(host: Host) -> None:
+def test_map_that_never_fires_is_an_error(host: Host) -> None:
     run = host.fail(applied(host, hand_made(host, "silent", SILENT)))
     assert run.node == "KSampler"
     assert f"'silent' had no effect: 0 of 1 sites fired, 1 never ran (first: {SILENT})" in run.error
@@ -59,7 +57,7 @@ def test_a_map_whose_sites_never_run_is_an_error_that_names_them(host: Host) -> 
     assert run.error.count("\n") == 0
 
 
-def test_a_hook_whose_sites_never_run_is_the_same_error(host: Host) -> None:
+def test_hook_that_never_fires_is_an_error(host: Host) -> None:
     graph = Graph()
     parts = Parts(graph, "demo")
     loaded = graph.add("LoadACTMap", name=hand_made(host, "silent_hook", SILENT))
@@ -71,7 +69,7 @@ def test_a_hook_whose_sites_never_run_is_the_same_error(host: Host) -> None:
     assert "'silent_hook' had no effect: 0 of 1 sites fired" in run.error
 
 
-def test_a_text_encoder_whose_sites_never_run_is_the_same_error(host: Host) -> None:
+def test_clip_map_that_never_fires_is_an_error(host: Host) -> None:
     graph = Graph()
     parts = Parts(graph, "demo")
     loaded = graph.add("LoadACTMap", name=hand_made(host, "silent_text", "clip_l/text_model.encoder.layers"))
@@ -83,15 +81,15 @@ def test_a_text_encoder_whose_sites_never_run_is_the_same_error(host: Host) -> N
     assert torch.isfinite(plain(host, "demo")).all()
 
 
-def test_the_console_counts_what_fired_what_did_not_and_what_is_not_there(host: Host) -> None:
+def test_console_counts_fired_silent_and_missing_sites(host: Host) -> None:
     name = hand_made(host, "partly", FIRING, SILENT, "diffusion_model/joint_blocks.99.x_block.attn.proj")
-    text = told(host, applied(host, name))
+    text = host.console(applied(host, name))
     assert "partly: 1 of 3 sites fired, 1 not found (first: diffusion_model/joint_blocks.99" in text
     assert f"1 never ran (first: {SILENT})" in text
 
 
-def test_a_component_is_told_as_not_connected_only_where_it_is_not(host: Host, saved: dict[str, str]) -> None:
-    text = told(host, applied(host, saved["demo"], strength=0.31))
+def test_console_lists_unconnected_components(host: Host, saved: dict[str, str]) -> None:
+    text = host.console(applied(host, saved["demo"], strength=0.31))
     assert "sites fired, clip_l not connected." in text
     assert "not found" not in text
 
@@ -99,7 +97,7 @@ def test_a_component_is_told_as_not_connected_only_where_it_is_not(host: Host, s
     parts = Parts(graph, "demo")
     both = apply(graph, parts.model, graph.add("LoadACTMap", name=saved["demo"]), parts.clip, strength=0.32)
     parts.sampled(both[0], parts.encoded("a cat", both[1]))
-    counted = [line for line in told(host, graph).splitlines() if "sites fired" in line]
+    counted = [line for line in host.console(graph).splitlines() if "sites fired" in line]
     assert len(counted) == 2  # of the text encoder and of the diffusion model
     assert not any("not connected" in line for line in counted)
 
@@ -122,7 +120,7 @@ def test_a_finetune_is_steered_with_a_warning(host: Host, saved: dict[str, str])
     text, moved = drawn(1.0)
     assert "'flux' was fitted on other weights of Flux (diffusion_model)" in text
     assert not torch.equal(moved, drawn(0.0)[1])
-    assert "other weights" not in told(host, _flux(saved["flux"]))
+    assert "other weights" not in host.console(_flux(saved["flux"]))
 
 
 def _flux(name: str) -> Graph:
@@ -135,7 +133,7 @@ def _flux(name: str) -> Graph:
 # --- which calls are steered
 
 
-def test_a_prompt_for_an_area_is_the_branch_it_was_given_as(host: Host, saved: dict[str, str]) -> None:
+def test_prompt_with_area_keeps_its_branch(host: Host, saved: dict[str, str]) -> None:
     """Beside it the host puts a copy into the other branch."""
 
     def drawn(branch: str | None, *, area: bool) -> torch.Tensor:
@@ -186,7 +184,7 @@ def broken_in_mid_sampling(graph: Graph, parts: Parts, model: Node) -> None:
 
 
 @pytest.mark.parametrize("fails", [broken, broken_in_mid_sampling])
-def test_an_exception_in_another_node_leaves_the_model_as_it_was(host: Host, saved: dict[str, str], fails: Any) -> None:
+def test_exception_in_another_node_leaves_model_unchanged(host: Host, saved: dict[str, str], fails: Any) -> None:
     before = plain(host, "demo")
     graph = Graph()
     parts = Parts(graph, "demo")
@@ -201,7 +199,7 @@ def test_an_exception_in_another_node_leaves_the_model_as_it_was(host: Host, sav
 
 
 @pytest.mark.parametrize("components", ["model", "both"])
-def test_a_steered_clip_is_not_fitted(host: Host, saved: dict[str, str], components: str) -> None:
+def test_fit_refuses_steered_clip(host: Host, saved: dict[str, str], components: str) -> None:
     graph = Graph()
     parts = Parts(graph, "demo")
     loaded = graph.add("LoadACTMap", name=saved["demo"])
@@ -209,10 +207,10 @@ def test_a_steered_clip_is_not_fitted(host: Host, saved: dict[str, str], compone
     graph.add("InspectACTMap", act_map=parts.fit(components=components))
     run = host.fail(graph)
     assert run.node == "FitACTMap"
-    assert "This CLIP is steered by a map already" in run.error
+    assert "This CLIP is already steered by a map" in run.error
 
 
-def test_a_latent_sets_the_size_and_takes_the_channels_of_the_model(host: Host) -> None:
+def test_fit_takes_size_from_latent(host: Host) -> None:
     def report(**changes: Any) -> str:
         graph = Graph()
         parts = Parts(graph, "flux")
@@ -225,7 +223,7 @@ def test_a_latent_sets_the_size_and_takes_the_channels_of_the_model(host: Host) 
     assert report(latent=True, width=128, height=128) == report(latent=False, width=64, height=96)
 
 
-def test_a_video_model_is_fitted_on_the_latent_it_is_given(host: Host) -> None:
+def test_fit_on_video_model(host: Host) -> None:
     def drawn(strength: float) -> torch.Tensor:
         graph = Graph()
         parts = Parts(graph, "wan")
@@ -244,9 +242,8 @@ def test_a_video_model_is_fitted_on_the_latent_it_is_given(host: Host) -> None:
         graph.add("SaveLatent", samples=samples, filename_prefix="video")
         run = host.run(graph)
         if strength:
-            told = next(output["text"][0] for output in run.outputs.values() if "text" in output)
-            assert "WanModel" in told
-            assert told.count("diffusion_model/blocks.") == 2 * 3  # blocks with two attentions and an MLP each
+            report = next(text for text in texts(run) if "WanModel" in text)
+            assert report.count("diffusion_model/blocks.") == 2 * 3  # blocks with two attentions and an MLP each
         return host.latent(run)
 
     moved, before = drawn(1.0), drawn(0.0)
@@ -255,20 +252,20 @@ def test_a_video_model_is_fitted_on_the_latent_it_is_given(host: Host) -> None:
     assert not torch.equal(moved, before)
 
 
-def test_a_video_model_asks_for_a_latent(host: Host) -> None:
+def test_fit_on_video_model_needs_latent(host: Host) -> None:
     graph = Graph()
     graph.add("InspectACTMap", act_map=Parts(graph, "wan").fit())
     assert "connect an empty latent" in host.fail(graph).error
 
 
-def test_text_encoders_are_fitted_whatever_the_model_makes(host: Host) -> None:
+def test_fit_of_text_encoders_ignores_model(host: Host) -> None:
     graph = Graph()
     graph.add("InspectACTMap", act_map=Parts(graph, "wan").fit(components="text", width=0, height=0))
     (output,) = host.run(graph).outputs.values()
     assert "clip_l/" in output["text"][0]
 
 
-def test_a_map_of_text_encoders_alone_is_shown_and_asks_for_a_clip(host: Host) -> None:
+def test_text_encoder_map_needs_clip(host: Host) -> None:
     graph = Graph()
     fitted = Parts(graph, "demo").fit(components="text")
     graph.add("InspectACTMap", act_map=fitted)
@@ -288,14 +285,14 @@ def test_a_map_of_text_encoders_alone_is_shown_and_asks_for_a_clip(host: Host) -
 
 
 @pytest.mark.parametrize("setting", ["strength", "strength_clip", "start_percent", "end_percent"])
-def test_what_is_no_number_is_refused(host: Host, saved: dict[str, str], setting: str) -> None:
+def test_apply_refuses_nan(host: Host, saved: dict[str, str], setting: str) -> None:
     run = host.fail(applied(host, saved["demo"], **{setting: float("nan")}))
     assert run.node == "ApplyACTSteering"
     assert "nan" in run.error
     assert run.error.count("\n") == 0
 
 
-def test_a_scale_that_is_no_number_is_refused(host: Host, saved: dict[str, str]) -> None:
+def test_edit_refuses_nan(host: Host, saved: dict[str, str]) -> None:
     graph = Graph()
     loaded = graph.add("LoadACTMap", name=saved["demo"])
     graph.add("InspectACTMap", act_map=graph.add("EditACTMap", act_map=loaded, invert=False, scale=float("nan")))
@@ -310,7 +307,7 @@ def saving(host: Host, loaded: str, name: str) -> tuple[Graph, Node]:
     return graph, node
 
 
-def test_a_map_saved_in_a_subfolder_has_the_name_that_is_listed(host: Host, saved: dict[str, str]) -> None:
+def test_saved_name_is_listed_name(host: Host, saved: dict[str, str]) -> None:
     graph, node = saving(host, saved["demo"], "styles/ink")
     graph.add("PreviewAny", source=node)
     texts = [output["text"][0] for output in host.run(graph).outputs.values()]
@@ -324,14 +321,12 @@ def test_a_map_saved_in_a_subfolder_has_the_name_that_is_listed(host: Host, save
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("{saved}/inside", "choose another name"),  # a file is no folder
-        ("long" * 100, "choose another"),
-        ("nul\0byte", "is no name for a map"),
+        ("{saved}/inside", "Choose another name"),  # a file is no folder
+        ("long" * 100, "Choose another"),
+        ("nul\0byte", "is not a name for a map"),
     ],
 )
-def test_a_name_that_cannot_be_written_is_one_sentence_and_leaves_nothing(
-    host: Host, saved: dict[str, str], name: str, sentence: str
-) -> None:
+def test_save_refuses_unwritable_name(host: Host, saved: dict[str, str], name: str, sentence: str) -> None:
     folder = host.base / "models" / "act_maps"
     before = sorted(folder.rglob("*"))
     run: Run = host.fail(saving(host, saved["demo"], name.format(saved=saved["demo"]))[0])
@@ -349,7 +344,7 @@ def inside(host_python: Path) -> dict[str, Any]:
     return json.loads(run_inside(host_python, "fits.py"))
 
 
-def test_prompts_that_come_again_have_new_noise_and_both_sides_the_same(inside: dict[str, Any]) -> None:
+def test_repeated_prompts_get_new_noise(inside: dict[str, Any]) -> None:
     samples = 4  # of two prompts
     assert inside["noises"] == 2 * samples
     for one, row in enumerate(inside["alike"]):
@@ -357,54 +352,65 @@ def test_prompts_that_come_again_have_new_noise_and_both_sides_the_same(inside: 
 
 
 @pytest.mark.parametrize("error", [0, 1])  # of the two kinds that the host takes for out of memory
-def test_a_fit_out_of_memory_starts_again_and_its_report_says_so(inside: dict[str, Any], error: int) -> None:
+def test_fit_out_of_memory_restarts(inside: dict[str, Any], error: int) -> None:
     found = inside["out of memory"][error]
     assert found["sites"] > 0
     assert "out of memory: started again with 20 prompts at a time" in " ".join(found["report"].split())
     assert "streamed walk" in found["report"]
 
 
-def test_the_bar_of_a_fit_rises_to_its_end(inside: dict[str, Any]) -> None:
+def test_fit_progress_rises_to_its_end(inside: dict[str, Any]) -> None:
     values, totals = zip(*inside["progress"], strict=True)  # some: the host leaves out what comes too fast
     assert values[0] < values[-1]
     assert list(values) == sorted(values)
     assert set(totals) == {values[-1]}
 
 
-def test_where_layers_are_skipped_the_map_is_of_the_conditioning(inside: dict[str, Any]) -> None:
+def test_fit_uses_layer_of_conditioning_when_layers_are_skipped(inside: dict[str, Any]) -> None:
     found = inside["skipped layers"]
     assert found["calls"] == 2 * 4  # four prompts
     assert found["of the used layer"] < 1e-4  # float32, one prompt a batch against two
     assert found["of the last layer"] > 1e-2
 
 
-def test_prompts_in_batches_give_the_map_of_prompts_one_at_a_time(inside: dict[str, Any]) -> None:
+def test_text_fit_is_independent_of_batching(inside: dict[str, Any]) -> None:
     assert inside["text one at a time"] < 1e-3  # batches round otherwise, and slopes of few prompts amplify it
 
 
-def test_a_kind_of_model_without_presets_is_named(inside: dict[str, Any]) -> None:
+def test_fit_names_unknown_model(inside: dict[str, Any]) -> None:
     assert "does not know this kind of model yet (Linear)" in inside["unknown model"]
     assert "set components to text" in inside["unknown model"]
 
 
-def test_where_no_text_encoder_is_known_the_model_is_fitted_alone(inside: dict[str, Any]) -> None:
+def test_fit_without_known_text_encoder(inside: dict[str, Any]) -> None:
     said, *components = inside["unknown text encoder"]
     assert "does not know the text encoders of this CLIP yet (clip_text_model)" in said
     assert components == ["diffusion_model"]
 
 
-def test_a_sweep_of_a_video_shows_one_frame_of_each_and_gives_all(inside: dict[str, Any]) -> None:
+def test_sweep_of_video(inside: dict[str, Any]) -> None:
     grid, images = inside["video sweep"]
     assert images == [2 * 3, 64, 64, 3]  # two strengths, three frames
     assert len(grid) == 4
     assert grid[0] == 1
 
 
-def test_a_hook_does_not_keep_a_model_in_memory(inside: dict[str, Any]) -> None:
+@pytest.mark.parametrize("branch", ["positive", "negative"])
+def test_rows_appended_by_another_pack_are_left_alone(inside: dict[str, Any], branch: str) -> None:
+    found = inside["appended rows"]
+    assert found[f"{branch} moved"] > 1e-2
+    assert found[f"{branch} changed"] < 1e-3 * found[f"{branch} moved"]  # float32, in a batch of another size
+
+
+def test_host_does_not_warn_when_a_steered_clip_is_freed(inside: dict[str, Any]) -> None:
+    assert set(inside["leak warnings"].values()) == {0}
+
+
+def test_hook_does_not_keep_model_alive(inside: dict[str, Any]) -> None:
     assert not inside["kept alive by a hook"]
 
 
-def test_nodes_are_found_by_other_words(host: Host) -> None:
+def test_nodes_have_search_aliases(host: Host) -> None:
     for name in ("FitACTMap", "ApplyACTSteering"):
         info = host.get(f"/object_info/{name}")[name]
         # Older hosts have no such list.

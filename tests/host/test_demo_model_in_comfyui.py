@@ -36,18 +36,18 @@ def model() -> DiffusersModel:
     return demo_model()
 
 
-def test_reads_prompts_alike(in_host: dict[str, Tensor], model: DiffusersModel) -> None:
+def test_same_conditioning_as_diffusers(in_host: dict[str, Tensor], model: DiffusersModel) -> None:
     with torch.inference_mode():
         context, _, pooled, _ = model.pipeline.encode_prompt(PROMPTS, do_classifier_free_guidance=False)
     torch.testing.assert_close(in_host["context"], context, **TOLERANCE)
     torch.testing.assert_close(in_host["pooled"], pooled, **TOLERANCE)
 
 
-def test_the_log_tells_of_the_one_prompt_that_is_cut_off(in_host: dict[str, Tensor]) -> None:
+def test_log_reports_truncated_prompt(in_host: dict[str, Tensor]) -> None:
     assert in_host["cut_off"] == 1
 
 
-def test_predicts_and_decodes_alike(in_host: dict[str, Tensor], model: DiffusersModel) -> None:
+def test_same_predictions_and_pictures_as_diffusers(in_host: dict[str, Tensor], model: DiffusersModel) -> None:
     pipeline: Any = model.pipeline
     with torch.inference_mode():
         predicted = pipeline.transformer(

@@ -26,9 +26,7 @@ def frontend(host: Host) -> Generator[Frontend, None, None]:
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
-def test_an_example_loads_runs_from_the_page_and_shows_its_picture(
-    frontend: Frontend, host_python: Path, path: Path
-) -> None:
+def test_example_runs_from_page(frontend: Frontend, host_python: Path, path: Path) -> None:
     require_language_model(host_python, path.stem)
     page, host = frontend.page, frontend.host
     graph = json.loads(path.read_text("utf-8"))
@@ -50,7 +48,7 @@ def test_an_example_loads_runs_from_the_page_and_shows_its_picture(
     assert frontend.errors == []
 
 
-def test_the_help_page_of_each_node_is_where_the_frontend_looks(frontend: Frontend) -> None:
+def test_help_pages_are_served(frontend: Frontend) -> None:
     for folder in sorted((PACK / "web" / "docs").iterdir()):
         url = f"{frontend.host.url}/extensions/act-steering/docs/{folder.name}/en.md"
         answer = frontend.page.request.get(url)

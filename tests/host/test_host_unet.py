@@ -15,23 +15,23 @@ def unet(host_python: Path) -> dict[str, Any]:
     return json.loads(run_inside(host_python, "unet.py"))
 
 
-def test_fits_feature_maps_and_tokens_of_the_hosts_unet(unet: dict[str, Any]) -> None:
+def test_fit_covers_feature_maps_and_tokens(unet: dict[str, Any]) -> None:
     assert unet["layouts"] == ["spatial", "tokens"]
     assert unet["fired"] == len(unet["sites"]) > 20
 
 
-def test_walks_the_hosts_unet_in_the_order_it_runs(unet: dict[str, Any]) -> None:
+def test_walk_follows_execution_order(unet: dict[str, Any]) -> None:
     def first(prefix: str) -> int:
         return next(i for i, name in enumerate(unet["sites"]) if name.startswith(prefix))
 
     assert first("input_blocks.1.0.") < first("input_blocks.1.1.") < first("middle_block.") < first("output_blocks.0.")
 
 
-def test_lockstep_on_the_hosts_unet_equals_rerunning_it_for_each_site(unet: dict[str, Any]) -> None:
+def test_lockstep_equals_rerunning(unet: dict[str, Any]) -> None:
     assert unet["difference"] == 0  # the same batches and the same arithmetic, so no tolerance
 
 
-def test_steering_moves_the_hosts_unet_and_leaves_nothing_behind(unet: dict[str, Any]) -> None:
+def test_steering_leaves_nothing_behind(unet: dict[str, Any]) -> None:
     assert unet["strength 0 is exact"]
     assert unet["after is exact"]
     assert unet["moved"] > 1e-3

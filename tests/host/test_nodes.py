@@ -14,7 +14,7 @@ from act_core.maps import Card
 from tools.comfyui.server import PACK, Graph, Host, Node
 
 
-def test_all_nodes_are_there_and_their_help_is(host: Host) -> None:
+def test_nodes_and_help_pages_are_complete(host: Host) -> None:
     listed = host.get("/object_info")
     ours = {name: info for name, info in listed.items() if info.get("category") == "ACT steering"}
     assert set(ours) == {
@@ -38,7 +38,7 @@ def test_all_nodes_are_there_and_their_help_is(host: Host) -> None:
         assert (PACK / "web" / "docs" / name / "en.md").is_file(), name
 
 
-def test_inputs_that_others_script_against_have_their_names_and_order(host: Host) -> None:
+def test_inputs_keep_names_and_order(host: Host) -> None:
     def inputs(name: str) -> list[str]:
         info = host.get(f"/object_info/{name}")[name]["input"]
         return [*info.get("required", {}), *info.get("optional", {})]
@@ -52,7 +52,7 @@ def test_inputs_that_others_script_against_have_their_names_and_order(host: Host
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_map_is_fitted_saved_loaded_and_applied(host: Host, saved: dict[str, str], kind: str) -> None:
+def test_map_is_fitted_saved_loaded_and_applied(host: Host, saved: dict[str, str], kind: str) -> None:
     before = plain(host, kind)
     moved = steered(host, kind, saved[kind])
     assert torch.isfinite(moved).all()
@@ -62,7 +62,7 @@ def test_a_map_is_fitted_saved_loaded_and_applied(host: Host, saved: dict[str, s
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_map_file_tells_of_all_it_moves(host: Host, saved: dict[str, str], kind: str) -> None:
+def test_inspect_lists_all_components(host: Host, saved: dict[str, str], kind: str) -> None:
     graph = Graph()
     graph.add("InspectACTMap", act_map=graph.add("LoadACTMap", name=saved[kind]))
     (output,) = host.run(graph).outputs.values()
@@ -71,7 +71,7 @@ def test_the_map_file_tells_of_all_it_moves(host: Host, saved: dict[str, str], k
     assert "5 source, such as 'a cat on a mat'" in output["text"][0]
 
 
-def test_start_and_end_act_at_their_steps_only(host: Host, saved: dict[str, str]) -> None:
+def test_window_acts_at_its_steps_only(host: Host, saved: dict[str, str]) -> None:
     kind, name = "demo", saved["demo"]
     only_model: dict[str, Any] = {"strength_clip": 0.0}
     whole = steered(host, kind, name, **only_model)
@@ -84,7 +84,7 @@ def test_start_and_end_act_at_their_steps_only(host: Host, saved: dict[str, str]
     assert torch.equal(both, whole)
 
 
-def test_a_shift_of_the_schedule_goes_before_or_after_alike(host: Host, saved: dict[str, str]) -> None:
+def test_window_follows_schedule_shift_before_or_after(host: Host, saved: dict[str, str]) -> None:
     def drawn(*, first: bool) -> torch.Tensor:
         graph = Graph()
         parts = Parts(graph, "demo")
@@ -98,7 +98,7 @@ def test_a_shift_of_the_schedule_goes_before_or_after_alike(host: Host, saved: d
     assert torch.equal(drawn(first=True), drawn(first=False))
 
 
-def test_without_guidance_there_is_no_negative_branch_to_move(host: Host, saved: dict[str, str]) -> None:
+def test_branches_without_guidance(host: Host, saved: dict[str, str]) -> None:
     sampling = {"cfg": 1.0}
     before = plain(host, "demo", **sampling)
     only_model: dict[str, Any] = {"strength_clip": 0.0, "sampling": sampling}
@@ -116,7 +116,7 @@ def test_branches_differ_under_guidance(host: Host, saved: dict[str, str]) -> No
         assert not torch.equal(drawn[one], drawn[other])
 
 
-def test_a_map_for_another_model_fails_with_one_sentence_that_names_both(host: Host, saved: dict[str, str]) -> None:
+def test_apply_refuses_map_for_another_model(host: Host, saved: dict[str, str]) -> None:
     graph = Graph()
     parts = Parts(graph, "sd15")
     loaded = graph.add("LoadACTMap", name=saved["flux"])
@@ -130,9 +130,7 @@ def test_a_map_for_another_model_fails_with_one_sentence_that_names_both(host: H
     assert torch.isfinite(plain(host, "sd15")).all()  # the queue runs on
 
 
-def test_a_map_for_another_size_of_the_same_architecture_names_both_and_counts(
-    host: Host, saved: dict[str, str]
-) -> None:
+def test_apply_refuses_map_for_another_size(host: Host, saved: dict[str, str]) -> None:
     graph = Graph()
     parts = Parts(graph, "sd15_wide")
     parts.sampled(apply(graph, parts.model, graph.add("LoadACTMap", name=saved["sd15"])))
@@ -144,16 +142,16 @@ def test_a_map_for_another_size_of_the_same_architecture_names_both_and_counts(
     assert "fit a map for this one" in run.error
 
 
-def test_the_clip_output_without_a_clip_says_what_to_do(host: Host, saved: dict[str, str]) -> None:
+def test_clip_output_without_clip_is_an_error(host: Host, saved: dict[str, str]) -> None:
     graph = Graph()
     parts = Parts(graph, "demo")
     applied = apply(graph, parts.model, graph.add("LoadACTMap", name=saved["demo"]))
     parts.sampled(applied[0], parts.encoded("a cat", applied[1]))
-    assert "has no CLIP to give on" in host.fail(graph).error
+    assert "has no CLIP to pass on" in host.fail(graph).error
 
 
 @pytest.mark.parametrize("next_node", ["ApplyACTSteering", "ApplyACTSteeringCLIP", "LoraLoader", "FitACTMap"])
-def test_so_it_does_to_the_next_node_in_a_row(host: Host, saved: dict[str, str], next_node: str) -> None:
+def test_missing_clip_is_an_error_in_next_node(host: Host, saved: dict[str, str], next_node: str) -> None:
     graph = Graph()
     parts = Parts(graph, "demo")
     loaded = graph.add("LoadACTMap", name=saved["demo"])
@@ -171,7 +169,7 @@ def test_so_it_does_to_the_next_node_in_a_row(host: Host, saved: dict[str, str],
         graph.add("InspectACTMap", act_map=parts.fit(components="text"))
     parts.sampled()
     run = host.fail(graph)
-    assert "has no CLIP to give on" in run.error
+    assert "has no CLIP to pass on" in run.error
     assert run.error.count("\n") == 0
 
 
@@ -183,9 +181,7 @@ def test_so_it_does_to_the_next_node_in_a_row(host: Host, saved: dict[str, str],
         ({"width": 4096, "height": 4096}, "Pictures of 4096 x 4096 are too large for this model; it goes up to 128."),
     ],
 )
-def test_a_fit_that_cannot_be_made_fails_and_leaves_the_model_as_it_was(
-    host: Host, change: dict[str, Any], sentence: str
-) -> None:
+def test_refused_fit_leaves_model_unchanged(host: Host, change: dict[str, Any], sentence: str) -> None:
     before = plain(host, "demo")
     graph = Graph()
     parts = Parts(graph, "demo")
@@ -210,7 +206,7 @@ def test_saving_never_overwrites(host: Host, saved: dict[str, str]) -> None:
     assert after["demo_002.safetensors"] != before["demo.safetensors"]
 
 
-def test_what_a_map_says_of_itself_stays_where_nothing_else_is_given(host: Host, saved: dict[str, str]) -> None:
+def test_save_keeps_card_unless_changed(host: Host, saved: dict[str, str]) -> None:
     def saved_as(name: str, act_map: Any, **given: Any) -> str:
         usual = {"title": "", "author": "", "description": "", "license": "", "strength_low": 0.0, "strength_high": 1.0}
         graph = Graph()
@@ -232,15 +228,15 @@ def test_what_a_map_says_of_itself_stays_where_nothing_else_is_given(host: Host,
 
 
 @pytest.mark.parametrize("name", ["../outside", "", "/tmp/outside"])
-def test_no_map_is_saved_outside_its_folder(host: Host, saved: dict[str, str], name: str) -> None:
+def test_save_stays_in_its_folder(host: Host, saved: dict[str, str], name: str) -> None:
     graph = Graph()
     loaded = graph.add("LoadACTMap", name=saved["demo"])
     details = {"title": "", "author": "", "description": "", "license": ""}
     graph.add("SaveACTMap", act_map=loaded, name=name, strength_low=0.0, strength_high=1.0, **details)
-    assert "is no name for a map" in host.fail(graph).error
+    assert "is not a name for a map" in host.fail(graph).error
 
 
-def test_a_file_that_changed_on_disk_is_read_again(host: Host, saved: dict[str, str]) -> None:
+def test_load_notices_changed_file(host: Host, saved: dict[str, str]) -> None:
     folder = host.base / "models" / "act_maps"
     changing = folder / "changing.safetensors"
 
@@ -258,10 +254,10 @@ def test_a_file_that_changed_on_disk_is_read_again(host: Host, saved: dict[str, 
     graph = Graph()
     graph.add("InspectACTMap", act_map=graph.add("LoadACTMap", name=changing.name))
     run = host.fail(graph)
-    assert "changing.safetensors is no usable map" in run.error
+    assert "changing.safetensors is not a usable map" in run.error
 
 
-def test_inverse_and_scale_change_the_map(host: Host, saved: dict[str, str]) -> None:
+def test_edit_inverts_and_scales(host: Host, saved: dict[str, str]) -> None:
     def drawn(**edit: Any) -> torch.Tensor:
         graph = Graph()
         parts = Parts(graph, "demo")
@@ -293,7 +289,7 @@ def sweep(graph: Graph, act_map: str, **changes: Any) -> Node:
     )
 
 
-def test_the_sweep_draws_a_labelled_grid_and_all_pictures(host: Host, saved: dict[str, str]) -> None:
+def test_sweep_returns_grid_and_pictures(host: Host, saved: dict[str, str]) -> None:
     graph = Graph()
     graph.add("SaveImage", images=sweep(graph, saved["demo"])[1], filename_prefix="sweep")
     pictures = [Image.open(path) for path in host.images(host.run(graph))]
@@ -304,7 +300,7 @@ def test_the_sweep_draws_a_labelled_grid_and_all_pictures(host: Host, saved: dic
 
 
 @pytest.mark.parametrize("change", [{"clip": None}, {"prompt": " "}, {"prompt": None}])
-def test_a_sweep_with_clip_or_prompt_alone_says_so(host: Host, saved: dict[str, str], change: dict[str, Any]) -> None:
+def test_sweep_needs_both_clip_and_prompt(host: Host, saved: dict[str, str], change: dict[str, Any]) -> None:
     graph = Graph()
     sweep(graph, saved["demo"], **change)
     run = host.fail(graph)

@@ -61,7 +61,7 @@ def cfg(scale: float) -> Callable[[Parts, Node], Node]:
 
 @pytest.mark.parametrize("kind", ["demo", "sd15"])
 @pytest.mark.parametrize("branch", ["positive", "negative", "both"])
-def test_guidance_steers_the_branch_and_only_that(host: Host, saved: dict[str, str], kind: str, branch: str) -> None:
+def test_cfg_steers_only_its_branch(host: Host, saved: dict[str, str], kind: str, branch: str) -> None:
     name = saved[kind]
     c, u = (one_step(host, kind, guider=alone(text)) for text in (PROMPT, "blurry"))
     moved_c, moved_u = (one_step(host, kind, guider=alone(text), name=name) for text in (PROMPT, "blurry"))
@@ -73,7 +73,7 @@ def test_guidance_steers_the_branch_and_only_that(host: Host, saved: dict[str, s
     torch.testing.assert_close(found, u + 3 * (c - u), **ONE_STEP)
 
 
-def test_two_positive_prompts_are_both_the_positive_branch(host: Host, saved: dict[str, str]) -> None:
+def test_dual_cfg_steers_both_positive_prompts(host: Host, saved: dict[str, str]) -> None:
     def dual(parts: Parts, model: Node) -> Node:
         texts = {"cond1": PROMPT, "cond2": "a house", "negative": "blurry"}
         conds = {name: parts.encoded(text) for name, text in texts.items()}
@@ -86,7 +86,7 @@ def test_two_positive_prompts_are_both_the_positive_branch(host: Host, saved: di
     torch.testing.assert_close(found, u + 3 * (m - u) + 2 * (p - m), **ONE_STEP)
 
 
-def test_the_empty_prompt_of_perp_neg_is_not_the_positive_branch(host: Host, saved: dict[str, str]) -> None:
+def test_perp_neg_leaves_empty_prompt_alone(host: Host, saved: dict[str, str]) -> None:
     def perp(parts: Parts, model: Node) -> Node:
         conds = {"positive": PROMPT, "negative": "blurry", "empty_conditioning": ""}
         encoded = {name: parts.encoded(text) for name, text in conds.items()}
@@ -98,7 +98,7 @@ def test_the_empty_prompt_of_perp_neg_is_not_the_positive_branch(host: Host, sav
     torch.testing.assert_close(found, e + 3 * (p - e), **ONE_STEP)
 
 
-def test_self_attention_guidance_of_the_negative_prompt_is_left_alone(host: Host, saved: dict[str, str]) -> None:
+def test_self_attention_guidance_is_left_alone(host: Host, saved: dict[str, str]) -> None:
     def guided(graph: Graph, model: Node) -> Node:
         return graph.add("SelfAttentionGuidance", model=model, scale=0.5, blur_sigma=2.0)
 
@@ -109,7 +109,7 @@ def test_self_attention_guidance_of_the_negative_prompt_is_left_alone(host: Host
     torch.testing.assert_close(moved, sag, atol=5e-2 * float(sag.abs().max()), rtol=0)
 
 
-def test_perturbed_attention_of_the_positive_prompt_is_no_negative_branch(host: Host, saved: dict[str, str]) -> None:
+def test_perturbed_attention_is_positive_branch(host: Host, saved: dict[str, str]) -> None:
     def perturbed(graph: Graph, model: Node) -> Node:
         return graph.add("PerturbedAttentionGuidance", model=model, scale=3.0)
 
@@ -128,7 +128,7 @@ def test_perturbed_attention_of_the_positive_prompt_is_no_negative_branch(host: 
         ("sd15", "HyperTile", {"tile_size": 64, "swap_size": 2, "max_depth": 0, "scale_depth": False}),
     ],
 )
-def test_other_patches_go_before_or_after_alike(host: Host, kind: str, node: str, settings: dict[str, Any]) -> None:
+def test_order_of_other_patches_does_not_matter(host: Host, kind: str, node: str, settings: dict[str, Any]) -> None:
     def drawn(*order: str, strength: float = 1.0) -> torch.Tensor:
         graph = Graph()
         parts = Parts(graph, kind)
@@ -150,7 +150,7 @@ def test_other_patches_go_before_or_after_alike(host: Host, kind: str, node: str
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="there is no C++ compiler, so torch.compile is not tested")
 @pytest.mark.parametrize("first", [True, False])
-def test_a_compiled_model_is_steered_and_freed_again(host: Host, saved: dict[str, str], first: bool) -> None:
+def test_compiled_model_is_steered_and_restored(host: Host, saved: dict[str, str], first: bool) -> None:
     def drawn(strength: float) -> torch.Tensor:
         graph = Graph()
         parts = Parts(graph, "sd3")
@@ -184,7 +184,7 @@ def test_maps_stack_in_a_chain(host: Host, saved: dict[str, str]) -> None:
     assert torch.equal(drawn(0.5, 0.0), once)
 
 
-def test_one_model_is_steered_differently_on_two_branches_of_one_graph(host: Host, saved: dict[str, str]) -> None:
+def test_one_model_with_several_strengths_in_one_graph(host: Host, saved: dict[str, str]) -> None:
     strengths = (0.5, 1.0, 0.0)
     graph = Graph()
     parts = Parts(graph, "demo")
@@ -206,7 +206,7 @@ def test_two_models_are_steered_in_one_graph(host: Host, saved: dict[str, str]) 
         assert torch.equal(latent, steered(host, kind, saved[kind], strength_clip=0.0))
 
 
-def test_prompts_in_the_queue_do_not_meet(host: Host, saved: dict[str, str]) -> None:
+def test_queued_workflows_are_independent(host: Host, saved: dict[str, str]) -> None:
     strengths = (1.0, 0.0, 0.5)
     waiting: list[str] = []
     for strength in strengths:
@@ -222,14 +222,14 @@ def test_prompts_in_the_queue_do_not_meet(host: Host, saved: dict[str, str]) -> 
             assert torch.equal(latent, steered(host, "demo", saved["demo"], strength=strength, strength_clip=0.0))
 
 
-def test_a_map_survives_that_models_are_unloaded(host: Host, saved: dict[str, str]) -> None:
+def test_map_survives_unloading(host: Host, saved: dict[str, str]) -> None:
     before, moved = plain(host, "demo"), steered(host, "demo", saved["demo"])
     host.free()
     assert torch.equal(steered(host, "demo", saved["demo"]), moved)
     assert torch.equal(plain(host, "demo"), before)
 
 
-def test_an_interrupt_in_mid_sampling_leaves_the_model_as_it_was(host: Host, saved: dict[str, str]) -> None:
+def test_interrupted_sampling_leaves_model_unchanged(host: Host, saved: dict[str, str]) -> None:
     before = plain(host, "sd15")
     graph = Graph()
     parts = Parts(graph, "sd15")
@@ -238,7 +238,7 @@ def test_an_interrupt_in_mid_sampling_leaves_the_model_as_it_was(host: Host, sav
     assert torch.equal(plain(host, "sd15"), before)
 
 
-def test_an_interrupt_in_mid_fit_leaves_model_and_queue_as_they_were(host: Host, saved: dict[str, str]) -> None:
+def test_interrupted_fit_leaves_model_unchanged(host: Host, saved: dict[str, str]) -> None:
     before = plain(host, "sd15")
     graph = Graph()
     parts = Parts(graph, "sd15")
@@ -247,7 +247,7 @@ def test_an_interrupt_in_mid_fit_leaves_model_and_queue_as_they_were(host: Host,
     assert torch.equal(plain(host, "sd15"), before)
 
 
-def test_a_fit_does_not_depend_on_what_was_steered_before(host: Host, saved: dict[str, str]) -> None:
+def test_fit_is_independent_of_earlier_steering(host: Host, saved: dict[str, str]) -> None:
     def fitted() -> ActMap:
         graph = Graph()
         details = {"title": "", "author": "", "description": "", "license": ""}
@@ -265,12 +265,12 @@ def test_a_fit_does_not_depend_on_what_was_steered_before(host: Host, saved: dic
     assert set(first.difference(fitted()).values()) == {0.0}
 
 
-def test_a_steered_model_is_not_fitted(host: Host, saved: dict[str, str]) -> None:
+def test_fit_refuses_steered_model(host: Host, saved: dict[str, str]) -> None:
     graph = Graph()
     parts = Parts(graph, "demo")
     parts.model = apply(graph, parts.model, graph.add("LoadACTMap", name=saved["demo"]))[0]
     graph.add("InspectACTMap", act_map=parts.fit())
-    assert "steered by a map already" in host.fail(graph).error
+    assert "already steered by a map" in host.fail(graph).error
 
 
 # --- hooks
@@ -291,21 +291,21 @@ def hooked(host: Host, name: str, *, strength: float = 1.0, until: float | None 
     return host.latent(host.run(graph))
 
 
-def test_a_hook_steers_as_the_positive_branch_does(host: Host, saved: dict[str, str]) -> None:
+def test_hook_equals_positive_branch(host: Host, saved: dict[str, str]) -> None:
     for strength in (0.5, 1.0):
         expected = steered(host, "demo", saved["demo"], strength=strength, strength_clip=0.0)
         # Another batch, so another order of rounding, over all steps.
         torch.testing.assert_close(hooked(host, saved["demo"], strength=strength), expected, atol=1e-2, rtol=1e-2)
 
 
-def test_keyframes_end_a_hook(host: Host, saved: dict[str, str]) -> None:
+def test_keyframes_end_hook(host: Host, saved: dict[str, str]) -> None:
     # Not at the very sigma of a step, where keyframes and our window count differently.
     expected = steered(host, "demo", saved["demo"], strength_clip=0.0, end_percent=0.45)
     torch.testing.assert_close(hooked(host, saved["demo"], until=0.45), expected, atol=1e-2, rtol=1e-2)
     assert not torch.allclose(steered(host, "demo", saved["demo"], strength_clip=0.0), expected, atol=0.1)
 
 
-def test_a_masked_hook_leaves_the_other_half_alone(host: Host, saved: dict[str, str]) -> None:
+def test_masked_hook_leaves_other_half_alone(host: Host, saved: dict[str, str]) -> None:
     def drawn(*, hook: bool) -> torch.Tensor:
         graph = Graph()
         parts = Parts(graph, "demo")

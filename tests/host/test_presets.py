@@ -25,5 +25,5 @@ def counts(host_python: Path) -> dict[str, dict[str, int]]:
 
 
 @pytest.mark.parametrize("name", EXPECTED)
-def test_presets_name_the_parts_of_the_full_model(counts: dict[str, dict[str, int]], name: str) -> None:
+def test_presets_count_parts_of_full_models(counts: dict[str, dict[str, int]], name: str) -> None:
     assert counts[name] == EXPECTED[name]

@@ -34,6 +34,8 @@ def models(host: Host, smollm2: TransformersModel) -> Path:
     (folder / "no_model").mkdir()
     (folder / "no_model" / "config.json").write_text("{}")
     (folder / "broken.gguf").write_bytes(b"GGUF" + bytes(64))
+    # Named LLM in the user's own configuration, which does not hide models/LLM.
+    chatty.module.save_pretrained(host.base / "models_elsewhere" / "configured")
     elsewhere = host.base / "another_drive"
     elsewhere.mkdir()
     (elsewhere / "far.gguf").write_bytes(b"GGUF" + bytes(64))
@@ -95,7 +97,7 @@ def refused(host: Host, name: str, prompt: str = PROMPT, **changes: Any) -> str:
     return host.fail(graph).error
 
 
-def test_the_nodes_write_what_the_core_writes(host: Host, host_python: Path, models: Path, text_map: str) -> None:
+def test_text_equals_that_of_core(host: Host, host_python: Path, models: Path, text_map: str) -> None:
     act_map = host.base / "models" / "act_maps" / text_map
     expected = json.loads(run_inside(host_python, "steered_text.py", models / REAL, act_map, PROMPT, INSTRUCTION))
     for mode in ("continue", "chat"):
@@ -110,7 +112,7 @@ def test_the_nodes_write_what_the_core_writes(host: Host, host_python: Path, mod
     assert {total for _, total in expected["progress"]} == {10}
 
 
-def test_strength_zero_and_no_map_give_the_unsteered_text(host: Host, text_map: str) -> None:
+def test_strength_zero_equals_no_map(host: Host, text_map: str) -> None:
     plain = written(host, REAL)[0]
     assert written(host, REAL, act_map=text_map, strength=0.0)[0] == plain
     assert written(host, REAL, act_map=text_map, strength=1.0)[0] != plain
@@ -118,18 +120,18 @@ def test_strength_zero_and_no_map_give_the_unsteered_text(host: Host, text_map: 
     assert written(host, REAL, temperature=0.80000001)[0] == plain
 
 
-def test_the_seed_decides(host: Host, models: Path) -> None:
+def test_seed_changes_text(host: Host, models: Path) -> None:
     assert written(host, REAL, seed=4, temperature=1.5)[0] != written(host, REAL, seed=5, temperature=1.5)[0]
 
 
-def test_a_chat_model_answers_and_another_one_continues(host: Host, models: Path) -> None:
+def test_auto_mode_follows_chat_template(host: Host, models: Path) -> None:
     assert written(host, TINY, mode="auto")[0] == written(host, TINY, mode="chat")[0]
     assert written(host, SHORT, mode="auto", max_length=4)[0].startswith(PROMPT)
     assert "has no chat template; let it continue bare text instead" in refused(host, SHORT, mode="chat")
 
 
 @pytest.mark.parametrize("format", ["question", "answer"])
-def test_a_map_is_fitted_in_the_chat_template(host: Host, models: Path, text_map: str, format: str) -> None:
+def test_fit_in_chat_template(host: Host, models: Path, text_map: str, format: str) -> None:
     prompts = load_prompt_set(PACK / "prompt_sets" / "gloomy_to_cheerful.txt")
     name = fitted(host, format, prompts, format=format, system="You write.", user="Go on:")
     graph = Graph()
@@ -140,13 +142,13 @@ def test_a_map_is_fitted_in_the_chat_template(host: Host, models: Path, text_map
 
 
 @pytest.mark.parametrize("prompt", ["ein Café, größer", "🦊 in the ❄️", "مدينة قديمة عند البحر", "夜の港", "a\u202eb"])
-def test_any_writing_is_taken(host: Host, models: Path, prompt: str) -> None:
+def test_prompt_in_any_script(host: Host, models: Path, prompt: str) -> None:
     text, _, report = written(host, REAL, prompt, max_length=6)
     assert text.startswith(prompt)
     assert report == "No map is connected."
 
 
-def test_dtype_and_device_can_be_chosen(host: Host, models: Path) -> None:
+def test_dtype_and_device(host: Host, models: Path) -> None:
     texts: dict[str, str] = {}
     for dtype in ("auto", "float32", "bfloat16"):
         graph = Graph()
@@ -161,7 +163,7 @@ def test_dtype_and_device_can_be_chosen(host: Host, models: Path) -> None:
     assert texts["bfloat16"].startswith(PROMPT)
 
 
-def test_a_prompt_set_is_linked_to_a_fit(host: Host, models: Path) -> None:
+def test_prompt_set_feeds_fit(host: Host, models: Path) -> None:
     graph = Graph()
     prompts = graph.add("ACTPromptSet", name="gloomy_to_cheerful.txt", count=4)
     fit = fit_of(graph, TINY, prompts[0], prompts[1])
@@ -190,7 +192,7 @@ def fit_of(graph: Graph, name: str, source: Any, target: Any, **changes: Any) ->
         (SHORT, "a\nb", {"format": "question"}, "has no chat template"),
     ],
 )
-def test_a_fit_that_cannot_be_is_refused(
+def test_text_fit_refuses(
     host: Host, models: Path, name: str, source: str, changes: dict[str, str], sentence: str
 ) -> None:
     graph = Graph()
@@ -200,28 +202,28 @@ def test_a_fit_that_cannot_be_is_refused(
     assert sentence in run.error
 
 
-def test_an_empty_prompt_is_refused(host: Host, models: Path) -> None:
+def test_text_refuses_empty_prompt(host: Host, models: Path) -> None:
     assert "prompt of ACT Steered Text is empty" in refused(host, TINY, " \n")
 
 
-def test_a_prompt_longer_than_the_context_is_refused(host: Host, models: Path) -> None:
+def test_text_refuses_prompt_longer_than_context(host: Host, models: Path) -> None:
     assert "do not fit into the model's 64" in refused(host, SHORT, "x" * 70)
 
 
-def test_a_maximum_length_of_zero_is_refused(host: Host, models: Path) -> None:
+def test_text_refuses_length_zero(host: Host, models: Path) -> None:
     graph = Graph()
     text_of(graph, TINY, max_length=0)
     with pytest.raises(AssertionError, match="max_length"):
         host.queue(graph)
 
 
-def test_a_folder_that_is_no_model_and_a_broken_file_are_refused(host: Host, models: Path) -> None:
+def test_load_refuses_what_is_not_a_model(host: Host, models: Path) -> None:
     assert "no_model is no causal language model that can be loaded" in refused(host, "no_model")
     assert "broken.gguf could not be unpacked" in refused(host, "broken.gguf")
     assert written(host, TINY, max_length=3)[0]  # the queue runs on
 
 
-def test_a_language_model_of_an_unknown_kind_is_named(host: Host, models: Path) -> None:
+def test_text_fit_names_unknown_model(host: Host, models: Path) -> None:
     graph = Graph()
     graph.add("PreviewAny", source=fit_of(graph, "opt", "a cat\na dog", "the cat\nthe dog")[1])
     assert "does not know this kind of language model yet (opt)" in host.fail(graph).error
@@ -232,13 +234,13 @@ def listed(host: Host) -> list[str]:
     return options[0]["options"] if kind == "COMBO" else kind
 
 
-def test_models_in_the_folder_are_listed(host: Host, models: Path) -> None:
+def test_models_are_listed(host: Host, models: Path) -> None:
     names = listed(host)
-    assert {REAL, TINY, SHORT, "no_model", "broken.gguf", "linked/far.gguf"} < set(names)
+    assert {REAL, TINY, SHORT, "no_model", "broken.gguf", "linked/far.gguf", "configured"} < set(names)
     assert "default" in names[0]
 
 
-def test_the_default_model_is_loaded_or_what_to_install_is_said(host: Host, host_python: Path, models: Path) -> None:
+def test_default_model_loads_or_names_its_package(host: Host, host_python: Path, models: Path) -> None:
     default = listed(host)[0]
     if not has_default_model(host_python):
         assert "pip install" in refused(host, default)
@@ -246,7 +248,7 @@ def test_the_default_model_is_loaded_or_what_to_install_is_said(host: Host, host
         assert written(host, default, temperature=0.0, max_length=8)[0].startswith(PROMPT)
 
 
-def test_maps_and_models_of_different_kinds_are_kept_apart(host: Host, saved: dict[str, str], text_map: str) -> None:
+def test_maps_for_other_models_are_refused(host: Host, saved: dict[str, str], text_map: str) -> None:
     error = refused(host, REAL, act_map=saved["sd3"])
     assert "'sd3' was fitted on" in error
     assert "LlamaForCausalLM" in error
@@ -263,7 +265,7 @@ def test_maps_and_models_of_different_kinds_are_kept_apart(host: Host, saved: di
 # --- interrupts and memory
 
 
-def test_an_interrupt_between_tokens_leaves_the_model_as_it_was(host: Host, text_map: str) -> None:
+def test_interrupted_text_leaves_model_unchanged(host: Host, text_map: str) -> None:
     plain = written(host, REAL, seed=11)[0]
     graph = Graph()
     text_of(graph, REAL, act_map=text_map, max_length=2000, repetition_penalty=1.3)
@@ -271,7 +273,7 @@ def test_an_interrupt_between_tokens_leaves_the_model_as_it_was(host: Host, text
     assert written(host, REAL, seed=11, temperature=0.80000001)[0] == plain
 
 
-def test_an_interrupt_in_mid_fit_leaves_the_model_as_it_was(host: Host, text_map: str) -> None:
+def test_interrupted_text_fit_leaves_model_unchanged(host: Host, text_map: str) -> None:
     plain = written(host, REAL, seed=12)[0]
     graph = Graph()
     lines = {
@@ -283,7 +285,7 @@ def test_an_interrupt_in_mid_fit_leaves_the_model_as_it_was(host: Host, text_map
     assert written(host, REAL, seed=12, temperature=0.80000001)[0] == plain
 
 
-def test_memory_is_given_back(host: Host, models: Path, text_map: str) -> None:
+def test_memory_is_freed(host: Host, models: Path, text_map: str) -> None:
     def resident() -> float:
         host.free()
         return host.resident()
@@ -307,7 +309,7 @@ def encoder(host_python: Path) -> dict[str, Any]:
     return json.loads(run_inside(host_python, "llm_encoder.py"))
 
 
-def test_a_language_model_is_steered_as_text_encoder(encoder: dict[str, Any]) -> None:
+def test_language_model_as_text_encoder(encoder: dict[str, Any]) -> None:
     assert [key.split("/")[0] for key in encoder["sites"]] == ["qwen3_4b"] * 3
     assert encoder["moved"] > 1e-2
     assert encoder["strength 0 is exact"]
@@ -315,12 +317,12 @@ def test_a_language_model_is_steered_as_text_encoder(encoder: dict[str, Any]) ->
     assert encoder["again is exact"]
 
 
-def test_a_map_of_it_is_of_the_prompts_and_not_of_its_chat_template(encoder: dict[str, Any]) -> None:
+def test_fit_on_text_encoder_leaves_out_chat_template(encoder: dict[str, Any]) -> None:
     assert encoder["shift"] > 0.1
     assert encoder["off the shift of the prompts"] < 1e-4  # float32, in batches of another size
 
 
-def test_the_hosts_own_text_node_writes_as_the_clip_is_steered(encoder: dict[str, Any]) -> None:
+def test_text_generate_follows_steered_clip(encoder: dict[str, Any]) -> None:
     if not encoder["texts"]:
         pytest.skip("this ComfyUI has no node that generates text")
     text, steered, more, again, off, after = encoder["texts"]

@@ -37,7 +37,7 @@ def api_form(name: str) -> Graph:
     return graph
 
 
-def test_there_are_examples_and_each_has_its_cover() -> None:
+def test_each_example_has_a_cover() -> None:
     pictures = {"style_slider", "fit_your_own", "strength_sweep", "regions"}
     assert set(NAMES) == {*pictures, "text_encoder_slider", "steered_prompt"}
     for name in NAMES:
@@ -45,14 +45,14 @@ def test_there_are_examples_and_each_has_its_cover() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_example_runs_and_draws(host: Host, host_python: Path, name: str) -> None:
+def test_example_runs(host: Host, host_python: Path, name: str) -> None:
     require_language_model(host_python, name)
     pictures = host.images(host.run(api_form(name)))
     assert pictures
     assert all(Image.open(picture).getextrema()[0] != (255, 255) for picture in pictures)  # not blank
 
 
-def test_the_documented_client_runs_an_example_and_fetches_its_pictures(host: Host, tmp_path: Path) -> None:
+def test_headless_client_fetches_pictures(host: Host, tmp_path: Path) -> None:
     command = [sys.executable, FOLDER / "run_headless.py", FOLDER / "api" / "style_slider.json"]
     options = ["--strength", "0.6", "--server", host.url, "--out", str(tmp_path)]
     run = subprocess.run([*command, *options], capture_output=True, text=True, timeout=120, check=False)
@@ -70,7 +70,7 @@ def test_the_documented_client_runs_an_example_and_fetches_its_pictures(host: Ho
         ({}, "http://127.0.0.1:9", "is ComfyUI running there?"),
     ],
 )
-def test_the_documented_client_tells_what_failed(
+def test_headless_client_reports_failures(
     host: Host, tmp_path: Path, change: dict[str, str], server: str, says: str
 ) -> None:
     prompt = api_form("fit_your_own").prompt
@@ -89,20 +89,20 @@ def ours(host: Host) -> dict[str, Any]:
     return {name: info for name, info in host.get("/object_info").items() if info.get("category") == "ACT steering"}
 
 
-def test_the_oldest_host_has_the_same_nodes(host: Host, oldest: Host) -> None:
+def test_oldest_host_has_same_nodes(host: Host, oldest: Host) -> None:
     inputs = [{name: info["input_order"] for name, info in ours(which).items()} for which in (host, oldest)]
     assert inputs[0] == inputs[1]
     assert inputs[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_example_runs_in_the_oldest_host(oldest: Host, host_python: Path, name: str) -> None:
+def test_example_runs_in_oldest_host(oldest: Host, host_python: Path, name: str) -> None:
     require_language_model(host_python, name)
     assert oldest.images(oldest.run(api_form(name)))
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_graph_and_api_form_say_the_same(host: Host, name: str) -> None:
+def test_graph_equals_api_form(host: Host, name: str) -> None:
     graph, prompt = json.loads((FOLDER / f"{name}.json").read_text("utf-8")), api_form(name).prompt
     listed = host.get("/object_info")
     assert {str(node["id"]): node["type"] for node in graph["nodes"]} == {n: v["class_type"] for n, v in prompt.items()}

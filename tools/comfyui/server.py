@@ -190,7 +190,7 @@ def started(python: Path, base: Path, root: Path | None = None, *options: str | 
         *options: further ones of its command line.
     """
     root = root or python.parents[2]
-    (base / "custom_nodes").mkdir(parents=True)
+    (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
     (base / "custom_nodes" / "act-steering").symlink_to(PACK)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
+import logging
 import tempfile
 import weakref
 from types import SimpleNamespace
@@ -174,6 +176,84 @@ def kept_alive_by_a_hook() -> bool:
     return watched() is not None
 
 
+def appended_rows() -> dict[str, float]:
+    """How far steering one branch moves a latent, and how far that changes when another pack appends a row inside.
+
+    The double does what NAG does on models of the type of SD3: each block gets its last row twice.
+    """
+    model, clip = loaded()
+    act_map, _ = fitted(model, clip, 4)
+    blocks = model.model.diffusion_model.joint_blocks
+    encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt)) for prompt in ("cat", "")]
+    latent = torch.zeros(1, CHANNELS, SIDE, SIDE)
+    noise = comfy.sample.prepare_noise(latent, 0)
+
+    def doubled(forward: Any) -> Any:
+        def call(context: torch.Tensor, x: torch.Tensor, c: torch.Tensor, **kwargs: Any) -> Any:
+            own = len(x)
+            context, x, c = (torch.cat([t, t[-1:]]) for t in (context, x, c))
+            return tuple(t if t is None else t[:own] for t in forward(context, x, c=c, **kwargs))
+
+        return call
+
+    def sampled(branch: str | None) -> torch.Tensor:
+        steered = (
+            nodes.ApplyACTSteering.execute(model, act_map, 1.0, 1.0, 0.0, 1.0, branch).result[0] if branch else model
+        )
+        settings = (noise, 1, 3.0, "euler", "simple", *encoded, latent)
+        return comfy.sample.sample(steered, *settings, disable_pbar=True, seed=0)
+
+    plain = sampled(None)
+    branches = ("positive", "negative")
+    alone = {branch: sampled(branch) for branch in branches}
+    for block in blocks:
+        block.forward = doubled(block.forward)
+    beside = {branch: sampled(branch) for branch in branches}
+    found: dict[str, float] = {}
+    for branch in branches:
+        found[f"{branch} moved"] = float((alone[branch] - plain).abs().max())
+        found[f"{branch} changed"] = float((beside[branch] - alone[branch]).abs().max())
+    return found
+
+
+def leak_warnings() -> dict[str, int]:
+    """How often the host warns of circular references when a CLIP that was encoded with is freed."""
+    log = io.StringIO()
+    handler = logging.StreamHandler(log)
+    logging.getLogger().addHandler(handler)
+    act_map = fitted_text(loaded()[1])
+    counts: dict[str, int] = {}
+    for name, apply in {
+        "unsteered": lambda clip: clip,
+        "steered": lambda clip: nodes.ApplyACTSteeringCLIP.execute(clip, act_map, 1.0).result[0],
+        "unsteered after steered": lambda clip: [steered_once(clip, act_map), clip][1],
+        "steered twice": lambda clip: nodes.ApplyACTSteeringCLIP.execute(
+            nodes.ApplyACTSteeringCLIP.execute(clip, act_map, 1.0).result[0], act_map, 1.0
+        ).result[0],
+    }.items():
+        gc.collect()
+        gc.disable()
+        log.truncate(0)
+        clip = apply(loaded()[1])
+        clip.encode_from_tokens(clip.tokenize("cat"))
+        del clip
+        comfy.model_management.cleanup_models_gc()
+        counts[name] = log.getvalue().count("Potential memory leak")
+        gc.enable()
+    logging.getLogger().removeHandler(handler)
+    return counts
+
+
+def steered_once(clip: Any, act_map: Any) -> None:
+    steered = nodes.ApplyACTSteeringCLIP.execute(clip, act_map, 1.0).result[0]
+    steered.encode_from_tokens(steered.tokenize("cat"))
+
+
+def fitted_text(clip: Any) -> Any:
+    settings = ("auto", "text", "linear", "causal", "unbounded", 2, 0, 0, 7)
+    return nodes.FitACTMap.execute(None, clip, SOURCE, TARGET, *settings).result[0]
+
+
 @torch.inference_mode()
 def main() -> None:
     x = noises(4)
@@ -186,6 +266,8 @@ def main() -> None:
             out_of_memory(accelerator("CUDA error: out of memory")),
         ],
         "kept alive by a hook": kept_alive_by_a_hook(),
+        "appended rows": appended_rows(),
+        "leak warnings": leak_warnings(),
         "progress": progress(),
         "skipped layers": skipped_layers(),
         "text one at a time": text_one_at_a_time(),

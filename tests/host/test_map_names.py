@@ -1,0 +1,85 @@
+"""One name, one map: what a saved map is called, and what it is loaded by."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from act_core import load_map
+from tools.comfyui.server import PACK, Graph, Host
+
+CARD: dict[str, Any] = {"author": "", "description": "", "license": "", "strength_low": 0.0, "strength_high": 1.0}
+
+
+def saving(loaded: str, name: str) -> Graph:
+    """A workflow that saves a map under a name, which is also its title, and shows the name that it got."""
+    graph = Graph()
+    act_map = graph.add("LoadACTMap", name=loaded)
+    graph.add("PreviewAny", source=graph.add("SaveACTMap", act_map=act_map, name=name, title=name, **CARD))
+    return graph
+
+
+def saved_as(host: Host, loaded: str, name: str) -> str:
+    """The name under which the map is listed, after checking that it is, and that it loads that very map."""
+    outputs = host.run(saving(loaded, name)).outputs.values()
+    (shown,) = (text for output in outputs for text in output["text"] if not text.startswith("Saved "))
+    kind, *options = host.get("/object_info/LoadACTMap")["LoadACTMap"]["input"]["required"]["name"]
+    listed = options[0]["options"] if kind == "COMBO" else kind
+    assert listed.count(shown) == 1
+    graph = Graph()
+    graph.add("InspectACTMap", act_map=graph.add("LoadACTMap", name=shown))
+    (output,) = host.run(graph).outputs.values()
+    assert name in output["text"][0]
+    return shown
+
+
+def test_saved_map_does_not_hide_shipped_map(host: Host, saved: dict[str, str]) -> None:
+    shipped = PACK / "pretrained_maps" / "plain_to_ink.safetensors"
+    assert saved_as(host, saved["demo"], "plain_to_ink") == "plain_to_ink_002.safetensors"
+    assert saved_as(host, saved["demo"], "plain_to_ink") == "plain_to_ink_003.safetensors"
+    graph = Graph()
+    graph.add("InspectACTMap", act_map=graph.add("LoadACTMap", name=shipped.name))
+    (output,) = host.run(graph).outputs.values()
+    assert load_map(shipped).card.title in output["text"][0]
+
+
+def test_saved_map_does_not_replace_dangling_link(host: Host, saved: dict[str, str]) -> None:
+    link = host.base / "models" / "act_maps" / "dangling.safetensors"
+    link.symlink_to(host.base / "nowhere" / "dangling.safetensors")
+    assert saved_as(host, saved["demo"], "dangling") == "dangling_002.safetensors"
+    assert link.is_symlink()
+
+
+def test_map_is_saved_in_linked_subfolder(host: Host, saved: dict[str, str]) -> None:
+    elsewhere = host.base / "on_another_drive"
+    elsewhere.mkdir()
+    (host.base / "models" / "act_maps" / "linked").symlink_to(elsewhere, target_is_directory=True)
+    assert saved_as(host, saved["demo"], "linked/ink") == "linked/ink.safetensors"
+    assert (elsewhere / "ink.safetensors").is_file()
+
+
+@pytest.mark.parametrize(
+    ("name", "listed"),
+    [
+        ("  spaced out ", "spaced out.safetensors"),
+        ("suffix.safetensors", "suffix.safetensors"),
+        ("größer", "größer.safetensors"),
+    ],
+)
+def test_name_is_tidied(host: Host, saved: dict[str, str], name: str, listed: str) -> None:
+    graph = saving(saved["demo"], name)
+    texts = [text for output in host.run(graph).outputs.values() for text in output["text"]]
+    assert listed in texts
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "styles/", "/styles", "a//b", "../outside", "styles/..", "nul\0byte", "two\nlines", "a:b"]
+)
+def test_save_refuses_what_is_not_a_file_name(host: Host, saved: dict[str, str], name: str) -> None:
+    folder = host.base / "models" / "act_maps"
+    before = sorted(folder.rglob("*"))
+    run = host.fail(saving(saved["demo"], name))
+    assert run.node == "SaveACTMap"
+    assert run.error.endswith("is not a name for a map; give a plain file name, such as ink or styles/ink.")
+    assert sorted(folder.rglob("*")) == before
