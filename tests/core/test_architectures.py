@@ -1,0 +1,262 @@
+"""The records of model families: on tiny models of the libraries, each finds what it promises."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from helpers import byte_tokenizer
+from pipelines import PIPELINES
+from torch import nn
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from act_core.architectures import ARCHITECTURES, PRESETS, Architecture, architecture_of, family
+from act_core.architectures.flux import COMFYUI_FLUX, DIFFUSERS_FLUX
+from act_core.architectures.language import GEMMA, GPT2, GPT_NEOX, LLAMA, MIXTRAL, OLMO2, QWEN3_NEXT
+from act_core.architectures.mmdit import COMFYUI_MMDIT, DIFFUSERS_MMDIT
+from act_core.components import Component
+from act_core.discovery import discover, patterns_for
+from act_core.errors import FitError
+from act_core.interception import submodules
+from act_core.models.diffusers import DiffusersModel
+from act_core.models.transformers import TransformersModel
+from act_core.settings import SITE_PRESETS
+from act_core.sites import matches
+
+LAYERS = 4
+COUNTS = {"norms": 2, "attention": 1, "mlp": 1, "blocks": 1}
+LANGUAGE = (LLAMA, MIXTRAL, QWEN3_NEXT, GEMMA, OLMO2, GPT2, GPT_NEOX)
+# Kinds that no record names, and the record of the family that they are built like.
+BUILT_ALIKE = {
+    "granite": LLAMA,
+    "glm4": LLAMA,
+    "starcoder2": LLAMA,
+    "granitemoe": MIXTRAL,
+    "dots1": MIXTRAL,
+    "minimax_m2": MIXTRAL,
+}
+# Hybrids, other norms, or a feed-forward that does not return the stream.
+GENERIC = ("olmo_hybrid", "jamba", "falcon_h1", "vaultgemma", "afmoe", "llama4_text", "minimax", "lfm3", "opt", "bloom")
+SIZES: dict[str, Any] = {
+    "vocab_size": 257,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "ffn_dim": 48,
+    "word_embed_proj_dim": 32,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+    # Mixtures of experts; the first layer may be dense.
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+    "first_k_dense_replace": 1,
+    "n_shared_experts": 1,
+    "n_group": 1,
+    "topk_group": 1,
+}
+# DeepSeek's attention has widths of its own, and keys and values for each head.
+WIDTHS: dict[str, Any] = {
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 8,
+    "q_lora_rank": 8,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 8,
+}
+
+
+def built(kind: str, device: str = "cpu") -> Any:
+    """A random model of a kind, as the transformers library makes it."""
+    if kind not in CONFIG_MAPPING:
+        pytest.skip(f"this version of transformers does not know {kind}")
+    sizes: dict[str, Any] = {name: size for name, size in SIZES.items() if name != "head_dim"} | WIDTHS
+    config = CONFIG_MAPPING[kind](**(sizes if kind.startswith("deepseek") else SIZES))
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Callable[[str], TransformersModel]:
+    made: dict[str, TransformersModel] = {}
+
+    def get(kind: str) -> TransformersModel:
+        if kind not in made:
+            made[kind] = TransformersModel(built(kind), byte_tokenizer(), kind)  # pyright: ignore[reportArgumentType]
+        return made[kind]
+
+    return get
+
+
+def sites_of(model: TransformersModel, sites: str) -> list[str]:
+    batch = model.batches(["rain", "sunny"], 2)[0]
+    with torch.inference_mode():
+        return [site.name for site in discover(model.components, sites, batch.run, batch.rows)]
+
+
+def layer_of(name: str) -> int:
+    return int(next(part for part in name.split(".") if part.isdigit()))
+
+
+KINDS = [kind for architecture in LANGUAGE for kind in architecture.kinds] + list(BUILT_ALIKE)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_presets_find_their_sites_in_every_layer(tiny: Callable[[str], TransformersModel], kind: str) -> None:
+    model = tiny(kind)
+    for preset, count in COUNTS.items():
+        names = sites_of(model, preset)
+        assert Counter(map(layer_of, names)) == dict.fromkeys(range(LAYERS), count), (preset, names)
+        assert not [name for name in names if "q_norm" in name or "k_norm" in name]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_is_in_order_of_layers_and_contains_auto(tiny: Callable[[str], TransformersModel], kind: str) -> None:
+    every = sites_of(tiny(kind), "all")
+    assert len(every) == sum(COUNTS.values()) * LAYERS
+    assert list(map(layer_of, every)) == sorted(map(layer_of, every))
+    auto = sites_of(tiny(kind), "auto")
+    assert auto
+    assert set(auto) <= set(every)
+
+
+@pytest.mark.parametrize("kind", ["olmo2", "olmo3", "gemma2"])
+def test_norms_of_models_with_post_norms_follow_attention_and_feed_forward(
+    tiny: Callable[[str], TransformersModel], kind: str
+) -> None:
+    leaves = {name.rpartition(".")[2] for name in sites_of(tiny(kind), "norms")}
+    assert leaves == {"post_attention_layernorm", "post_feedforward_layernorm"}
+
+
+def test_mlp_of_a_mixture_of_experts_returns_the_stream(tiny: Callable[[str], TransformersModel]) -> None:
+    model = tiny("deepseek_v3")
+    kinds = [type(model.module.model.layers[layer].mlp).__name__ for layer in range(LAYERS)]
+    assert len(set(kinds)) == 2  # the first layer is dense
+    assert sites_of(model, "mlp") == [f"model.layers.{layer}.mlp" for layer in range(LAYERS)]
+
+
+@pytest.mark.parametrize(("kind", "expected"), BUILT_ALIKE.items())
+def test_architecture_of_recognises_a_model_that_is_built_alike(kind: str, expected: Architecture) -> None:
+    assert architecture_of(built(kind, "meta")) is expected
+
+
+@pytest.mark.parametrize("kind", GENERIC)
+def test_architecture_of_gives_no_presets_where_they_would_find_some_layers_only(kind: str) -> None:
+    assert not architecture_of(built(kind, "meta")).presets
+
+
+def test_architecture_of_an_unknown_model_asks_for_patterns() -> None:
+    module = nn.Linear(1, 1)
+    component = Component("model", module, architecture_of(module))
+    with pytest.raises(FitError, match=r"no presets for the architecture 'Linear'; give patterns"):
+        patterns_for(component, "norms")
+
+
+def test_architecture_of_a_compiled_model_is_that_of_the_model() -> None:
+    module = built("qwen2", "meta")
+    assert architecture_of(torch.compile(module, backend="eager")) is LLAMA  # pyright: ignore[reportArgumentType]
+
+
+def test_architecture_of_matches_base_classes() -> None:
+    class WanModel(nn.Module):
+        pass
+
+    class VaceWanModel(WanModel):
+        pass
+
+    assert architecture_of(VaceWanModel()).name == "WanModel"
+
+
+def test_family_names_the_record_of_a_kind() -> None:
+    assert (family("qwen3"), family("deepseek_v3"), family("toy")) == ("llama", "mixtral", "toy")
+
+
+# --- the records themselves
+
+
+def test_kinds_are_unique() -> None:
+    kinds = [kind for architecture in ARCHITECTURES for kind in architecture.kinds]
+    assert len(set(kinds)) == len(kinds)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.name)
+def test_record_is_consistent(architecture: Architecture) -> None:
+    presets = set(architecture.presets)
+    assert set(COUNTS) <= presets <= PRESETS
+    assert set(architecture.auto) <= presets
+    assert set(architecture.foldable) <= presets
+    assert {*COUNTS, "auto", "all"} == set(SITE_PRESETS)
+    for record in (architecture.marker, architecture.exclusion):
+        re.compile(record)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(DIFFUSERS_MMDIT, COMFYUI_MMDIT), (DIFFUSERS_FLUX, COMFYUI_FLUX)])
+def test_names_elsewhere_are_the_same_in_both_directions(ours: Architecture, theirs: Architecture) -> None:
+    there, back = ours.elsewhere[theirs.name], theirs.elsewhere[ours.name]
+    assert {name: back[name] for name in back} == {name: mine for mine, name in there.items()}
+
+
+def linear_layers_with_bias(architecture: Architecture, module: nn.Module) -> dict[str, bool]:
+    """Of each site of the foldable presets, whether it has a weight and a bias."""
+    patterns = [p.partition("#")[0] for preset in architecture.foldable for p in architecture.patterns(preset)]
+    parts = {name: part for name, part in submodules(module).items() if matches(patterns, name)}
+    vectors = {name: (getattr(part, "weight", None), getattr(part, "bias", None)) for name, part in parts.items()}
+    return {name: None not in pair for name, pair in vectors.items()}
+
+
+@pytest.mark.parametrize("architecture", [a for a in LANGUAGE if a.foldable], ids=lambda a: a.name)
+def test_foldable_presets_of_language_models_have_biases(architecture: Architecture) -> None:
+    found = linear_layers_with_bias(architecture, built(architecture.name, "meta"))
+    assert len(found) == sum(COUNTS[preset] for preset in architecture.foldable) * LAYERS
+    assert all(found.values()), found
+
+
+@pytest.mark.parametrize("kind", PIPELINES)
+def test_foldable_presets_of_pipelines_have_biases(kind: str) -> None:
+    for component in DiffusersModel(PIPELINES[kind]()).components:
+        found = linear_layers_with_bias(component.architecture, component.module)
+        assert bool(found) == bool(component.architecture.foldable)
+        assert all(found.values()), found
+
+
+@pytest.mark.parametrize(("kind", "elsewhere"), [("sd3", COMFYUI_MMDIT), ("flux", COMFYUI_FLUX)])
+def test_names_elsewhere_exist_in_pipelines(kind: str, elsewhere: Architecture) -> None:
+    module = DiffusersModel(PIPELINES[kind]()).modules["diffusion_model"]
+    names = architecture_of(module).elsewhere[elsewhere.name]
+    missing = {name for name in names if name.format(0) not in submodules(module)}
+    # Only Stable Diffusion 3.5 medium has a second attention.
+    assert missing == ({"transformer_blocks.{}.attn2.to_out.0"} if kind == "sd3" else set())
+
+
+def test_attention_of_stable_diffusion_3_5_medium_includes_the_second() -> None:
+    diffusers: Any = importlib.import_module("diffusers")
+    module = diffusers.SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        caption_projection_dim=32,
+        pooled_projection_dim=32,
+        pos_embed_max_size=8,
+        dual_attention_layers=(0,),
+    )
+    patterns = architecture_of(module).patterns("attention")
+    found = [name for name in submodules(module) if matches(patterns, name)]
+    assert "transformer_blocks.0.attn2.to_out.0" in found
+    assert all(name.format(0) in submodules(module) for name in DIFFUSERS_MMDIT.elsewhere[COMFYUI_MMDIT.name])
