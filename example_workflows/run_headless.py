@@ -20,8 +20,8 @@ _EXPORT = "In ComfyUI choose File > Export (API) and give the file that it saves
 def call(url: str, body: dict[str, Any] | None = None) -> bytes:
     """GET, or POST if there is a body."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
+        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request) as answer:
             return answer.read()
     except urllib.error.HTTPError as error:  # the body names the node and the input that ComfyUI refuses

@@ -1,0 +1,118 @@
+"""The headless client: which files it takes, and what it says about others. A small server stands in for ComfyUI."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+CLIENT = ROOT / "example_workflows" / "run_headless.py"
+NODES = {"1": {"class_type": "ApplyACTSteering", "inputs": {"strength": 1.0, "strength_clip": 1.0}}}
+
+
+class FakeComfyUI(BaseHTTPRequestHandler):
+    """Answers /prompt, /history and /view as ComfyUI does, and keeps what was queued."""
+
+    queued: ClassVar[list[Any]] = []
+
+    def do_POST(self) -> None:
+        length = int(self.headers["Content-Length"])
+        self.queued.append((self.path, json.loads(self.rfile.read(length))))
+        self.answer(json.dumps({"prompt_id": "7"}).encode())
+
+    def do_GET(self) -> None:
+        image = {"filename": "a.png", "subfolder": "", "type": "output"}
+        history = {"7": {"status": {"messages": []}, "outputs": {"1": {"images": [image]}}}}
+        self.answer(json.dumps(history).encode() if self.path == "/history/7" else b"picture")
+
+    def answer(self, body: bytes) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Print nothing."""
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    FakeComfyUI.queued = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), FakeComfyUI) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{http.server_port}"
+        finally:
+            http.shutdown()
+            thread.join()
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(CLIENT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+TAKEN = {
+    "API form": json.dumps(NODES),
+    "wrapped in prompt": json.dumps({"prompt": NODES}),
+    "byte order mark": "\ufeff" + json.dumps(NODES),
+}
+
+
+@pytest.mark.parametrize("content", TAKEN.values(), ids=TAKEN)
+@pytest.mark.parametrize("slash", ["", "/"])
+def test_client_runs_workflow_and_saves_pictures(tmp_path: Path, server: str, content: str, slash: str) -> None:
+    (tmp_path / "workflow.json").write_text(content, "utf-8")
+    options = ("--server", server + slash, "--strength", "0.5", "--out", tmp_path / "out")
+    ended = run(tmp_path / "workflow.json", *options)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert (tmp_path / "out" / "a.png").read_bytes() == b"picture"
+    ((path, body),) = FakeComfyUI.queued
+    assert path == "/prompt"
+    assert body["prompt"]["1"]["inputs"] == {"strength": 0.5, "strength_clip": 0.5}
+
+
+REFUSED = {
+    "editor form": (json.dumps({"nodes": [], "links": []}), "as the editor saves it"),
+    "empty": ("", "empty or not a JSON file"),
+    "not JSON": ("{", "empty or not a JSON file"),
+    "no nodes": ("{}", "not a workflow in API form"),
+    "a list": ("[]", "not a workflow in API form"),
+    "other JSON": ('{"a": {"b": 1}}', "not a workflow in API form"),
+    "missing": (None, "cannot be read: No such file"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), REFUSED.values(), ids=REFUSED)
+def test_client_names_the_file_to_export(tmp_path: Path, server: str, content: str | None, reason: str) -> None:
+    path = tmp_path / "workflow.json"
+    if content is not None:
+        path.write_text(content, "utf-8")
+    ended = run(path, "--server", server)
+    assert ended.returncode == 1
+    assert str(path) in ended.stderr
+    assert reason in ended.stderr
+    assert "Export (API)" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert FakeComfyUI.queued == []
+
+
+def test_client_refuses_editor_form_of_shipped_workflows() -> None:
+    assert "as the editor saves it" in run(ROOT / "example_workflows" / "style_slider.json").stderr
+
+
+@pytest.mark.parametrize("address", ["http://127.0.0.1:9", "127.0.0.1"])
+def test_client_names_the_address_that_does_not_answer(tmp_path: Path, address: str) -> None:
+    (tmp_path / "workflow.json").write_text(json.dumps(NODES), "utf-8")
+    ended = run(tmp_path / "workflow.json", "--server", address)
+    assert ended.returncode == 1
+    assert address in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
