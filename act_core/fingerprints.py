@@ -35,14 +35,14 @@ def weights_hash(module: nn.Module) -> str:
         >>> weights_hash(nn.LayerNorm(2)) == weights_hash(nn.LayerNorm(2))
         True
     """
-    return _hash(module, canonical_name)
+    return _hash(module, canonical_name) or ""
 
 
 def has_weights(module: nn.Module, recorded: str) -> bool:
     """Whether a model has the weights of a recorded `weights_hash`, also of one made from names as they stood.
 
     Maps that were fitted before names became canonical recorded those of their library, with ``text_model.`` or
-    without.
+    without. Weights that cannot be read, as on the meta device, are taken to be these.
 
     Args:
         module: root of a component.
@@ -57,10 +57,10 @@ def has_weights(module: nn.Module, recorded: str) -> bool:
         lambda name: name,
         lambda name: f"text_model.{canonical_name(name)}",
     )
-    return any(_hash(module, spelling) == recorded for spelling in spellings)
+    return any(_hash(module, spelling) in (recorded, None) for spelling in spellings)
 
 
-def _hash(module: nn.Module, spelling: Callable[[str], str]) -> str:
+def _hash(module: nn.Module, spelling: Callable[[str], str]) -> str | None:
     digest = hashlib.sha256()
     vectors = [
         (spelling(f"{name}.{leaf}"), part, leaf, parameter)
@@ -71,7 +71,7 @@ def _hash(module: nn.Module, spelling: Callable[[str], str]) -> str:
     for name, part, leaf, parameter in sorted(vectors, key=lambda vector: vector[0]):
         values = _values(part, leaf, parameter)
         if values is None:
-            return ""
+            return None
         values = values.detach().to("cpu", torch.bfloat16).contiguous()
         digest.update(name.encode())
         digest.update(values.view(torch.uint8).numpy().tobytes())

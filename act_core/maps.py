@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, SupportsFloat
 
 import torch
 from torch import Tensor
 
 from .errors import MapError
-from .settings import FitMethod
+from .settings import FitMethod, as_strength
 from .sites import Site, matches
 from .transport import Transport
 
@@ -171,20 +171,19 @@ class ActMap:
             raise MapError(f"No site of the map matches {', '.join(patterns)}; the first is {self._first.key}.")
         return self._edited(kept, f"restricted to {', '.join(patterns)}")
 
-    def scaled(self, strength: float) -> ActMap:
+    def scaled(self, strength: SupportsFloat) -> ActMap:
         """The map that at strength 1 does what this one does at `strength`.
 
         Raises:
-            MapError: the strength is not finite.
+            MapError: the strength is not a finite number.
         """
-        if not math.isfinite(strength):
-            raise MapError(f"The strength is {strength}; it must be a finite number, such as 1.")
-        scaled = self._transformed(lambda transport: transport.scaled(strength), f"scaled by {strength:g}")
+        number = as_strength(strength)
+        scaled = self._transformed(lambda transport: transport.scaled(number), f"scaled by {number:g}")
         ends = self.card.strength_range
         if ends is not None:
             # The recommended range keeps its meaning.
-            low, high = sorted(end / strength for end in ends) if strength else ends
-            scaled = replace(scaled, card=replace(self.card, strength_range=(low, high) if strength else None))
+            low, high = sorted(end / number for end in ends) if number else ends
+            scaled = replace(scaled, card=replace(self.card, strength_range=(low, high) if number else None))
         return scaled
 
     def inverse(self) -> ActMap:

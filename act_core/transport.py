@@ -9,7 +9,7 @@ and Diffusion Models by Transporting Activations", ICLR 2025, section 3.2, defin
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple, cast
+from typing import NamedTuple, SupportsFloat, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .displacement import displace
 from .errors import FitError, MapError
-from .settings import Estimator, check_choice, choices
+from .settings import Estimator, as_strength, check_choice, choices
 
 # A slope below this cannot be inverted without blowing rounding noise up a thousandfold.
 MIN_INVERTIBLE_SLOPE = 1e-3
@@ -67,11 +67,16 @@ class Transport:
         """Whether the map acts inside its support interval only."""
         return self.low is not None
 
-    def apply(self, a: Tensor, strength: float = 1.0) -> Tensor:
-        """``(1 - strength) * a + strength * T(a)`` for activations ``[..., channels]`` of any floating dtype."""
-        if strength == 0:
+    def apply(self, a: Tensor, strength: SupportsFloat = 1.0) -> Tensor:
+        """``(1 - strength) * a + strength * T(a)`` for activations ``[..., channels]`` of any floating dtype.
+
+        Raises:
+            MapError: the strength is not a finite number.
+        """
+        number = as_strength(strength)
+        if number == 0:
             return a
-        gain, offset = (self.omega - 1) * strength, self.beta * strength
+        gain, offset = (self.omega - 1) * number, self.beta * number
         return displace(a, gain, offset, self.low, self.high)
 
     def inverse(self) -> Transport:
@@ -114,14 +119,19 @@ class Transport:
             fallbacks=max(self.fallbacks, other.fallbacks),
         )
 
-    def scaled(self, strength: float) -> Transport:
-        """The transport that at strength 1 does what this one does at `strength`."""
+    def scaled(self, strength: SupportsFloat) -> Transport:
+        """The transport that at strength 1 does what this one does at `strength`.
+
+        Raises:
+            MapError: the strength is not a finite number.
+        """
+        number = as_strength(strength)
         return replace(
             self,
-            omega=_keep(1 + strength * (self.omega.double() - 1)),
-            beta=_keep(strength * self.beta.double()),
+            omega=_keep(1 + number * (self.omega.double() - 1)),
+            beta=_keep(number * self.beta.double()),
             statistics=None,
-            effect=None if self.effect is None else abs(strength) * self.effect,
+            effect=None if self.effect is None else abs(number) * self.effect,
         )
 
 

@@ -25,6 +25,7 @@ class Architecture:
             `is_built_alike`.
         exclusion: regular expression; a model with a submodule of such a name is not built alike.
         foldable: presets of which every site can be folded into weights: a norm or linear layer with a bias.
+        library: whose build it is, where the same model has other names in another library.
         elsewhere: by the name of the record of the same model in another library, the names of the same parts there.
             Only parts that return the same tensor are listed. ``{}`` stands for the number of a block.
 
@@ -41,6 +42,7 @@ class Architecture:
     marker: str = ""
     exclusion: str = ""
     foldable: tuple[str, ...] = ()
+    library: str = ""
     elsewhere: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
 
     @property

@@ -26,6 +26,7 @@ DIFFUSERS_FLUX = Architecture(
     },
     auto=_AUTO,
     foldable=_AUTO,
+    library="diffusers",
     elsewhere={"Flux": _IN_COMFYUI},
 )
 COMFYUI_FLUX = Architecture(
@@ -38,5 +39,6 @@ COMFYUI_FLUX = Architecture(
     },
     auto=_AUTO,
     foldable=_AUTO,
+    library="ComfyUI",
     elsewhere={"FluxTransformer2DModel": {theirs: ours for ours, theirs in _IN_COMFYUI.items()}},
 )

@@ -27,6 +27,7 @@ DIFFUSERS_MMDIT = Architecture(
     },
     auto=_AUTO,
     foldable=_AUTO,
+    library="diffusers",
     elsewhere={"OpenAISignatureMMDITWrapper": _IN_COMFYUI},
 )
 COMFYUI_MMDIT = Architecture(
@@ -39,5 +40,6 @@ COMFYUI_MMDIT = Architecture(
     },
     auto=_AUTO,
     foldable=_AUTO,
+    library="ComfyUI",
     elsewhere={"SD3Transformer2DModel": {theirs: ours for ours, theirs in _IN_COMFYUI.items()}},
 )

@@ -126,15 +126,11 @@ def _built_elsewhere(base: Fingerprint | None, root: nn.Module) -> tuple[str, st
     recorded = _KNOWN.get(family(base.architecture)) if base is not None else None
     if recorded is None or recorded.name not in kind.elsewhere:
         return None
-    theirs, ours = (_library(architecture) for architecture in (recorded, kind))
     return (
-        f"the build of this model in {theirs} ({recorded.name}), whose parts have other names than in {ours},",
-        f"use it in {theirs}, or fit a map for this build",
+        f"the build of this model in {recorded.library} ({recorded.name}), whose parts have other names than in "
+        f"{kind.library},",
+        f"use it in {recorded.library}, or fit a map for this build",
     )
-
-
-def _library(architecture: Architecture) -> str:
-    return str(getattr(architecture, "library", "")) or "another library"
 
 
 def _output_channels(module: nn.Module) -> int | None:

@@ -97,7 +97,7 @@ def test_restrict_to_nothing_names_an_existing_site(fitted: ActMap) -> None:
 
 @pytest.mark.parametrize("strength", [float("nan"), float("inf")])
 def test_scaled_refuses_strength_that_is_not_finite(fitted: ActMap, strength: float) -> None:
-    with pytest.raises(MapError, match="must be a finite number"):
+    with pytest.raises(MapError, match="must be a number from -1000 to 1000"):
         fitted.scaled(strength)
 
 

@@ -238,20 +238,6 @@ def test_fitting_discovers_the_same_order() -> None:
     assert keys(act_map) == MIXED_IN_ORDER
 
 
-# --- coverage
-
-
-def test_coverage_tells_what_fired_what_is_missing_and_what_is_silent() -> None:
-    coverage = Coverage(("a", "b", "c", "d"), missing=("d",), fires={"a": 2, "b": 0, "c": 1})
-    assert coverage.fired == ("a", "c")
-    assert coverage.silent == ("b",)
-    assert str(coverage) == "2 of 4 sites fired, 1 not found (first: d), 1 never ran (first: b)"
-
-
-def test_full_coverage_is_told_in_few_words() -> None:
-    assert str(Coverage(("a",), (), {"a": 1})) == "1 of 1 sites fired"
-
-
 # --- layouts
 
 
@@ -265,39 +251,3 @@ def test_layout_follows_the_number_of_dimensions(shape: Sequence[int], layout: L
 
 def test_whole_numbers_are_no_activations() -> None:
     assert layout_of(torch.zeros(2, 3, dtype=torch.long)) is None
-
-
-GAIN, OFFSET = torch.tensor([0.5, -1.0, 2.0]), torch.tensor([1.0, 2.0, 3.0])
-
-
-@pytest.mark.parametrize("spatial", ["shift", "pointwise"])
-@pytest.mark.parametrize("shape", [(2, 3), (2, 5, 3)])
-def test_vectors_and_tokens_are_moved_value_by_value(shape: Sequence[int], spatial: Spatial) -> None:
-    x = torch.randn(shape)
-    layout = layout_of(x)
-    assert layout is not None
-    assert torch.allclose(displace_at(x, layout, spatial, GAIN, OFFSET), x + GAIN * x + OFFSET, atol=1e-6)  # float32
-
-
-def test_pointwise_moves_every_position_of_a_feature_map() -> None:
-    x = torch.randn(2, 3, 4, 5)
-    expected = x + GAIN.view(3, 1, 1) * x + OFFSET.view(3, 1, 1)
-    assert torch.allclose(displace_at(x, "spatial", "pointwise", GAIN, OFFSET), expected, atol=1e-6)  # float32
-
-
-def test_shift_moves_the_mean_of_a_feature_map_and_keeps_its_pattern() -> None:
-    x = torch.randn(2, 3, 4, 5)
-    moved = displace_at(x, "spatial", "shift", GAIN, OFFSET)
-    mean, after = x.mean((2, 3)), moved.mean((2, 3))
-    # Sums of 20 float32 values.
-    assert torch.allclose(after, mean + GAIN * mean + OFFSET, atol=1e-5)
-    assert torch.allclose(moved - after[..., None, None], x - mean[..., None, None], atol=1e-5)
-
-
-def test_gates_of_feature_maps_are_per_position_or_on_the_mean() -> None:
-    x = torch.stack([torch.full((3, 2, 2), 0.5), torch.tensor([0.5, 0.5, 0.5, 9.0]).view(1, 2, 2).expand(3, 2, 2)])
-    low, high = torch.zeros(3), torch.ones(3)
-    shifted = displace_at(x, "spatial", "shift", GAIN, OFFSET, low, high)
-    assert (shifted != x).flatten(1).any(1).tolist() == [True, False]  # the mean of the second lies outside
-    pointwise = displace_at(x, "spatial", "pointwise", GAIN, OFFSET, low, high)
-    assert torch.equal(pointwise != x, ((x >= 0) & (x <= 1)))

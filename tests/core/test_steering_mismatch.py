@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import (
+    Chain,
     TensorModel,
     chain,
     swapped,
@@ -111,3 +112,55 @@ def test_compiled_model_is_the_same_model(llama: TransformersModel) -> None:
     steering = steer(compiled, act_map)
     assert steering.warnings == ()
     assert steering.coverage.missing == ()
+
+
+# --- families
+
+
+def fitted_on(architecture: str) -> ActMap:
+    return replace(chain_map(), record=FitRecord(base={"toy": Fingerprint(architecture, "")}))
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "Flux"])
+def test_other_family_is_one_warning(architecture: str) -> None:
+    model = chain()
+    (warning,) = steer(model.module, fitted_on(architecture)).warnings
+    assert f"was fitted on {architecture} (toy), but this model is Chain" in warning
+
+
+@pytest.mark.parametrize("architecture", ["Chain", "toy"])
+def test_same_or_unknown_family_is_not_a_warning(architecture: str) -> None:
+    model = chain()
+    assert steer(model.module, fitted_on(architecture)).warnings == ()
+
+
+def test_other_member_of_family_is_not_a_warning(llama: TransformersModel) -> None:
+    act_map = fitted(llama, "norms")
+    for kind in ("llama", "mistral", "LlamaForCausalLM"):
+        record = replace(act_map.record, base={"language_model": Fingerprint(kind, "")})
+        assert steer(llama.module, replace(act_map, record=record)).warnings == ()
+
+
+def test_known_model_warns_of_map_of_unknown_family(llama: TransformersModel) -> None:
+    act_map = fitted(llama, "norms")
+    record = replace(act_map.record, base={"language_model": Fingerprint("starcoder", "")})
+    (warning,) = steer(llama.module, replace(act_map, record=record)).warnings
+    assert "was fitted on starcoder (language_model), but this model is llama" in warning
+
+
+@pytest.mark.parametrize(
+    ("base", "given", "library"),
+    [
+        ("Flux", "FluxTransformer2DModel", "ComfyUI"),
+        ("FluxTransformer2DModel", "Flux", "diffusers"),
+        ("SD3Transformer2DModel", "OpenAISignatureMMDITWrapper", "diffusers"),
+    ],
+)
+def test_map_of_same_model_in_other_library_is_refused_and_library_is_named(
+    base: str, given: str, library: str
+) -> None:
+    module = type(given, (Chain,), {})()
+    act_map = replace(one_site("blocks.0.proj", 2, 0), record=FitRecord(base={"toy": Fingerprint(base, "")}))
+    with pytest.raises(MapMismatchError, match=rf"fitted on the build of this model in {library} \({base}\)") as caught:
+        steer(module, act_map)
+    assert f"use it in {library}, or fit a map for this build" in str(caught.value)
