@@ -10,7 +10,7 @@ from .sites import Layout
 
 
 def displace(a: Tensor, gain: Tensor, offset: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-    """``a + (gain * a + offset)``, where given only for values inside ``[low, high]``.
+    """``a + (gain * a + offset)``; with an interval, only for values inside ``[low, high]``.
 
     The coefficients broadcast against `a` and take its dtype and device. The displacement is rounded before it
     is added, so half-precision activations keep their precision: a slope near 1 is never rounded itself.
@@ -45,6 +45,11 @@ def displace_at(
 
     Feature maps ``[rows, channels, ...]`` follow the ``shift`` rule, ``x + (T(mean) - mean)`` with the mean over all
     positions (the paper's), or the ``pointwise`` rule, which maps every position.
+
+    Example:
+        >>> x = torch.tensor([[[[1.0, 3.0]]]])
+        >>> displace_at(x, "spatial", "shift", torch.tensor([1.0]), torch.tensor([0.0]))
+        tensor([[[[3., 5.]]]])
     """
     if layout != "spatial":
         return displace(x, gain, offset, low, high)

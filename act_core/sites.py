@@ -1,4 +1,4 @@
-"""Sites: which outputs of a model are read and moved, how their channels lie, and how many of them fired."""
+"""Sites: which outputs of a model are read and steered, how their channels lie, and how many of them fired."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Layout = Literal["vector", "tokens", "spatial"]
 
 @dataclass(frozen=True)
 class Site:
-    """One output tensor of one submodule that is read and moved.
+    """One output tensor of one submodule that is read and steered.
 
     Attributes:
         component: part of the pipeline, such as ``language_model`` or ``diffusion_model``.
@@ -46,13 +46,17 @@ def matches(patterns: Sequence[str], key: str) -> bool:
 
 @dataclass(frozen=True)
 class Coverage:
-    """How many sites of a map were found in the model, and how many did fire.
+    """How many sites of a map were found in the model, and how many fired.
+
+    Example:
+        >>> print(Coverage(("toy/norm", "toy/head"), missing=("toy/head",), fires={"toy/norm": 3}))
+        1 of 2 sites fired, 1 not found (first: toy/head)
 
     Attributes:
         expected: keys of all sites of the map, in the components that are connected.
         missing: keys that the model does not have.
-        fires: how often each found site fired; one inside a compiled graph counts once, from when
-            it was compiled.
+        fires: how often each found site fired. Runs inside a compiled graph are noticed and not counted: each block
+            and each strength in which there were any counts as one.
         unconnected: components of the map that no model was given for.
     """
 
