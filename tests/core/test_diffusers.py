@@ -131,12 +131,15 @@ def test_a_fit_leaves_the_pipeline_as_it_was(model: DiffusersModel) -> None:
     np.testing.assert_array_equal(pixels(model), before)
 
 
-def test_micro_batches_change_nothing(model: DiffusersModel) -> None:
-    # Rounding only: a batch of another size sums in another order.
+@pytest.mark.parametrize("kind", PIPELINES)
+def test_batch_size_does_not_change_the_map(kind: str) -> None:
+    # A batch of another size sums in another order, which differs by CPU. In float64 that stays far below the last bit
+    # of the float32 to which values are pooled, however much the sites amplify it.
+    model = DiffusersModel(PIPELINES[kind]().to(torch.float64), kind, size=SIZE)
     transports = zip(fitted(model).transports.values(), fitted(model, batch_size=2).transports.values(), strict=True)
     for one, other in transports:
-        torch.testing.assert_close(one.omega, other.omega, rtol=1e-3, atol=1e-4)
-        torch.testing.assert_close(one.beta, other.beta, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(one.omega, other.omega, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one.beta, other.beta, rtol=1e-4, atol=1e-5)
 
 
 def test_a_fit_runs_each_prompt_once_at_the_noisiest_step_and_without_guidance(model: DiffusersModel) -> None:
