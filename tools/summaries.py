@@ -33,7 +33,7 @@ def figures(results: Results) -> str:
         ),
         (
             "Fit, compared with the reference implementation",
-            f"{reference.figures['speed_up'].number:.0f} times as fast; slopes equal to {short(slopes, '.0e')} without support",
+            f"{reference.figures['speed_up'].number:.0f} times as fast; slopes equal to {equal} without support",
             "compare_ml_act",
         ),
         (
