@@ -180,17 +180,7 @@ def fit_transport(
     std_a, std_b = (v.square().mean(0).sqrt() for v in (a, b))
 
     flat = std_a <= (4 * eps * mean_a.abs()).clamp(min=MIN_DEVIATION)
-    if estimator == "mean":
-        omega = torch.ones_like(mean_a)
-    else:
-        # Neither rounding nor a tie may carry the slope past the bounds that Cauchy-Schwarz gives it.
-        steepest = std_b / std_a.masked_fill(flat, 1.0)
-        if estimator == "gaussian":
-            omega = steepest
-        else:
-            slope = _coupled_covariance(a, b) / std_a.square().masked_fill(flat, 1.0)
-            omega = torch.minimum(slope.clamp(min=0), steepest)
-        omega = omega.masked_fill(flat, 1.0)
+    omega = _slopes(a, b, std_a, std_b, flat, estimator)
     beta = mean_b - omega * mean_a
 
     low, high = (None, None) if interval is None else (_keep(edge) for edge in interval)
@@ -200,6 +190,20 @@ def fit_transport(
     if not (bool(transport.omega.isfinite().all()) and bool(transport.beta.isfinite().all())):
         raise FitError("Some activations are too large for the float32 of a map; scale the model's input down.")
     return transport
+
+
+def _slopes(a: Tensor, b: Tensor, std_a: Tensor, std_b: Tensor, flat: Tensor, estimator: Estimator) -> Tensor:
+    """Slopes for centred values; 1 for channels that are constant."""
+    if estimator == "mean":
+        return torch.ones_like(std_a)
+    # Neither rounding nor a tie may carry the slope past the bounds that Cauchy-Schwarz gives it.
+    steepest = std_b / std_a.masked_fill(flat, 1.0)
+    if estimator == "gaussian":
+        omega = steepest
+    else:
+        slope = _coupled_covariance(a, b) / std_a.square().masked_fill(flat, 1.0)
+        omega = torch.minimum(slope.clamp(min=0), steepest)
+    return omega.masked_fill(flat, 1.0)
 
 
 def _coupled_covariance(a: Tensor, b: Tensor) -> Tensor:
