@@ -20,4 +20,4 @@ def interval(values: np.ndarray) -> tuple[float, float]:
         True
     """
     drawn: Any = stats.bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=0)
-    return drawn.confidence_interval.low, drawn.confidence_interval.high
+    return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)

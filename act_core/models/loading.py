@@ -22,14 +22,12 @@ def interruptible() -> Generator[None, None, None]:
         KeyboardInterrupt: one was raised inside the block, whatever became of it there.
 
     Example:
-        >>> with interruptible():
-        ...     try:
-        ...         raise_signal = signal.raise_signal(signal.SIGINT)
-        ...     except KeyboardInterrupt:
-        ...         pass
-        Traceback (most recent call last):
-        ...
-        KeyboardInterrupt
+        >>> try:
+        ...     with interruptible(), contextlib.suppress(KeyboardInterrupt):  # as a library may
+        ...         signal.raise_signal(signal.SIGINT)
+        ... except KeyboardInterrupt:
+        ...     print("interrupted")
+        interrupted
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):

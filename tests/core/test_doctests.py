@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import importlib
+import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ SHARED: dict[str, Any] = {
     "Path": Path,
     "Site": Site,
     "Transport": Transport,
+    "contextlib": contextlib,
     "architecture_of": architecture_of,
     "nn": nn,
     "partial": partial,
@@ -44,9 +47,12 @@ def test_examples_print_what_they_show(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    result = doctest.testmod(
-        importlib.import_module(name), extraglobs=dict(SHARED), optionflags=doctest.ELLIPSIS, report=False
-    )
+    module = importlib.import_module(name)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # some runners ignore it
+    try:
+        result = doctest.testmod(module, extraglobs=dict(SHARED), optionflags=doctest.ELLIPSIS, report=False)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert not result.failed, capsys.readouterr().out
     assert list(tmp_path.iterdir()) == []
 
