@@ -15,7 +15,7 @@ CLIP = Architecture(
         "blocks": numbered("*.layers."),
         "output": ("*final_layer_norm", "text_projection"),
     },
-    # Most of a style comes through the outputs of the text encoder (`benchmarks/styles.py --dev`).
+    # Most of a style comes through the outputs of the text encoder (`benchmarks/style_settings.py`).
     auto=_AUTO,
     aliases=("CLIPTextModel",),
     foldable=("norms", "attention", "mlp"),
