@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import threading
 import zlib
 from collections.abc import Callable, Generator, Sequence
@@ -9,6 +10,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor, nn
@@ -24,6 +26,19 @@ from act_core.transport import Transport
 # A family without presets.
 TOY = Architecture("toy")
 
+SAD = [
+    "The rain has not stopped for days and nobody smiles.",
+    "I lost my job, my home and every hope I had.",
+    "They buried the old dog under the bare tree.",
+    "Nobody came to the funeral but the priest.",
+]
+GLAD = [
+    "The sun is out and the children laugh in the garden.",
+    "I found the job I always wanted and we danced.",
+    "The puppy ran to greet us, wagging its tail.",
+    "Everybody came to the wedding and sang till dawn.",
+]
+
 
 def prompts(side: str, count: int) -> list[str]:
     """Distinct prompts whose lengths differ, so that batches of them are padded."""
@@ -38,6 +53,16 @@ def randomise(module: nn.Module, seed: int = 0, scale: float = 0.3) -> nn.Module
         values = torch.randn(parameter.shape, generator=generator) * scale
         parameter.data = (values + 1 if parameter.ndim == 1 else values).to(parameter.dtype)
     return module
+
+
+def hide_packages(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Make packages look as if they were not installed."""
+    find = importlib.util.find_spec
+
+    def found(name: str, package: str | None = None) -> Any:
+        return None if name in names else find(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", found)
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -68,7 +93,7 @@ def tiny_llama(dtype: torch.dtype = torch.float32, *, layers: int = 3, context: 
 
 
 class Split(nn.Module):
-    """Returns a tuple, as attention and transformer blocks do; what is no activation must be left alone."""
+    """Returns a tuple, as attention and transformer blocks do; what is not an activation must be left alone."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Tiny random text-to-image pipelines of each kind that the adapter knows."""
+"""Tiny random text-to-image pipelines of each kind that the adapter knows, and what tests do with them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from helpers import byte_tokenizer, randomise
+import numpy as np
+from helpers import byte_tokenizer, prompts, randomise, swapped
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -16,11 +17,16 @@ from transformers import (
     T5EncoderModel,
 )
 
-# Its annotations know one class for what may be several, and None nowhere.
+from act_core import ActMap, fit
+from act_core.models.diffusers import DiffusersModel
+
+# Its annotations allow one class where there may be several, and never None.
 diffusers: Any = importlib.import_module("diffusers")
 
 WIDTH = 32
 TOKENS = 24
+SIZE = (16, 16)
+SOURCE, TARGET = prompts("source", 5), prompts("target", 5)
 
 
 def stable_diffusion() -> Any:
@@ -113,6 +119,19 @@ PIPELINES: dict[str, Callable[[], Any]] = {
     "one encoder": one_encoder,
     "flux": flux,
 }
+
+
+def fitted(model: DiffusersModel, sites: str = "attention", **settings: Any) -> ActMap:
+    return fit(model, SOURCE, TARGET, sites=sites, **settings)
+
+
+def pixels(model: DiffusersModel, texts: list[str] | None = None, **settings: Any) -> Any:
+    images = model.generate(texts or SOURCE[:2], steps=3, **settings)
+    return np.stack([np.asarray(image) for image in images]).astype(int)
+
+
+def all_swapped(model: DiffusersModel) -> list[str]:
+    return [name for module in model.modules.values() for name in swapped(module)]
 
 
 def _random(module: Any) -> Any:

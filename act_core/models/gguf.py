@@ -34,7 +34,8 @@ def unpacked(gguf: Path) -> Path:
     if folder.is_dir():
         return folder
     size = gguf.stat().st_size / 1e6
-    logger.info("Unpacking %s (%.0f MB) into %s. This happens once and may take a minute.", gguf.name, size, folder)
+    # Not `info`, which most programs do not show: the user wonders what takes so long.
+    logger.warning("Unpacking %s (%.0f MB) into %s. This happens once and may take a minute.", gguf.name, size, folder)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=cache) as part:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import SOURCE, TARGET, Run
 from helpers import MIXED_SITES, mixed, prompts, tiny_llama
-from pipelines import one_encoder
+from pipelines import PIPELINES, SIZE, one_encoder
 
 from act_core import ActMap, fit
 from act_core.cli import main
+from act_core.models.diffusers import DiffusersModel
 
 
 @pytest.fixture(scope="session")
@@ -80,3 +84,21 @@ def pipeline_map(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path, 
     out = tmp_path_factory.mktemp("maps") / "light.safetensors"
     assert main(["fit", "--model", str(tiny_pipeline), "--prompts", str(prompt_set), "--out", str(out)]) == 0
     return out
+
+
+@pytest.fixture(scope="session")
+def pipeline() -> Callable[[str], Any]:
+    """Makes a tiny random pipeline of a kind, or returns the one made before."""
+    return cache(lambda kind: PIPELINES[kind]())
+
+
+@pytest.fixture(params=PIPELINES)
+def model(request: pytest.FixtureRequest, pipeline: Callable[[str], Any]) -> DiffusersModel:
+    """A pipeline of each kind."""
+    return DiffusersModel(pipeline(request.param), request.param, size=SIZE)
+
+
+@pytest.fixture
+def unet(pipeline: Callable[[str], Any]) -> DiffusersModel:
+    """Stable Diffusion, whose diffusion model is a UNet."""
+    return DiffusersModel(pipeline("stable diffusion"), size=SIZE)

@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors import safe_open
 
 from act_core import ActMap, fit, load_map, save_map
-from act_core.demo import interval, pictures, shipped
+from act_core.demo import pictures, shipped
+from act_core.demo.statistics import interval
 from act_core.models.diffusers import DiffusersModel
 from act_core.models.sweep import sweep
 from act_core.plots import grid, save_animation
@@ -40,7 +41,7 @@ def colour(images: list[Image.Image]) -> np.ndarray:
     return np.array([(np.ptp(np.asarray(image, dtype=float), axis=2) / 255).mean() for image in images])
 
 
-def test_the_folder_is_small_safe_and_half_precision() -> None:
+def test_folder_is_small_safe_and_half_precision() -> None:
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 28e6
     assert not [path.name for path in files if path.suffix in (".bin", ".pt", ".ckpt", ".pkl", ".py")]
@@ -51,7 +52,7 @@ def test_the_folder_is_small_safe_and_half_precision() -> None:
             assert {file.get_slice(name).get_dtype() for name in file.keys()} == {"F16"}  # noqa: SIM118
 
 
-def test_it_is_of_the_standard_classes() -> None:
+def test_folder_names_standard_classes() -> None:
     index = json.loads((FOLDER / "model_index.json").read_text("utf-8"))
     classes = {name: entry[1] for name, entry in index.items() if isinstance(entry, list) and entry[0]}
     assert classes["transformer"] == "SD3Transformer2DModel"
@@ -60,7 +61,7 @@ def test_it_is_of_the_standard_classes() -> None:
     assert classes["scheduler"] == "FlowMatchEulerDiscreteScheduler"
 
 
-def test_it_draws_what_and_how_it_is_told(model: DiffusersModel) -> None:
+def test_model_draws_prompted_subject_and_style(model: DiffusersModel) -> None:
     coloured = model.generate([f"{name}, flat sticker" for name in SUBJECTS], guidance=3.0)
     black = model.generate([f"{name}, black ink icon" for name in SUBJECTS], guidance=3.0)
     assert {image.size for image in coloured} == {(64, 64)}
@@ -73,7 +74,7 @@ def test_it_draws_what_and_how_it_is_told(model: DiffusersModel) -> None:
     assert leaf[1] == max(leaf)
 
 
-def test_the_picture_loses_its_colour_as_the_strength_rises(model: DiffusersModel, ink: ActMap) -> None:
+def test_colour_falls_as_strength_rises(model: DiffusersModel, ink: ActMap) -> None:
     images = sweep(model, ink, SUBJECTS, (0.0, 0.5, 1.0), guidance=3.0)
     none, half, full = (colour(list(column)).mean() for column in zip(*images, strict=True))
     assert full < half < none
@@ -81,20 +82,20 @@ def test_the_picture_loses_its_colour_as_the_strength_rises(model: DiffusersMode
     assert full < none / 3
 
 
-def test_strength_zero_is_the_unsteered_picture(model: DiffusersModel, ink: ActMap) -> None:
+def test_strength_zero_draws_unsteered_picture(model: DiffusersModel, ink: ActMap) -> None:
     plain = [np.asarray(image) for image in model.generate(SUBJECTS, guidance=3.0)]
     with model.steer(ink, 0.0):
         zero = [np.asarray(image) for image in model.generate(SUBJECTS, guidance=3.0)]
     np.testing.assert_array_equal(plain, zero)
 
 
-def test_the_subjects_of_the_demonstration_are_in_no_prompt_of_its_set() -> None:
+def test_subjects_are_held_out() -> None:
     used = {prompt.partition(",")[0] for prompt in (*PROMPTS.source, *PROMPTS.target)}
     assert not used & set(pictures.SUBJECTS)
     assert len(PROMPTS.source) == len(PROMPTS.target) == 128
 
 
-def test_the_page_shows_every_strength(model: DiffusersModel, tmp_path: Path) -> None:
+def test_write_page_shows_every_strength(model: DiffusersModel, tmp_path: Path) -> None:
     drawn = [model.generate(SUBJECTS[:2], steps=1) for _ in pictures.STRENGTHS]
     rows = pictures.measure(drawn)
     act_map = fit(model, PROMPTS.source[:4], PROMPTS.target[:4])
@@ -109,7 +110,7 @@ def test_the_page_shows_every_strength(model: DiffusersModel, tmp_path: Path) ->
     assert Image.open(tmp_path / "map.png").height > 10 * len(act_map)
 
 
-def test_a_grid_holds_every_picture_unchanged(model: DiffusersModel) -> None:
+def test_grid_holds_every_picture_unchanged(model: DiffusersModel) -> None:
     images = model.generate(SUBJECTS[:2], steps=1)
     sheet = np.asarray(grid([images], ["a row"], ["one", "two"]))
     for image in images:
@@ -123,7 +124,7 @@ def test_a_grid_holds_every_picture_unchanged(model: DiffusersModel) -> None:
         assert places
 
 
-def test_a_long_text_of_a_row_ends_with_its_row() -> None:
+def test_grid_cuts_long_text_at_end_of_row() -> None:
     picture = Image.new("RGB", (64, 64), "red")
     sheet = np.asarray(grid([[picture], [picture]], ["word " * 200, ""], ["one"]))
     below = sheet[-64:, :100]  # beside the second row
@@ -131,7 +132,7 @@ def test_a_long_text_of_a_row_ends_with_its_row() -> None:
     assert not (sheet[:-70, :100] == 255).all()
 
 
-def test_an_animation_that_would_be_too_wide_has_several_rows(tmp_path: Path) -> None:
+def test_save_animation_wraps_wide_rows(tmp_path: Path) -> None:
     row = [Image.new("RGB", (1024, 8), colour) for colour in ("red", "blue")]
     save_animation([row] * 17, ["0", "1"], tmp_path / "a.webp")
     with Image.open(tmp_path / "a.webp") as animation:
@@ -140,7 +141,7 @@ def test_an_animation_that_would_be_too_wide_has_several_rows(tmp_path: Path) ->
         assert getattr(animation, "n_frames", 1) == 2
 
 
-def test_the_same_seed_draws_the_same_picture(model: DiffusersModel) -> None:
+def test_generate_draws_same_picture_from_same_seed(model: DiffusersModel) -> None:
     before = torch.get_rng_state()
     one, two, other = (np.asarray(model.generate(["cat"], seed=seed)[0]) for seed in (3, 3, 4))
     assert (one == two).all()
@@ -148,6 +149,6 @@ def test_the_same_seed_draws_the_same_picture(model: DiffusersModel) -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_interval_of_a_mean_holds_the_mean() -> None:
+def test_interval_contains_mean() -> None:
     low, high = interval(np.array([0.0, 1.0, 2.0, 3.0]))
     assert low < 1.5 < high
