@@ -100,27 +100,28 @@ def fits(report: Report, nodes: Any) -> None:
 
 def diffusion_fits(report: Report, model: Any, clip: Any) -> None:
     """The diffusion part of the fit of 128 + 128 prompts, by one walk and by one pass per site."""
-    fitting: Any = pack_module("nodes.host.fitting")
+    denoising: Any = pack_module("nodes.host.denoiser")
+    encoders: Any = pack_module("nodes.host.text_encoders").TextEncoders(clip)
+    latent = pack_module("nodes.host.latents").empty_latent(model, 0, 0)
+    lockstep = pack_module("act_core").fit
     prompts = load_prompt_set(PROMPTS)
-    sides = [
-        list(zip(own[:128], fitting.encode(clip, own[:128]), strict=True)) for own in (prompts.source, prompts.target)
-    ]
-    latent = fitting.empty_latent(model, 0, 0)
-    lockstep = fitting.fit
-
-    def rerun(denoiser: Any, source: Any, target: Any, *_: Any, **__: Any) -> ActMap:
-        return fit_by_rerunning(denoiser, source, target, "auto")
-
-    times: dict[str, list[float]] = {"lockstep": [], "one pass per site": []}
+    texts = prompts.source[:128], prompts.target[:128]
+    conditionings = [conditioning for side in texts for conditioning in encoders.encode(side)]
+    samples = denoising.encoded_sides(*texts)
+    ways = {
+        "lockstep": lambda denoiser: lockstep(denoiser, *samples, memory_budget=denoiser.budget()),
+        "one pass per site": lambda denoiser: fit_by_rerunning(denoiser, *samples, "auto"),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
     maps: dict[str, ActMap] = {}
     for turn in range(3):
-        for name in list(times) if turn % 2 else list(times)[::-1]:
-            fitting.fit = lockstep if name == "lockstep" else rerun
+        for name in list(ways) if turn % 2 else list(ways)[::-1]:
+
+            def use(denoiser: Any, name: str = name) -> None:
+                maps[name] = ways[name](denoiser)
+
             start = time.perf_counter()
-            try:
-                maps[name] = fitting.fit_model(model, latent, 0, *sides)
-            finally:
-                fitting.fit = lockstep
+            denoising.run_denoiser(model, latent, 0, conditionings, use)
             times[name].append(time.perf_counter() - start)
     one, other = maps["lockstep"], maps["one pass per site"]
     difference = max(
