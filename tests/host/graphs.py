@@ -40,14 +40,20 @@ class Parts:
     def sampled(self, model: Node | None = None, positive: Node | None = None, **changes: Any) -> None:
         """Sample and save the latent."""
         empty = self.graph.add("EmptySD3LatentImage", width=self.size, height=self.size, batch_size=1)
-        settings = {"seed": 1, "steps": STEPS, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
+        settings: dict[str, Any] = {
+            "seed": 1,
+            "steps": STEPS,
+            "cfg": 3.0,
+            "sampler_name": "euler",
+            "scheduler": "simple",
+        }
+        settings["denoise"] = 1.0
         samples = self.graph.add(
             "KSampler",
             model=model or self.model,
             positive=positive or self.encoded("a cat on a mat"),
             negative=self.encoded(""),
             latent_image=empty,
-            denoise=1.0,
             **settings | changes,
         )
         self.graph.add("SaveLatent", samples=samples, filename_prefix="test")

@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 import torch
 from graphs import KINDS, SOURCE, Parts, apply, plain, steered
-from PIL import Image
 
 from act_core import load_map
 from act_core.maps import Card
-from tools.comfyui.server import PACK, Graph, Host, Node
+from tools.comfyui.server import PACK, Graph, Host
 
 
 def test_nodes_and_help_pages_are_complete(host: Host) -> None:
@@ -177,7 +176,7 @@ def test_missing_clip_is_an_error_in_next_node(host: Host, saved: dict[str, str]
     ("change", "sentence"),
     [
         ({"source": "one prompt only"}, "has 1 source prompts; give at least two"),
-        ({"target": SOURCE}, "Source and target prompts are the same"),
+        ({"target": SOURCE}, "The source prompts and the target prompts are the same"),
         ({"width": 4096, "height": 4096}, "Pictures of 4096 x 4096 are too large for this model; it goes up to 128."),
     ],
 )
@@ -271,38 +270,25 @@ def test_edit_inverts_and_scales(host: Host, saved: dict[str, str]) -> None:
     assert not torch.allclose(drawn(invert=True, scale=1.0), half, atol=1e-2)
 
 
-def sweep(graph: Graph, act_map: str, **changes: Any) -> Node:
-    loaded = graph.add("LoadACTDemoModel")
-    positive, negative = (graph.add("CLIPTextEncode", text=text, clip=loaded[1]) for text in ("cat", ""))
-    settings = {"seed": 0, "steps": 4, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "strengths": "0, 1"}
-    text = {"clip": loaded[1], "prompt": "cat", **changes}
-    return graph.add(
-        "ACTStrengthSweep",
-        model=loaded[0],
-        act_map=graph.add("LoadACTMap", name=act_map),
-        positive=positive,
-        negative=negative,
-        latent=graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=2),
-        vae=loaded[2],
-        **settings,
-        **{name: value for name, value in text.items() if value is not None},
-    )
-
-
-def test_sweep_returns_grid_and_pictures(host: Host, saved: dict[str, str]) -> None:
+def applied(host: Host, name: str, **changes: Any) -> Graph:
     graph = Graph()
-    graph.add("SaveImage", images=sweep(graph, saved["demo"])[1], filename_prefix="sweep")
-    pictures = [Image.open(path) for path in host.images(host.run(graph))]
-    sizes = sorted(picture.size for picture in pictures)
-    assert sizes[:4] == [(64, 64)] * 4  # two rows at two strengths
-    assert sizes[4][0] > 128
-    assert sizes[4][1] > 128
+    parts = Parts(graph, "demo")
+    parts.sampled(apply(graph, parts.model, graph.add("LoadACTMap", name=name), **changes)[0])
+    return graph
 
 
-@pytest.mark.parametrize("change", [{"clip": None}, {"prompt": " "}, {"prompt": None}])
-def test_sweep_needs_both_clip_and_prompt(host: Host, saved: dict[str, str], change: dict[str, Any]) -> None:
+@pytest.mark.parametrize("setting", ["strength", "strength_clip", "start_percent", "end_percent"])
+def test_apply_refuses_nan(host: Host, saved: dict[str, str], setting: str) -> None:
+    run = host.fail(applied(host, saved["demo"], **{setting: float("nan")}))
+    assert run.node == "ApplyACTSteering"
+    assert "nan" in run.error
+    assert run.error.count("\n") == 0
+
+
+def test_edit_refuses_nan(host: Host, saved: dict[str, str]) -> None:
     graph = Graph()
-    sweep(graph, saved["demo"], **change)
+    loaded = graph.add("LoadACTMap", name=saved["demo"])
+    graph.add("InspectACTMap", act_map=graph.add("EditACTMap", act_map=loaded, invert=False, scale=float("nan")))
     run = host.fail(graph)
-    assert run.node == "ACTStrengthSweep"
-    assert "give both, or neither" in run.error
+    assert run.node == "EditACTMap"
+    assert "the strength is nan" in run.error.lower()

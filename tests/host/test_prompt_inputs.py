@@ -47,12 +47,3 @@ def test_list_of_texts_is_one_fit(host: Host) -> None:
     graph.add("PreviewAny", source=fit[1])
     (output,) = host.run(graph).outputs.values()
     assert "5 source, such as 'a cat on a mat'" in output["text"][0]
-
-
-def test_list_at_another_input_is_an_error(host: Host) -> None:
-    graph = Graph()
-    parts = Parts(graph, "demo")
-    components = graph.add("ListOfLines", text="text\nmodel")
-    graph.add("InspectACTMap", act_map=parts.fit(components=components))
-    run = host.fail(graph)
-    assert run.error == "components got a list of 2; only source and target may be lists. Connect one value."

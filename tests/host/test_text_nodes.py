@@ -202,6 +202,14 @@ def test_text_fit_refuses(
     assert sentence in run.error
 
 
+def test_text_fit_refuses_list_at_other_inputs(host: Host, models: Path) -> None:
+    graph = Graph()
+    system = graph.add("ListOfLines", text="You write.\nYou draw.")
+    graph.add("InspectACTMap", act_map=fit_of(graph, TINY, "a\nb", "c\nd", format="question", system=system))
+    error = host.fail(graph).error
+    assert error == "system got a list of 2; only source and target may be lists. Connect one value."
+
+
 def test_text_refuses_empty_prompt(host: Host, models: Path) -> None:
     assert "prompt of ACT Steered Text is empty" in refused(host, TINY, " \n")
 
@@ -299,33 +307,3 @@ def test_memory_is_freed(host: Host, models: Path, text_map: str) -> None:
     weights = (models / REAL / "model.safetensors").stat().st_size
     assert held - before > 0.5 * weights
     assert after < 1.05 * before
-
-
-# --- language models as text encoders
-
-
-@pytest.fixture(scope="module")
-def encoder(host_python: Path) -> dict[str, Any]:
-    return json.loads(run_inside(host_python, "llm_encoder.py"))
-
-
-def test_language_model_as_text_encoder(encoder: dict[str, Any]) -> None:
-    assert [key.split("/")[0] for key in encoder["sites"]] == ["qwen3_4b"] * 3
-    assert encoder["moved"] > 1e-2
-    assert encoder["strength 0 is exact"]
-    assert encoder["after is exact"]
-    assert encoder["again is exact"]
-
-
-def test_fit_on_text_encoder_leaves_out_chat_template(encoder: dict[str, Any]) -> None:
-    assert encoder["shift"] > 0.1
-    assert encoder["off the shift of the prompts"] < 1e-4  # float32, in batches of another size
-
-
-def test_text_generate_follows_steered_clip(encoder: dict[str, Any]) -> None:
-    if not encoder["texts"]:
-        pytest.skip("this ComfyUI has no node that generates text")
-    text, steered, more, again, off, after = encoder["texts"]
-    assert len({text, steered, more}) == 3
-    assert again == steered
-    assert off == after == text

@@ -221,6 +221,7 @@ def leak_warnings() -> dict[str, int]:
     log = io.StringIO()
     handler = logging.StreamHandler(log)
     logging.getLogger().addHandler(handler)
+    logging.getLogger().setLevel(logging.INFO)  # of the host's warning
     act_map = fitted_text(loaded()[1])
     counts: dict[str, int] = {}
     for name, apply in {
@@ -234,7 +235,7 @@ def leak_warnings() -> dict[str, int]:
         gc.collect()
         gc.disable()
         log.truncate(0)
-        clip = apply(loaded()[1])
+        clip: Any = apply(loaded()[1])
         clip.encode_from_tokens(clip.tokenize("cat"))
         del clip
         comfy.model_management.cleanup_models_gc()

@@ -1,0 +1,180 @@
+"""Fit ACT Map in the host: models, sizes, memory, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from graphs import Parts, apply
+from in_host import run_inside
+
+from tools.comfyui.server import Graph, Host, Run
+
+
+def texts(run: Run) -> list[str]:
+    """All texts that the nodes of a run show."""
+    return [text for output in run.outputs.values() for text in output.get("text", ())]
+
+
+@pytest.mark.parametrize("components", ["model", "both"])
+def test_fit_refuses_steered_clip(host: Host, saved: dict[str, str], components: str) -> None:
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    loaded = graph.add("LoadACTMap", name=saved["demo"])
+    parts.clip = graph.add("ApplyACTSteeringCLIP", clip=parts.clip, act_map=loaded, strength_clip=1.0)
+    graph.add("InspectACTMap", act_map=parts.fit(components=components))
+    run = host.fail(graph)
+    assert run.node == "FitACTMap"
+    assert "This CLIP is already steered by a map" in run.error
+
+
+def test_fit_takes_size_from_latent(host: Host) -> None:
+    def report(**changes: Any) -> str:
+        graph = Graph()
+        parts = Parts(graph, "flux")
+        if changes.pop("latent"):
+            changes["latent"] = graph.add("EmptyLatentImage", width=64, height=96, batch_size=3)  # 4 channels, not 16
+        graph.add("InspectACTMap", act_map=parts.fit(components="model", sites="mlp", samples=2, **changes))
+        (output,) = host.run(graph).outputs.values()
+        return output["text"][0]
+
+    assert report(latent=True, width=128, height=128) == report(latent=False, width=64, height=96)
+
+
+def test_fit_on_video_model(host: Host) -> None:
+    def drawn(strength: float) -> torch.Tensor:
+        graph = Graph()
+        parts = Parts(graph, "wan")
+        video = graph.add("EmptyHunyuanLatentVideo", width=64, height=48, length=9, batch_size=1)
+        act_map = parts.fit(components="model", samples=3, latent=video)
+        graph.add("InspectACTMap", act_map=act_map)
+        samples = graph.add(
+            "KSampler",
+            model=apply(graph, parts.model, act_map, strength=strength)[0],
+            positive=parts.encoded("a cat on a mat"),
+            negative=parts.encoded(""),
+            latent_image=video,
+            denoise=1.0,
+            **{"seed": 1, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"},
+        )
+        graph.add("SaveLatent", samples=samples, filename_prefix="video")
+        run = host.run(graph)
+        if strength:
+            report = next(text for text in texts(run) if "WanModel" in text)
+            assert report.count("diffusion_model/blocks.") == 2 * 3  # blocks with two attentions and an MLP each
+        return host.latent(run)
+
+    moved, before = drawn(1.0), drawn(0.0)
+    assert moved.shape == (1, 16, 3, 6, 8)
+    assert torch.isfinite(moved).all()
+    assert not torch.equal(moved, before)
+
+
+def test_fit_on_video_model_needs_latent(host: Host) -> None:
+    graph = Graph()
+    graph.add("InspectACTMap", act_map=Parts(graph, "wan").fit())
+    assert "connect an empty latent" in host.fail(graph).error
+
+
+def test_fit_of_text_encoders_ignores_model(host: Host) -> None:
+    graph = Graph()
+    graph.add("InspectACTMap", act_map=Parts(graph, "wan").fit(components="text", width=0, height=0))
+    (output,) = host.run(graph).outputs.values()
+    assert "clip_l/" in output["text"][0]
+
+
+def test_text_encoder_map_needs_clip(host: Host) -> None:
+    graph = Graph()
+    fitted = Parts(graph, "demo").fit(components="text")
+    graph.add("InspectACTMap", act_map=fitted)
+    run = host.run(graph)
+    (output,) = run.outputs.values()
+    assert "clip_l/" in output["text"][0]
+    assert "diffusion_model/" not in output["text"][0]
+    assert len(host.images(run)) == 1
+
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    parts.sampled(apply(graph, parts.model, parts.fit(components="text"))[0])
+    assert "connect the CLIP" in host.fail(graph).error
+
+
+@pytest.fixture(scope="module")
+def inside(host_python: Path) -> dict[str, Any]:
+    return json.loads(run_inside(host_python, "fits.py"))
+
+
+def test_repeated_prompts_get_new_noise(inside: dict[str, Any]) -> None:
+    samples = 4  # of two prompts
+    assert inside["noises"] == 2 * samples
+    for one, row in enumerate(inside["alike"]):
+        assert [other for other, same in enumerate(row) if same] == sorted({one % samples, one % samples + samples})
+
+
+@pytest.mark.parametrize("error", [0, 1])  # of the two kinds that the host takes for out of memory
+def test_fit_out_of_memory_restarts(inside: dict[str, Any], error: int) -> None:
+    found = inside["out of memory"][error]
+    assert found["sites"] > 0
+    assert "out of memory: started again with 20 prompts at a time" in " ".join(found["report"].split())
+    assert "streamed walk" in found["report"]
+
+
+def test_fit_progress_rises_to_its_end(inside: dict[str, Any]) -> None:
+    values, totals = zip(*inside["progress"], strict=True)  # some: the host leaves out what comes too fast
+    assert values[0] < values[-1]
+    assert list(values) == sorted(values)
+    assert set(totals) == {values[-1]}
+
+
+def test_fit_uses_layer_of_conditioning_when_layers_are_skipped(inside: dict[str, Any]) -> None:
+    found = inside["skipped layers"]
+    assert found["calls"] == 2 * 4  # four prompts
+    assert found["of the used layer"] < 1e-4  # float32, one prompt a batch against two
+    assert found["of the last layer"] > 1e-2
+
+
+def test_text_fit_is_independent_of_batching(inside: dict[str, Any]) -> None:
+    assert inside["text one at a time"] < 1e-3  # batches round otherwise, and slopes of few prompts amplify it
+
+
+def test_fit_names_unknown_model(inside: dict[str, Any]) -> None:
+    assert "does not know this kind of model yet (Linear)" in inside["unknown model"]
+    assert "set components to text" in inside["unknown model"]
+
+
+def test_fit_without_known_text_encoder(inside: dict[str, Any]) -> None:
+    said, *components = inside["unknown text encoder"]
+    assert "does not know the text encoders of this CLIP yet (clip_text_model)" in said
+    assert components == ["diffusion_model"]
+
+
+def test_sweep_of_video(inside: dict[str, Any]) -> None:
+    grid, images = inside["video sweep"]
+    assert images == [2 * 3, 64, 64, 3]  # two strengths, three frames
+    assert len(grid) == 4
+    assert grid[0] == 1
+
+
+@pytest.mark.parametrize("branch", ["positive", "negative"])
+def test_rows_appended_by_another_pack_are_left_alone(inside: dict[str, Any], branch: str) -> None:
+    found = inside["appended rows"]
+    assert found[f"{branch} moved"] > 1e-2
+    assert found[f"{branch} changed"] < 1e-3 * found[f"{branch} moved"]  # float32, in a batch of another size
+
+
+def test_host_does_not_warn_when_a_steered_clip_is_freed(inside: dict[str, Any]) -> None:
+    assert set(inside["leak warnings"].values()) == {0}
+
+
+def test_hook_does_not_keep_model_alive(inside: dict[str, Any]) -> None:
+    assert not inside["kept alive by a hook"]
+
+
+def test_nodes_have_search_aliases(host: Host) -> None:
+    for name in ("FitACTMap", "ApplyACTSteering"):
+        info = host.get(f"/object_info/{name}")[name]
+        # Older hosts have no such list.
+        assert "search_aliases" not in info or "activation transport" in info["search_aliases"]
