@@ -108,6 +108,8 @@ class FitACTTextMap(io.ComfyNode):
                 one_text(only("user", user), "user text", _FIT),
             )
             model = _in_chat(model, *texts, answer=kind == ANSWER)
+            article = "an" if kind == ANSWER else "a"
+            model.notes = (*model.notes, f"fitted in the chat template, each prompt as {article} {kind}")
         method = {"sites": sites, "estimator": estimator, "order": order, "support": support}
         settings = {name: only(name, value) for name, value in method.items()}
         act_map = fit(model, *sides, memory_budget=loaded.budget(), progress=FitProgress(), **settings)

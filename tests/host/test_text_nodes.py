@@ -127,7 +127,7 @@ def test_seed_changes_text(host: Host, models: Path) -> None:
 def test_auto_mode_follows_chat_template(host: Host, models: Path) -> None:
     assert written(host, TINY, mode="auto")[0] == written(host, TINY, mode="chat")[0]
     assert written(host, SHORT, mode="auto", max_length=4)[0].startswith(PROMPT)
-    assert "has no chat template; let it continue bare text instead" in refused(host, SHORT, mode="chat")
+    assert "has no chat template; let it continue the bare text instead" in refused(host, SHORT, mode="chat")
 
 
 @pytest.mark.parametrize("format", ["question", "answer"])
@@ -226,7 +226,7 @@ def test_text_refuses_length_zero(host: Host, models: Path) -> None:
 
 
 def test_load_refuses_what_is_not_a_model(host: Host, models: Path) -> None:
-    assert "no_model is no causal language model that can be loaded" in refused(host, "no_model")
+    assert "no_model cannot be loaded: Unrecognized model" in refused(host, "no_model")
     assert "broken.gguf could not be unpacked" in refused(host, "broken.gguf")
     assert written(host, TINY, max_length=3)[0]  # the queue runs on
 
