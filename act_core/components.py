@@ -9,7 +9,7 @@ from torch import nn
 
 from .architectures import Architecture
 
-# The components that every host names alike; text encoders are named by their family, such as ``clip_l``.
+# Component names that are the same in every host; text encoders are named by their family, such as ``clip_l``.
 DIFFUSION_MODEL = "diffusion_model"
 LANGUAGE_MODEL = "language_model"
 
@@ -22,8 +22,8 @@ class Component:
         name: such as ``clip_l``.
         module: its root.
         architecture: its family.
-        passes: for each submodule that runs more than once in a call of the model, the pass that a fit measures,
-            counted from 0; the first for all others.
+        passes: for submodules that run more than once in a call of the model, the pass that a fit measures, counted
+            from 0; by default the first.
     """
 
     name: str

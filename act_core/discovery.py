@@ -1,4 +1,4 @@
-"""Finding the sites of a model: patterns for presets, one dry run, and where the channels of an activation lie."""
+"""Finds the sites of a model: the patterns of presets, a dry run, and the layout of activations."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _CHANNELS_FIRST = (
 def patterns_for(component: Component, sites: str) -> tuple[str, ...]:
     """Patterns on ``component/name`` for a preset name, ``auto``, ``all``, or comma-separated patterns.
 
-    A preset that only other families have, such as the output of a text encoder, gives no pattern.
+    A preset that only other families have, such as the output of a text encoder, yields no patterns.
 
     Raises:
         FitError: a preset for an architecture that has none.
@@ -69,7 +69,7 @@ def discover(
     rows: int,
     at_site: Callable[[], None] = lambda: None,
 ) -> list[Site]:
-    """The sites that fire in a dry run, in the order in which they first do.
+    """The sites that fire in a dry run, in the order in which they first fire.
 
     Args:
         components: parts of the pipeline.
@@ -79,7 +79,7 @@ def discover(
         at_site: called whenever one fires.
 
     Raises:
-        FitError: a pattern matches nothing (the closest names are given), or nothing that it matches was run.
+        FitError: a pattern matches nothing (the message lists the closest names), or none of its matches runs.
 
     Example:
         >>> from act_core.architectures import Architecture
@@ -110,7 +110,7 @@ def discover(
     everything: list[str] = []
     for component in components:
         patterns = patterns_for(component, sites)
-        # A pattern may name an output; which outputs there are shows only when the module runs.
+        # Patterns may name an output, but outputs are known only once the module has run.
         modules = tuple(pattern.partition("#")[0] for pattern in patterns)
         for name, module in submodules(component.module).items():
             key = f"{component.name}/{name}"
@@ -133,7 +133,7 @@ def _is_preset(name: str) -> bool:
 
 
 def _check_names(sites: str, names: Sequence[str], *, any_module: bool) -> None:
-    """Every pattern must match the name of a submodule, of any component, or it is misspelt."""
+    """Raise an error for a pattern that matches no submodule of any component."""
     given = _listed(sites)
     misspelt = [
         pattern
@@ -151,7 +151,7 @@ def _check_names(sites: str, names: Sequence[str], *, any_module: bool) -> None:
 
 
 def _check_found(sites: str, found: Collection[str]) -> None:
-    """Every pattern must have found a site; a preset may have none in one of several components."""
+    """Raise an error for a pattern that found no site; a preset may have none in one of several components."""
     silent = [
         pattern
         for pattern in _listed(sites)
@@ -165,14 +165,14 @@ def _check_found(sites: str, found: Collection[str]) -> None:
 
 
 def layout_of(module: nn.Module, name: str, tensor: Tensor) -> Layout | None:
-    """How the channels lie in an output of a module; None if it is not an activation that can be steered.
+    """The layout of a module's output; None if it is not an activation that can be steered.
 
     The module that made the tensor decides, since the rank does not: ``[rows, 64, 8, 8]`` may be a feature map of 64
-    channels, a grid of tokens with 8 channels, or 64 tokens in 8 heads of an attention. Heads are not steered.
+    channels, a grid of tokens with 8 channels, or 64 tokens in 8 attention heads. Heads are not steered.
 
     Args:
-        module: what returned the tensor.
-        name: of the module, dotted.
+        module: the module that returned the tensor.
+        name: dotted name of the module.
         tensor: one of its outputs.
 
     Example:
@@ -191,7 +191,7 @@ def layout_of(module: nn.Module, name: str, tensor: Tensor) -> Layout | None:
     first, last = (any(map(test, parts)) for test in (_has_channels_first, _has_channels_last))
     if tensor.ndim == 3:
         return "spatial" if first and not last else "tokens"
-    # Blocks of feature maps have linear layers, too: for the noise level, or over flattened positions.
+    # Blocks of feature maps also have linear layers, for the noise level or over flattened positions.
     if first or (_scales(module, tensor.shape[1]) and not _scales(module, tensor.shape[-1])):
         return "spatial"
     return "tokens" if last and not _is_inside_attention(name) else None
@@ -202,12 +202,12 @@ def _has_channels_first(module: nn.Module) -> bool:
 
 
 def _has_channels_last(module: nn.Module) -> bool:
-    # Libraries have norms of their own, some without parameters.
+    # By class name, because libraries define their own norms, some without parameters.
     return isinstance(module, nn.Linear) or ("Norm" in type(module).__name__ and not _has_channels_first(module))
 
 
 def _scales(module: nn.Module, channels: int) -> bool:
-    """Whether this is a layer with one weight for each of so many channels."""
+    """Whether the layer has exactly one weight per channel."""
     weight = getattr(module, "weight", None)
     return isinstance(weight, Tensor) and weight.shape == (channels,)
 

@@ -1,4 +1,4 @@
-"""Moving activations by the coefficients of a transport, for every layout."""
+"""Applies the coefficients of a transport to activations, for every layout."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def displace(a: Tensor, gain: Tensor, offset: Tensor, low: Tensor | None = None,
     """``a + (gain * a + offset)``; with an interval, only for values inside ``[low, high]``.
 
     The coefficients broadcast against `a` and take its dtype and device. The displacement is rounded before it
-    is added, so half-precision activations keep their precision: a slope near 1 is never rounded itself.
+    is added, so half-precision activations keep their precision: the slope, which is near 1, is never rounded itself.
 
     Example:
         >>> displace(torch.tensor([1.0, 2.0]), torch.tensor(0.5), torch.tensor(1.0))
@@ -41,7 +41,7 @@ def displace_at(
     low: Tensor | None = None,
     high: Tensor | None = None,
 ) -> Tensor:
-    """Move an activation of the given layout by coefficients ``[channels]``, see `displace`.
+    """Displace an activation of the given layout by coefficients ``[channels]``, see `displace`.
 
     Feature maps ``[rows, channels, ...]`` follow the ``shift`` rule, ``x + (T(mean) - mean)`` with the mean over all
     positions (the paper's), or the ``pointwise`` rule, which maps every position.

@@ -1,6 +1,6 @@
 """The exceptions of the library.
 
-Every error is one plain sentence: what is wrong, with which file, site or setting, and what to do::
+Every error is one or two plain sentences: what is wrong, with which file, site or setting, and what to do::
 
     ValueError
     └── MapError              anything below; catch this one to catch them all
@@ -11,15 +11,15 @@ Every error is one plain sentence: what is wrong, with which file, site or setti
 
 
 class MapError(ValueError):
-    """Base class of all errors of this library; raised itself for bad arguments, such as a strength that is NaN."""
+    """Base class of all errors of this library; raised directly for invalid arguments, such as a NaN strength."""
 
 
 class MapFileError(MapError):
-    """A file that cannot be read or written, or that is not what it should be."""
+    """A file that cannot be read or written, or whose content is not what it should be."""
 
 
 class MapMismatchError(MapError):
-    """A map and a model that do not go together, or a map that was due and had no effect."""
+    """A map that does not fit the model, or that had no effect although it should have acted."""
 
 
 class FitError(MapError):
@@ -27,6 +27,6 @@ class FitError(MapError):
 
 
 def first_line(error: Exception) -> str:
-    """The first line of another library's error, short enough to end one of our sentences."""
+    """The first line of another library's error, to be appended to a message."""
     lines = str(error).strip().splitlines()
     return (lines[0] if lines else type(error).__name__).rstrip(".:") + "."

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
-# No save takes as long; a part that is older was left by a process that was killed.
+# Longer than any save takes: an older temporary file was left behind by a killed process.
 _ABANDONED_SECONDS = 3600
 
 
 def write_whole(path: Path, data: bytes, check: Callable[[Path], object] | None = None) -> None:
-    """Replace a file, such that its name stands for the old content or for all of the new at any time.
+    """Replace a file atomically: at any time it holds either all of the old content or all of the new.
 
-    The data goes to a hidden file beside it, which takes its name once it is on the disk. Hidden files that killed
-    processes have left in this folder are removed.
+    The data is written to a hidden file next to it, which is renamed once it is on disk. Hidden files that killed
+    processes left in this folder are removed.
 
     Args:
-        path: the file; a link stays a link, and what it points to is replaced.
+        path: the file; if it is a symbolic link, its target is replaced.
         data: all of the new content.
         check: called with the path of the hidden file; if it raises, the old content stays.
 
@@ -39,7 +39,7 @@ def write_whole(path: Path, data: bytes, check: Callable[[Path], object] | None 
     path = path.resolve()
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        # A temporary file of the standard library could only be read by its owner.
+        # Files made by `tempfile` can be read only by their owner.
         with part.open("xb") as file:
             file.write(data)
             file.flush()
@@ -54,7 +54,7 @@ def write_whole(path: Path, data: bytes, check: Callable[[Path], object] | None 
 
 def _remove_abandoned(folder: Path) -> None:
     now = time.time()
-    with contextlib.suppress(OSError):  # of others, in a folder that several share
+    with contextlib.suppress(OSError):  # files of other users in a shared folder
         for file in folder.glob(".*.part"):
             if _PART.fullmatch(file.name) and now - file.stat().st_mtime > _ABANDONED_SECONDS:
                 file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Recognising a model: whether a map was fitted on these very weights."""
+"""Fingerprints of models: whether a map was fitted on the same weights."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .components import Component
 from .interception import canonical_name, submodules
 from .maps import Fingerprint
 
-# Parameters that `peft` adds to a model; those of the model itself stay what they were.
+# Parameters that `peft` adds to a model; the model's own parameters do not change.
 _ADAPTERS = ("lora_", "modules_to_save")
 
 
@@ -24,7 +24,7 @@ def fingerprint(component: Component) -> Fingerprint:
 def weights_hash(module: nn.Module) -> str:
     """SHA-256 over the one-dimensional parameters as bfloat16, sorted by canonical name.
 
-    These are few and survive quantisation of the large matrices and casting to bfloat16, and a finetune changes them.
+    They are few, they survive quantisation of the large matrices and casting to bfloat16, and finetuning changes them.
     Casting to float16 changes the smallest of them. Compilation, an adapter (`peft`) or another version of the library
     that built the model changes nothing, see `act_core.interception.canonical_name`.
 
@@ -39,10 +39,10 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def has_weights(module: nn.Module, recorded: str) -> bool:
-    """Whether a model has the weights of a recorded `weights_hash`, also of one made from names as they stood.
+    """Whether a model's weights match a recorded `weights_hash`, also one over names that are not canonical.
 
-    Maps that were fitted before names became canonical recorded those of their library, with ``text_model.`` or
-    without. Weights that cannot be read, as on the meta device, are taken to be these.
+    Older maps hashed the names of their library, with or without ``text_model.``. Weights that cannot be read, as on
+    the meta device, count as a match.
 
     Args:
         module: root of a component.
@@ -79,7 +79,7 @@ def _hash(module: nn.Module, spelling: Callable[[str], str]) -> str | None:
 
 
 def _values(part: nn.Module, leaf: str, parameter: Tensor) -> Tensor | None:
-    """A parameter, where it is offloaded (`accelerate`) the copy in main memory or on disk; None if there is none."""
+    """A parameter, or its copy in main memory or on disk if `accelerate` offloads it; None if there is none."""
     if not parameter.is_meta:
         return parameter
     offloaded = getattr(getattr(part, "_hf_hook", None), "weights_map", None)

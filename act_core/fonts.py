@@ -1,7 +1,7 @@
-"""Text in pictures, in any script: each character in the first font of the system that has it.
+"""Draws text in any script: each character in the first system font that has it.
 
-The font that comes with Pillow has little more than ASCII, and shows everything else as boxes. Characters that no font
-has are written out, as ``[cat face]`` or ``U+732B``.
+Pillow's own font covers little more than ASCII, and draws everything else as boxes. Characters that no font has are
+written out, as ``[cat face]`` or ``U+732B``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def draw_text(draw: ImageDraw.ImageDraw, position: tuple[float, float], text: st
     """Draw black text of one or several lines.
 
     Args:
-        draw: where to.
+        draw: draws on the picture.
         position: left and top, in pixels.
         text: in any script.
         size: height of the letters, in pixels.
@@ -65,7 +65,7 @@ def draw_text(draw: ImageDraw.ImageDraw, position: tuple[float, float], text: st
 
 
 def line_height(size: int) -> int:
-    """The distance of two lines, in pixels.
+    """The distance between two lines, in pixels.
 
     Example:
         >>> line_height(13)
@@ -75,7 +75,7 @@ def line_height(size: int) -> int:
 
 
 def text_width(text: str, size: int) -> float:
-    """How wide one line of text is drawn, in pixels.
+    """The width of one line of text, in pixels.
 
     Example:
         >>> text_width("wide", 13) > text_width("i", 13) > 0
@@ -91,7 +91,7 @@ def wrapped(text: str, width: float, size: int, max_lines: int | None = None) ->
         text: one line.
         width: in pixels.
         size: height of the letters, in pixels.
-        max_lines: what needs more lines is cut off, and ends with ``...``.
+        max_lines: longer text is cut off, and ends with ``...``.
 
     Example:
         >>> wrapped("a cat and a dog", 60, 13).count("\\n")
@@ -133,7 +133,7 @@ def _runs(text: str, size: int) -> list[tuple[_Font, str]]:
 
 @cache
 def _placed(character: str, size: int) -> tuple[tuple[_Font, str], ...]:
-    """A character with the font that has it, or what is written in its place; nothing if it is never visible."""
+    """A character with the font that has it, or its replacement; nothing for an invisible character."""
     default = _default(size)
     if character.isspace():
         return ((default, " "),)

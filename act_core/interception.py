@@ -1,7 +1,7 @@
-"""Reading and replacing what a submodule returns, by swapping its ``forward``, and finding submodules by name.
+"""Reads and replaces the output of a submodule by swapping its ``forward``, and finds submodules by name.
 
-Forward hooks are not used: a graph compiled earlier ignores, silently, hooks that are added later, while a
-swapped ``forward`` is guarded.
+Forward hooks are not used, because a compiled graph silently ignores hooks that are added later, while it guards on a
+swapped ``forward``.
 """
 
 from __future__ import annotations
@@ -11,23 +11,22 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
-from .interrupts import begin, critical, end, raise_deferred
+from .interrupts import Restoring
 
 Forward = Callable[..., Any]
 
 _ABSENT = object()
-# Parts of names that a wrapper adds between a module and what it wraps: of a compiled module, and of a layer that
-# `peft` adapts or replaces.
+# Name parts that wrappers insert: those of compiled modules, and of layers that `peft` adapts or replaces.
 _WRAPPED = ("_orig_mod", "base_layer", "original_module")
 
 
 def own_forward(module: nn.Module) -> object:
-    """What stands at ``forward`` in the module's own ``__dict__``, to be given to `restore_forward`."""
+    """The ``forward`` entry of the module's own ``__dict__``, for `restore_forward`."""
     return module.__dict__.get("forward", _ABSENT)
 
 
 def restore_forward(attributes: dict[str, Any], before: object) -> None:
-    """Make the ``forward`` in a module's ``__dict__`` exactly what it was.
+    """Restore the ``forward`` entry of a module's ``__dict__``, or remove it if there was none.
 
     Example:
         >>> module = nn.Identity()
@@ -43,13 +42,13 @@ def restore_forward(attributes: dict[str, Any], before: object) -> None:
         attributes["forward"] = before
 
 
-class intercepted:  # noqa: N801  (used like a function)
-    """A context manager in whose block each module returns what its handler makes of its output.
+class intercepted(Restoring):  # noqa: N801  (used like a function)
+    """A context manager that passes the output of each module through a handler.
 
-    An interrupt (Ctrl-C) leaves no module behind that is still intercepted, see `act_core.interrupts`.
+    All modules are restored even after an interrupt (Ctrl-C), see `act_core.interrupts`.
 
     Args:
-        handlers: by module, what is called with its output and returns the output to use.
+        handlers: by module, a function that takes its output and returns the output to use.
 
     Example:
         >>> module = nn.Identity()
@@ -64,23 +63,10 @@ class intercepted:  # noqa: N801  (used like a function)
         self._handlers = handlers
         self._before: dict[nn.Module, object] = {}
 
-    @critical
-    def __enter__(self) -> None:
-        self._began = begin()
-        try:
-            for module, handler in self._handlers.items():
-                self._before[module] = own_forward(module)
-                module.__dict__["forward"] = _through(module.forward, handler)
-            raise_deferred()
-        except BaseException:
-            self._restore()
-            end(self._began)
-            raise
-
-    @critical
-    def __exit__(self, *_: object) -> None:
-        self._restore()
-        end(self._began)
+    def _patch(self) -> None:
+        for module, handler in self._handlers.items():
+            self._before[module] = own_forward(module)
+            module.__dict__["forward"] = _through(module.forward, handler)
 
     def _restore(self) -> None:
         for module, forward in self._before.items():
@@ -96,7 +82,7 @@ def _through(forward: Forward, handler: Callable[[Any], Any]) -> Forward:
 
 
 def submodules(root: nn.Module) -> dict[str, nn.Module]:
-    """Submodules by dotted name; a compiled module stands under its own name as the module it wraps.
+    """Submodules by dotted name; a compiled module is replaced by the module that it wraps.
 
     Example:
         >>> list(submodules(nn.Sequential(nn.Identity())))
@@ -111,10 +97,10 @@ def submodules(root: nn.Module) -> dict[str, nn.Module]:
 
 
 def canonical_name(name: str) -> str:
-    """The name of a submodule or parameter without what libraries and their versions put around it.
+    """The name of a submodule or parameter without the parts that depend on library versions and wrappers.
 
-    That is ``text_model.`` at the beginning, which text encoders have in transformers 4 and in ComfyUI and some lack
-    in transformers 5; ``base_model.model.`` of an adapted model (`peft`); and what marks a wrapped layer.
+    These are a leading ``text_model.``, which text encoders have in transformers 4 and in ComfyUI and some lack in
+    transformers 5; the ``base_model.model.`` of a `peft` model; and the names of wrapped layers.
 
     Example:
         >>> canonical_name("base_model.model.text_model.encoder.layers.0.mlp.fc2.base_layer")
@@ -131,7 +117,7 @@ def canonical_name(name: str) -> str:
 def find_submodules(root: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
     """Submodules by the given names, which may come from another version or wrapping of the model.
 
-    A submodule of exactly this name is preferred to one whose `canonical_name` is the same.
+    An exact match takes precedence over one of the `canonical_name`.
 
     Example:
         >>> wrapped = nn.ModuleDict({"text_model": nn.ModuleDict({"norm": nn.Identity()})})
@@ -148,7 +134,7 @@ def find_submodules(root: nn.Module, names: Iterable[str]) -> dict[str, nn.Modul
 
 
 def output_tensors(output: Any) -> dict[int | None, Tensor]:
-    """The tensors in what a submodule returned: one under None, or several under their index."""
+    """The tensors in a submodule's output: a lone tensor under None, several under their index."""
     if isinstance(output, Tensor):
         return {None: output}
     if isinstance(output, (tuple, list)):

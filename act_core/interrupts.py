@@ -1,31 +1,21 @@
-"""Deferring Ctrl-C while a model is being patched or restored.
+"""Defers Ctrl-C while a model is being patched or restored.
 
-Python raises `KeyboardInterrupt` between any two steps of a program, also in the middle of the clean-up that puts a
-model back. Here the interrupt waits until the model is whole again::
+Python may raise `KeyboardInterrupt` between any two instructions, even in the middle of the clean-up that restores a
+model. Here the interrupt waits until the model is restored::
 
-    begin() ... end()     while this is open, our handler of SIGINT is in place
-    @critical             an interrupt that arrives inside such a function, or inside what it calls, waits for `end`
-    deferred()            the same for a block: it runs to its end, then the interrupt is raised
+    begin() ... end()     in between, our SIGINT handler is installed @critical             an interrupt that arrives
+    inside such a function, or inside what it calls, waits for `end` deferred()            the same for a block: it runs
+    to its end, then the interrupt is raised
 
 A function that is marked with `critical` is protected from its very first instruction, provided that `begin` was
-called before. So clean-up that must never be skipped belongs into an ``__exit__`` of this form::
-
-    @critical
-    def __enter__(self):
-        self._began = begin()
-        ...                        # patch the model
-        raise_deferred()           # inside a `try` that undoes the patch and calls `end`
-
-    @critical
-    def __exit__(self, *_):
-        ...                        # restore the model
-        end(self._began)           # raises KeyboardInterrupt if one has arrived meanwhile
+called before. So clean-up that must never be skipped belongs into an ``__exit__``: derive from `Restoring`, or write
+it in the same form.
 
 Inside any such block, as inside `act_core.interception.intercepted` and `act_core.steer`, a ``finally`` clause can use
-`deferred`. Make the object before the ``try``, so that no instruction lies between the two.
+`deferred`. Create the object before the ``try``, so that no instruction lies between the two.
 
-Python runs signal handlers in the main thread alone, so in other threads all of this does nothing. It also does
-nothing where the program has a handler of its own for SIGINT: that one is never replaced.
+Python runs signal handlers only in the main thread, so in other threads all of this does nothing. It also does nothing
+if the program has installed its own SIGINT handler, which is never replaced.
 """
 
 from __future__ import annotations
@@ -43,12 +33,12 @@ _critical: set[CodeType] = set()
 
 
 class _State:
-    """Of the main thread.
+    """State of the main thread.
 
     Attributes:
-        open: calls of `begin` without their `end`.
-        deferring: blocks of `deferred` that are running.
-        pending: whether an interrupt has arrived that is still to be raised.
+        open: number of `begin` calls without their `end`.
+        deferring: number of `deferred` blocks that are running.
+        pending: whether an interrupt has arrived and has not been raised yet.
     """
 
     open = 0
@@ -57,7 +47,7 @@ class _State:
 
 
 def critical(function: _Function) -> _Function:
-    """Mark a Python function that an interrupt must not leave half done.
+    """Mark a function that an interrupt must not leave half done.
 
     It calls `end` (or `raise_deferred`) itself, where the interrupt may be raised.
 
@@ -73,7 +63,7 @@ def critical(function: _Function) -> _Function:
 
 
 def begin() -> bool:
-    """Put our handler in place of Python's own, until `end` is called with what this returns.
+    """Replace Python's SIGINT handler with ours, until `end` is called with the returned value.
 
     Returns:
         Whether there is anything to end: False outside the main thread, and where SIGINT has another handler.
@@ -94,7 +84,7 @@ def begin() -> bool:
 
 
 def end(began: bool) -> None:
-    """Close one `begin`; after the last one Python's own handler is back.
+    """Close one `begin`; after the last one, restore Python's handler.
 
     Raises:
         KeyboardInterrupt: one has arrived that was deferred, and no other critical function is running.
@@ -117,6 +107,50 @@ def raise_deferred() -> None:
     """
     if _State.pending and threading.current_thread() is threading.main_thread():
         _raise_unless_inside(sys._getframe(1).f_back)  # pyright: ignore[reportPrivateUsage]
+
+
+class Restoring:
+    """Base class of context managers that patch something on entering and restore it whatever happens.
+
+    An interrupt that arrives meanwhile is raised once everything is as it was before.
+
+    Example:
+        >>> class lent(Restoring):
+        ...     def _patch(self) -> None:
+        ...         print("patched")
+        ...
+        ...     def _restore(self) -> None:
+        ...         print("restored")
+        >>> with lent():
+        ...     print("used")
+        patched
+        used
+        restored
+    """
+
+    @critical
+    def __enter__(self) -> None:
+        self._began = begin()
+        try:
+            self._patch()
+            raise_deferred()
+        except BaseException:
+            self._restore()
+            end(self._began)
+            raise
+
+    @critical
+    def __exit__(self, *_: object) -> None:
+        self._restore()
+        end(self._began)
+
+    def _patch(self) -> None:
+        """What is done on entering. If it fails half way, `_restore` is called."""
+        raise NotImplementedError
+
+    def _restore(self) -> None:
+        """Undo what `_patch` has done so far."""
+        raise NotImplementedError
 
 
 class deferred:  # noqa: N801  (used like a function)

@@ -1,4 +1,4 @@
-"""The ACT map: all transports of one model, with what is needed to trust them."""
+"""The ACT map: all transports of one model, and the record of how they were fitted."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class FitRecord(FitMethod):
             ``source_count``, ``target_count`` and ``prompts_sha256`` describe all of them.
         base: fingerprints of the base model, by component.
         versions: of the libraries that were loaded.
-        patches: what else acted on the model while the map was fitted.
+        patches: other changes that acted on the model during the fit.
         notes: where the fit departed from its settings.
         edits: how the map was changed after the fit.
 
@@ -69,7 +69,7 @@ class FitRecord(FitMethod):
     edits: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """A record describes a fit that has happened; its reader checks types, and version 0.1 took any seed."""
+        """Nothing to validate: the reader checks types, and version 0.1 accepted any seed."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class ActMap:
         card: what its author says about it.
 
     Raises:
-        MapError: there is no site, or a transport has other channels than its site.
+        MapError: there are no sites, or a transport and its site differ in channels.
 
     Example:
         >>> site = Site("toy", "layer", None, "tokens", 2)
@@ -192,7 +192,7 @@ class ActMap:
         A channel whose slope is too small to invert only shifts its mean back; ``fallbacks`` counts these.
 
         Raises:
-            MapError: such a channel, and no statistics in the map to shift it back by.
+            MapError: there is such a channel, but the map has no statistics to shift it back with.
         """
         inverse = self._transformed(Transport.inverse, "inverted")
         record = replace(
@@ -253,7 +253,7 @@ class ActMap:
     def difference(self, other: ActMap) -> dict[str, float]:
         """The largest relative difference between two maps at each site, by site key.
 
-        Slopes, offsets and both ends of the support count. Where only one of the maps has a support, the difference is
+        Compares slopes, offsets and both ends of the support. If only one of the maps has a support, the difference is
         infinite.
 
         Raises:

@@ -21,11 +21,11 @@ _WEBP_SIDE = 16383  # pixels, by the format
 def grid(
     images: Sequence[Sequence[Image.Image]], rows: Sequence[str], columns: Sequence[str], *, zoom: int = 1
 ) -> Image.Image:
-    """One picture of many, with a text before each row and above each column.
+    """Arrange pictures in a grid, with a label for each row and column.
 
     Args:
         images: rows of pictures of one size.
-        rows, columns: their texts, in any script; long ones are wrapped.
+        rows, columns: their labels, in any script; long ones are wrapped.
         zoom: how many pixels wide each pixel is shown.
 
     Example:
@@ -59,11 +59,11 @@ def save_animation(
     *,
     zoom: int = 1,
 ) -> None:
-    """An animated WebP that goes through the columns and back: all rows side by side, the text of the column above.
+    """An animated WebP that goes through the columns and back: all rows side by side, with the column's label above.
 
     Args:
         images: rows of pictures of one size.
-        columns: their texts.
+        columns: their labels.
         file: a path, or an open binary file.
         zoom: how many pixels wide each pixel is shown.
 
@@ -87,7 +87,7 @@ def save_animation(
 
 
 def effect_chart(act_map: ActMap) -> Image.Image:
-    """A bar for each site in execution order: the median shift of the mean, in deviations of the source.
+    """A bar for each site in execution order: the median shift of the mean, in standard deviations of the source.
 
     Example:
         >>> site = Site("toy", "layer", None, "tokens", 2)

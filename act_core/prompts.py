@@ -12,7 +12,7 @@ from pathlib import Path
 from .errors import MapError
 
 _HEADING = re.compile(r"\[\s*(source|target)\s*\]\s*(.*)", re.IGNORECASE)
-# A byte order mark stays in mid-file when files are joined; the others come along when text is copied from a page.
+# Joining files leaves byte order marks in mid-file; the others come from text copied from web pages.
 _AROUND = string.whitespace + "\x85\u00a0\u2028\u2029\u3000\u200b\u2060\ufeff"
 
 
@@ -34,8 +34,8 @@ class PromptSet:
 def prompt_lines(text: str) -> list[str]:
     """The prompts in a text with one prompt per line, as in files, nodes and the command line.
 
-    Lines that show nothing are skipped, and so are comments, which begin with ``#``. White space and byte order
-    marks around a prompt are removed.
+    Blank lines are skipped, and so are comments, which begin with ``#``. White space and byte order marks around a
+    prompt are removed.
 
     Example:
         >>> prompt_lines(" a cat \\n\\n# a comment\\n\\u200b\\na dog")

@@ -1,7 +1,7 @@
-"""The words and bounds that settings take, and `FitSettings`, from which records, options and node inputs are made.
+"""The choices and bounds of settings, and `FitSettings`, from which records, options and node inputs are derived.
 
-Whoever offers a setting to a user takes its words from `choices`, its sentence from `purpose`, and its default from an
-instance: ``getattr(FitSettings(), name)``.
+Code that offers a setting to a user gets its choices from `choices`, its description from `purpose`, and its default
+from an instance: ``getattr(FitSettings(), name)``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Dtype = Literal["float32", "bfloat16", "float16"]
 # The presets that an architecture may have; `auto` and `all` are chosen from them.
 SITE_PRESETS = ("auto", "attention", "mlp", "norms", "blocks", "all")
 
-# Far beyond where any model still makes sense, and far below where float16 overflows at once.
+# Far above any useful strength, and far below those that overflow float16 at once.
 MAX_STRENGTH = 1000
 MAX_SEED = 2**63 - 1
 
@@ -48,7 +48,7 @@ def purpose(name: str) -> str:
 
 
 def choices(name: str) -> tuple[str, ...]:
-    """The words that a field of `FitSettings` takes; none for a number or a free text.
+    """The allowed words of a field of `FitSettings`; none for a number or free text.
 
     Example:
         >>> choices("order"), choices("seed")
@@ -135,14 +135,15 @@ class FitMethod:
 
 @dataclass(frozen=True)
 class FitSettings(FitMethod):
-    """How a map is fitted; all have defaults, and are checked when an instance is made.
+    """How a map is fitted. All settings have defaults, and are validated when an instance is created.
 
     Attributes:
         sites: preset (``norms``, ``attention``, ``mlp``, ``blocks``, ``all``, ``auto``) or comma-separated fnmatch
             patterns on ``component/name``.
         batch_size: samples that run together.
-        memory_budget: bytes that the fit may take besides the model; None for no bound. Samples that do not fit are
-            streamed in groups, and the map's record says so: such a map is a coarse approximation of the exact one.
+        memory_budget: bytes that the fit may use in addition to the model; None for no limit. Samples that do not fit
+            are streamed in groups, and the map's record notes it: such a map is a coarse approximation of the exact
+            one.
 
     Raises:
         FitError: a setting that is not allowed.
@@ -164,13 +165,13 @@ class FitSettings(FitMethod):
     )
     batch_size: int = field(default=32, metadata=_for("Samples that run together."))
     memory_budget: int | None = field(
-        default=None, metadata=_for("Memory that the fit may use besides the model; unlimited by default.")
+        default=None, metadata=_for("Memory that the fit may use in addition to the model; unlimited by default.")
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.sites, str):
-            raise FitError(f"sites is {self.sites!r}; give one text, such as 'norms' or 'attention, mlp'.")
+            raise FitError(f"sites is {self.sites!r}; give one string, such as 'norms' or 'attention, mlp'.")
         object.__setattr__(self, "batch_size", as_integer("batch_size", self.batch_size, 1))
         if self.memory_budget is not None:
             object.__setattr__(self, "memory_budget", as_integer("memory_budget", self.memory_budget, 1))

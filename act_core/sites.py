@@ -1,4 +1,4 @@
-"""Sites: which outputs of a model are read and steered, how their channels lie, and how many of them fired."""
+"""Sites: which outputs of a model are read and steered, their layouts, and how many of them fired."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Site:
 def matches(patterns: Sequence[str], key: str) -> bool:
     """Whether a site key fits one of the fnmatch patterns, with or without its output index.
 
-    A lone output is ``#0``, too.
+    A lone output also matches ``#0``.
     """
     name, index = key.partition("#")[::2]
     return any(fnmatchcase(text, p) for p in patterns for text in (key, name, f"{name}#{index or 0}"))
@@ -55,8 +55,8 @@ class Coverage:
     Attributes:
         expected: keys of all sites of the map, in the components that are connected.
         missing: keys that the model does not have.
-        fires: how often each found site fired. Runs inside a compiled graph are noticed and not counted: each block
-            and each strength in which there were any counts as one.
+        fires: how often each found site fired. Runs inside a compiled graph are not counted individually: each block
+            and strength with at least one run counts as one.
         unconnected: components of the map that no model was given for.
     """
 

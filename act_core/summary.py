@@ -1,4 +1,4 @@
-"""A map described in words."""
+"""Describes a map in words."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _BAR = 20
 
 
 def describe(act_map: ActMap) -> str:
-    """Several lines: the card, how the map was fitted and on what, and the effect at each site.
+    """A description in several lines: the card, how the map was fitted and on what, and the effect at each site.
 
     Example:
         >>> site = Site("toy", "layer", None, "tokens", 2)
@@ -41,7 +41,7 @@ def describe(act_map: ActMap) -> str:
     lines += [f"{'sites':<15} {len(act_map)}, channels without a slope: {act_map.fallbacks}", ""]
 
     most = max((t.effect or 0.0 for t in act_map.transports.values()), default=0.0)
-    unit = "(effect: median shift of the mean, in deviations of the source)"
+    unit = "(effect: median shift of the mean, in standard deviations of the source)"
     lines.append(f"{'effect':>8}  {'slope':>6}  {'':{_BAR}}  site {unit}")
     for site, transport in act_map.transports.items():
         effect = transport.effect or 0.0

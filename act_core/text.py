@@ -1,4 +1,4 @@
-"""Plain text: what prompts and descriptions are reduced to before they are saved in a map or shown."""
+"""Plain text: cleans prompts and descriptions before they are saved in a map or shown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _REPLACEMENT = "\ufffd"
 def plain_text(text: str) -> str:
     """The text as a map can keep it and a terminal can show it.
 
-    CRLF and CR become newlines. Other control characters, which could steer a terminal, and halves of surrogate
+    CRLF and CR become newlines. Other control characters, which could control a terminal, and halves of surrogate
     pairs, which have no encoding, become U+FFFD, the replacement character. Tabs, newlines and every printable
     character stay, and so do joiners, marks of direction and trailing spaces.
 
@@ -23,7 +23,7 @@ def plain_text(text: str) -> str:
 
 
 def is_unsafe(character: str) -> bool:
-    """Whether a map may not keep this character.
+    """Whether a character is not allowed in a map.
 
     Example:
         >>> [is_unsafe(character) for character in "a\\n\\x00"]

@@ -1,4 +1,4 @@
-"""Estimators: the values of one channel in, the affine map of that channel out.
+"""Estimators: from the values of a channel to its affine map.
 
 A transport moves the activations of a *source* onto those of a *target*, channel by channel, with
 ``T(a) = omega * a + beta``. It is the best affine approximation of the one-dimensional optimal transport
@@ -19,14 +19,14 @@ from .displacement import displace
 from .errors import FitError, MapError
 from .settings import Estimator, as_strength, check_choice, choices
 
-# A slope below this cannot be inverted without blowing rounding noise up a thousandfold.
+# Inverting a slope below this would amplify rounding noise more than a thousandfold.
 MIN_INVERTIBLE_SLOPE = 1e-3
-# A channel that deviates less counts as constant.
+# A channel with a smaller standard deviation counts as constant.
 MIN_DEVIATION = 1e-6
 
 
 class Statistics(NamedTuple):
-    """Means and population deviations of the pooled values, float32 ``[channels]`` each."""
+    """Means and population standard deviations of the pooled values, float32 ``[channels]`` each."""
 
     source_mean: Tensor
     source_std: Tensor
@@ -42,9 +42,9 @@ class Transport:
         omega: slopes, float32 ``[channels]``.
         beta: offsets, float32 ``[channels]``, in units of the activation.
         low, high: support interval, float32 ``[channels]`` each; None where support is unbounded.
-        statistics: of the values it was fitted on; None when a file does not carry them.
+        statistics: of the values it was fitted on; None if the file does not include them.
         fallbacks: how many channels had no usable slope and only shift their mean.
-        effect: how far the mean moves, in deviations of the source, median over channels; None if not known.
+        effect: median over channels of the shift of the mean, in standard deviations of the source; None if not known.
     """
 
     omega: Tensor
@@ -64,7 +64,7 @@ class Transport:
 
     @property
     def bounded(self) -> bool:
-        """Whether the map acts inside its support interval only."""
+        """Whether the map acts only inside its support interval."""
         return self.low is not None
 
     def apply(self, a: Tensor, strength: SupportsFloat = 1.0) -> Tensor:
@@ -80,10 +80,10 @@ class Transport:
         return displace(a, gain, offset, self.low, self.high)
 
     def inverse(self) -> Transport:
-        """``(a - beta) / omega``; a channel whose slope is too small to invert takes its mean shift back.
+        """``(a - beta) / omega``; a channel whose slope is too small to invert only shifts its mean back.
 
         Raises:
-            MapError: a slope is too small and the statistics that give the mean shift are not there.
+            MapError: a slope is too small, and there are no statistics from which to derive the mean shift.
         """
         omega, beta = self.omega.double(), self.beta.double()
         flat = omega.abs() < MIN_INVERTIBLE_SLOPE
@@ -149,12 +149,12 @@ def fit_transport(
     exactly, with the widths of the common steps as weights (for n = m: sorted value to sorted value).
 
     Args:
-        source: pooled values ``[n, channels]``, one a prompt.
+        source: pooled values ``[n, channels]``, one row per prompt.
         target: pooled values ``[m, channels]``.
         estimator: ``linear`` (least squares on the coupling, the paper's Linear-AcT), ``mean`` (shift of the
-            mean, Mean-AcT), or ``gaussian`` (mean and deviation, the closed form between Gaussians).
-        activation_dtype: of the activations before pooling; it sets below which deviation a channel counts as
-            constant. Default: the dtype of `source`.
+            mean, Mean-AcT), or ``gaussian`` (mean and standard deviation, the closed form between Gaussians).
+        activation_dtype: dtype of the activations before pooling, which determines the standard deviation below which a
+            channel counts as constant. Default: the dtype of `source`.
         interval: lower and upper end of the support, ``[channels]`` each; None leaves it unbounded.
 
     Raises:
@@ -196,7 +196,7 @@ def _slopes(a: Tensor, b: Tensor, std_a: Tensor, std_b: Tensor, flat: Tensor, es
     """Slopes for centred values; 1 for channels that are constant."""
     if estimator == "mean":
         return torch.ones_like(std_a)
-    # Neither rounding nor a tie may carry the slope past the bounds that Cauchy-Schwarz gives it.
+    # Rounding and ties must not push the slope beyond its Cauchy-Schwarz bounds.
     steepest = std_b / std_a.masked_fill(flat, 1.0)
     if estimator == "gaussian":
         omega = steepest

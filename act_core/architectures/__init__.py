@@ -1,7 +1,8 @@
-"""The families of models that the project knows, one record each; a family is added by adding its record here.
+"""The supported model families, one record each. To support another family, add its record here.
 
 A model is recognised by the ``model_type`` of its configuration, by its class or a base class of it, or by the names
-of its parts. What is not recognised gets a generic record without presets, for which patterns must be given.
+of its parts. Models that are not recognised get a generic record without presets; their sites must be given as
+patterns.
 """
 
 from __future__ import annotations
@@ -72,9 +73,9 @@ def family(kind: str) -> str:
 
 
 def _kinds(module: nn.Module) -> list[str]:
-    """What a model may be recognised by, the most telling first."""
+    """Names by which a model may be recognised, the most specific first."""
     config: Any = getattr(module, "config", None)
-    if hasattr(config, "get_text_config"):  # of a model with several parts, its language part
+    if hasattr(config, "get_text_config"):  # the language part of a multimodal model
         config = config.get_text_config()
     declared = getattr(config, "model_type", "")
     return [*([declared] if declared else []), *(kind.__name__ for kind in type(module).__mro__)]

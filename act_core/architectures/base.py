@@ -1,4 +1,4 @@
-"""The record of one family of models: everything the project knows about it, in one place."""
+"""The record of one model family: everything the library knows about it, in one place."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Architecture:
         auto: presets that ``auto`` selects, chosen by measurement.
         aliases: further kinds it is recognised by: class names, also of base classes, or the ``model_type`` of a
             configuration.
-        marker: regular expression; an otherwise unknown model with a submodule of such a name may be built alike, see
+        marker: regular expression; an unknown model with a submodule of such a name may be built alike, see
             `is_built_alike`.
         exclusion: regular expression; a model with a submodule of such a name is not built alike.
         foldable: presets of which every site can be folded into weights: a norm or linear layer with a bias.
-        library: whose build it is, where the same model has other names in another library.
-        elsewhere: by the name of the record of the same model in another library, the names of the same parts there.
-            Only parts that return the same tensor are listed. ``{}`` stands for the number of a block.
+        library: the library that uses these names, if another library names the parts of the same model differently.
+        elsewhere: names of the same parts in another library, by the name of that library's record. Only parts that
+            return the same tensor are listed. ``{}`` stands for the number of a block.
 
     Example:
         >>> toy = Architecture("toy", {"norms": ("*.norm",), "mlp": ("*.fc2",)}, auto=("mlp",))
@@ -47,7 +47,7 @@ class Architecture:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """Everything that the family is recognised by."""
+        """All names by which the family is recognised."""
         return (self.name, *self.aliases)
 
     def patterns(self, preset: str) -> tuple[str, ...]:
@@ -56,10 +56,10 @@ class Architecture:
         return tuple(pattern for name in chosen for pattern in self.presets.get(name, ()))
 
     def is_built_alike(self, submodules: Sequence[str]) -> bool:
-        """Whether a model that no record names has its parts where this family has them.
+        """Whether a model without a record has the same structure as this family.
 
-        It has the marker and not the exclusion, and every preset finds the same number of parts in all of its layers.
-        A hybrid, in which only some layers have an attention, is therefore not built like a model in which all have.
+        It matches the marker but not the exclusion, and every preset finds the same number of parts in each of its
+        layers. A hybrid, in which only some layers have attention, therefore does not qualify.
 
         Args:
             submodules: dotted names of all submodules of the model.
@@ -83,7 +83,7 @@ class Architecture:
 
 
 def _marked_layers(submodules: Sequence[str], marker: str) -> list[list[str]]:
-    """The names in each layer of the stacks that have the marker; a vision tower beside a language model has none."""
+    """Names in each layer of the stacks that match the marker; the vision tower of a multimodal model does not."""
     layers: dict[str, list[str]] = defaultdict(list)
     for name in submodules:
         if numbered_part := re.match(r"(.*?\.)?\d+(?=\.|$)", name):

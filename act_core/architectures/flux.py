@@ -5,7 +5,7 @@ from __future__ import annotations
 from .base import Architecture, numbered
 from .mmdit import DIFFUSERS_MMDIT
 
-# The names in ComfyUI of the parts that return the same tensors as in diffusers.
+# ComfyUI's names for the parts that return the same tensors as in diffusers.
 _IN_COMFYUI = {
     "transformer_blocks.{}.attn.to_out.0": "double_blocks.{}.img_attn.proj",
     "transformer_blocks.{}.attn.to_add_out": "double_blocks.{}.txt_attn.proj",

@@ -1,4 +1,4 @@
-"""Causal language models, named as the transformers library names their parts; ComfyUI follows it for Llama's."""
+"""Causal language models, with the names of transformers; ComfyUI uses the same names for Llama."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _LLAMA = {
     "mlp": ("*.mlp.down_proj", "*.mlp.c_proj"),
     "blocks": numbered("*.layers."),
 }
-# Norms of what leaves the attention and the feed-forward. The paper steers these in Gemma, not what enters them.
+# Norms after attention and feed-forward. In Gemma, the paper steers these rather than the norms before them.
 _POST_NORMS = {**_LLAMA, "norms": ("*.layers.*.post_attention_layernorm", "*.layers.*.post_feedforward_layernorm")}
-# A mixture of experts returns the stream as a whole, where a dense layer has a last linear layer. A model may have
-# both. Some return what the router decided, too: the stream is the first output.
+# A mixture of experts returns the hidden states as a whole, where a dense layer ends in a linear layer. A model may
+# contain both. Some also return the router's decision; the hidden states are the first output.
 _EXPERTS = ("*.layers.*.mlp#0", "*.layers.*.block_sparse_moe#0")
 
 _ATTENTION = r"\.layers\.\d+\.self_attn\.o_proj$"
-# Models with other norms or a second feed-forward beside the first: the presets would find half of them.
+# Models with further norms or a second, parallel feed-forward, of which the presets would find only half.
 _MORE_PARTS = r"\.layers\.\d+\.(pre_(feedforward|ff|mlp)_layernorm|post_feedforward_layernorm|shared_mlp)$"
 
 LLAMA = Architecture(
@@ -36,7 +36,7 @@ MIXTRAL = Architecture(
 )
 QWEN3_NEXT = Architecture(
     "qwen3_next",
-    # Three of four layers have a linear attention in place of the other.
+    # Three of four layers have linear attention instead.
     {**_LLAMA, "attention": ("*.self_attn.o_proj", "*.linear_attn.out_proj"), "mlp": _EXPERTS},
     aliases=("qwen3_5_text", "qwen3_5_moe_text"),
 )

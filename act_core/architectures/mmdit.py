@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from .base import Architecture, numbered
 
-# The names in ComfyUI of the parts that return the same tensors as in diffusers. The norms do not: there they return
-# modulated values.
+# ComfyUI's names for the parts that return the same tensors as in diffusers. The norms are left out, because those of
+# diffusers return modulated values.
 _IN_COMFYUI = {
     "transformer_blocks.{}.attn.to_out.0": "joint_blocks.{}.x_block.attn.proj",
     "transformer_blocks.{}.attn.to_add_out": "joint_blocks.{}.context_block.attn.proj",
@@ -18,7 +18,7 @@ _AUTO = ("attention", "mlp")
 DIFFUSERS_MMDIT = Architecture(
     "SD3Transformer2DModel",
     {
-        # Of a norm that also returns the gates of its block, the first output.
+        # These norms also return the gates of their block; the activation is the first output.
         "norms": ("*.norm1#0", "*.norm1_context#0", "*.norm2", "*.norm2_context"),
         # Stable Diffusion 3.5 medium has a second attention in half of its blocks, over the picture alone.
         "attention": ("*.attn.to_out.0", "*.attn.to_add_out", "*.attn2.to_out.0"),

@@ -1,4 +1,4 @@
-"""Text encoders of picture models, in transformers and in ComfyUI, which name their parts alike."""
+"""Text encoders of image models, in transformers and in ComfyUI, which use the same names."""
 
 from __future__ import annotations
 

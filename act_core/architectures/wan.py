@@ -1,4 +1,4 @@
-"""Wan 2.1 and 2.2, which make videos, and their variants, which derive from one class in ComfyUI."""
+"""Wan 2.1 and 2.2 (video), and their variants, which share a base class in ComfyUI."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ WAN = Architecture(
     {
         "norms": ("blocks.*.norm[123]",),
         "attention": ("blocks.*.self_attn.o", "blocks.*.cross_attn.o"),
-        # Not its last layer, which a quantised model calls around.
+        # Not its last layer, which quantised models bypass.
         "mlp": ("blocks.*.ffn",),
         "blocks": numbered("blocks."),
     },

@@ -1,6 +1,6 @@
-"""The command line, ``act-steering``: one file for each command, its arguments beside it.
+"""The command line, ``act-steering``: one file per command, with its arguments.
 
-Importing this package imports no torch: commands import what they need when they run.
+Importing this package does not import torch: commands import what they need when they run.
 """
 
 from .load import quiet_libraries

@@ -1,4 +1,4 @@
-"""What the arguments of several commands share: parsing, checking, and printing commands that can be pasted."""
+"""Helpers that commands share: parsing and checking arguments, and printing commands that can be pasted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
-        # argparse takes -1e-1 for an option, as it does -inf, which is to be refused as a number.
+        # argparse would read -1e-1 and -inf as options; -inf should be refused as a number.
         self._negative_number_matcher = re.compile(r"-(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$|-(inf|nan)", re.IGNORECASE)
 
     def error(self, message: str) -> NoReturn:
@@ -40,11 +40,11 @@ def add_command(
     """Add a command; its arguments are added to the parser that is returned.
 
     Args:
-        commands: of the main parser.
-        name: of the command.
+        commands: the subparsers of the main parser.
+        name: name of the command.
         run: called with the parsed arguments.
         purpose: what it does, in a sentence.
-        example: its arguments in an example.
+        example: arguments of the example that its help shows.
     """
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -59,8 +59,8 @@ def add_command(
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """``--dtype`` and ``--device``, for `load.language_model` and `load.pipeline`."""
-    parser.add_argument("--dtype", choices=get_args(Dtype), default="float32", help="of the weights (%(default)s)")
-    parser.add_argument("--device", help="such as cpu or cuda (cuda if there is one)")
+    parser.add_argument("--dtype", choices=get_args(Dtype), default="float32", help="dtype of weights (%(default)s)")
+    parser.add_argument("--device", help="device, such as cpu or cuda (cuda if available)")
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -76,13 +76,15 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_size(parser: argparse.ArgumentParser) -> None:
     """``--size`` of the pictures of a pipeline."""
     parser.add_argument(
-        "--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help="of the pictures of a pipeline, in pixels"
+        "--size", type=int, nargs=2, metavar=("WIDTH", "HEIGHT"), help="size of the pictures in pixels, for pipelines"
     )
 
 
 def add_strength(parser: argparse.ArgumentParser, default: str) -> None:
     """``--strength``, which can be given several times."""
-    parser.add_argument("--strength", type=number, action="append", help=f"can be given several times ({default})")
+    parser.add_argument(
+        "--strength", type=number, action="append", help=f"of the map; can be given several times ({default})"
+    )
 
 
 def add_seed(parser: argparse.ArgumentParser, purpose: str) -> None:
@@ -91,7 +93,7 @@ def add_seed(parser: argparse.ArgumentParser, purpose: str) -> None:
 
 
 def number(text: str) -> float:
-    """A number of the command line.
+    """A number from the command line.
 
     Example:
         >>> number("-1e-1")
@@ -104,7 +106,7 @@ def number(text: str) -> float:
 
 
 def seed(text: str) -> int:
-    """A seed of the command line.
+    """A seed from the command line.
 
     Example:
         >>> seed("7")
@@ -117,7 +119,7 @@ def seed(text: str) -> int:
 
 
 def words(text: str) -> str:
-    """A prompt or title of the command line, as UTF-8 where Python has decoded it in another encoding.
+    """A prompt or title from the command line, decoded as UTF-8 even if Python used another encoding.
 
     Example:
         >>> words("a cat")
@@ -129,11 +131,11 @@ def words(text: str) -> str:
 def check_writable(path: Path) -> None:
     """Raise a MapError if a file of that name cannot be written."""
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise MapError(f"{path} cannot be written; name a file in a folder that you may write to.")
+        raise MapError(f"{path} cannot be written; choose a folder that you may write to.")
 
 
 def command_name() -> str:
-    """What to type to run ``act-steering`` again in the same shell, quoted."""
+    """The command that runs ``act-steering`` again in the same shell, quoted."""
     called = Path(sys.argv[0])
     if called.name == "__main__.py":
         return quoted(sys.executable, "-m", "act_core")

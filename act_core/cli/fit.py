@@ -44,24 +44,24 @@ def add(commands: Commands) -> None:
         "--components",
         choices=get_args(Components),
         default="both",
-        help="of a pipeline: the diffusion model, the text encoders, or both (%(default)s)",
+        help="for pipelines: fit the diffusion model, the text encoders, or both (%(default)s)",
     )
     parser.add_argument(
         "--prompts",
         type=Path,
-        help="prompt set: a text file with [source] and [target] headings, or the name of one that ships",
+        help="prompt set: a text file with [source] and [target] headings, or the name of a shipped one",
     )
-    parser.add_argument("--source", type=Path, help="instead: a text file of source prompts, one per line")
-    parser.add_argument("--target", type=Path, help="and one of target prompts")
+    parser.add_argument("--source", type=Path, help="alternatively, a text file of source prompts, one per line")
+    parser.add_argument("--target", type=Path, help="and a text file of target prompts")
     parser.add_argument("--out", type=Path, required=True, help="the map to write, a .safetensors file")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     _add_settings(parser)
     for key in _CARD:
-        parser.add_argument(f"--{key}", type=words, default="", help=f"{key} that the file shows")
+        parser.add_argument(f"--{key}", type=words, default="", help=f"{key} to store in the file")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """One option for each field of `FitSettings`."""
+    """Add one option for each field of `FitSettings`."""
     for field in fields(FitSettings):
         option, text = f"--{field.name.replace('_', '-')}", purpose(field.name).replace("%", "%%")
         if field.name == "memory_budget":
@@ -96,7 +96,7 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _next_command(args: argparse.Namespace, prompts: PromptSet) -> str:
-    """Arguments that show the new map at work, quoted."""
+    """Arguments of a command that uses the new map, quoted."""
     model, out = str(args.model), str(args.out)
     if is_pipeline(model):
         return quoted("sweep", "--model", model, "--map", out, "--out", "sweep.png", "--", prompts.source[0])

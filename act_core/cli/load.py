@@ -1,4 +1,4 @@
-"""Loading the model of a command. A line is printed first, since importing a model library takes seconds."""
+"""Loads the model of a command. A line is printed first, since importing a model library takes seconds."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def pipeline(args: argparse.Namespace, **settings: Any) -> DiffusersModel:
 def quiet_libraries() -> None:
     """Turn off progress bars and hints of transformers and diffusers, if installed.
 
-    This imports them, before anything else does, because importing prints some.
+    This imports them first, because the import itself prints hints.
     """
     for name in ("transformers", "diffusers"):
         if importlib.util.find_spec(name):

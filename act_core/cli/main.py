@@ -1,4 +1,4 @@
-"""The entry point: exit status 0 if the command did what was asked, 2 with one sentence if not, 130 after Ctrl-C."""
+"""The entry point. Exit status: 0 on success, 2 with a one-sentence error, 130 after Ctrl-C."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        arguments: of the command line; those of the process if None.
+        arguments: command-line arguments; those of the process if None.
 
     Returns:
         The exit status.
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("act-steering: stopped.", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of the pipe has closed it, such as head
+    except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:

@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
         commands,
         "sweep",
         _run,
-        "Draw the same prompts at rising strength, as one labelled picture.",
+        "Draw the same prompts at increasing strength, as one labelled picture.",
         "--model demo_model --map pretrained_maps/plain_to_ink.safetensors --out sweep.png 'cat, flat sticker'",
     )
     parser.add_argument("prompt", type=words, nargs="+", help="one or several prompts, a row each")
@@ -46,11 +46,11 @@ def add(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the picture: .png, .jpg, or .webp, which is animated")
     add_strength(parser, ", ".join(f"{strength:g}" for strength in _STRENGTHS))
     parser.add_argument(
-        "--branch", choices=get_args(Branch), default="positive", help="under guidance, what is steered (%(default)s)"
+        "--branch", choices=get_args(Branch), default="positive", help="branch to steer under guidance (%(default)s)"
     )
     parser.add_argument("--negative", type=words, default="", help="the negative prompt")
     parser.add_argument("--steps", type=int, default=20, help="number of denoising steps (%(default)s)")
-    parser.add_argument("--guidance", type=number, help="scale of the guidance (the default of the pipeline)")
+    parser.add_argument("--guidance", type=number, help="guidance scale (the pipeline's default)")
     add_seed(parser, "seed of the noise")
 
 

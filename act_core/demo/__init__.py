@@ -1,10 +1,10 @@
-"""The demonstration: maps are fitted, saved and loaded, and real models follow them."""
+"""The demonstration: fits, saves and loads maps, and steers real models with them."""
 
 from pathlib import Path
 
 
 def shipped(name: str) -> Path:
-    """A folder that ships: beside the package in a checkout, inside it when installed.
+    """A folder that ships with the project: next to the package in a checkout, inside it when installed.
 
     Example:
         >>> shipped("prompt_sets").name

@@ -25,7 +25,7 @@ PARAGRAPHS = 20
 
 @dataclass(frozen=True)
 class Row:
-    """What the model does at one strength.
+    """Measurements at one strength.
 
     Attributes:
         strength: of the map.

@@ -19,7 +19,7 @@ from .statistics import interval
 
 PROMPT_SET = "plain_to_ink.txt"
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
-# Held out: in no prompt of the set. The picture shows the first few, the table measures all of them.
+# Held-out subjects: not in the prompt set. The picture shows the first few, the table measures all of them.
 SUBJECTS = (
     "cat",
     "rocket",
@@ -115,7 +115,7 @@ def write_page(folder: Path, title: str, rows: Sequence[Row], map_file: Path, ac
 <style>body {{ font: 16px sans-serif; margin: 2em auto; max-width: 70em }} td, th {{ padding: 0 1em }}</style>
 <h1>{html.escape(title)}</h1>
 <p>The same prompts from the same noise. Each column is a strength of the map.</p>
-<img src="sweep.png" alt="pictures at rising strength">
+<img src="sweep.png" alt="pictures at increasing strength">
 <p><img src="sweep.webp" alt="the same as an animation"></p>
 <table>
 <tr><th>strength<th>mean colour of {len(SUBJECTS)} pictures<th>95% interval
@@ -124,7 +124,7 @@ def write_page(folder: Path, title: str, rows: Sequence[Row], map_file: Path, ac
 <p>Colour is the mean saturation of the pixels; ink has none.</p>
 <h2>The map</h2>
 <p><a href="{html.escape(map_file.name)}">{html.escape(map_file.name)}</a>, {map_file.stat().st_size / 1e6:.2f} MB:
-{len(act_map)} sites, fitted on {prompts} prompts. The bars show how far each site's mean activation is moved, in
+{len(act_map)} sites, fitted on {prompts} prompts. The bars show how far each site's mean activation is shifted, in
 standard deviations of the source:</p>
 <img src="map.png" alt="effect of each site">
 """,

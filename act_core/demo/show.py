@@ -77,7 +77,7 @@ def show_language(model: TransformersModel, output: Path, command: str) -> None:
         act_map,
         output / "gloomy_to_cheerful.safetensors",
         title="Gloomy to cheerful",
-        description="Turns the mood of continued sentences; negative strengths make them gloomy.",
+        description="Makes continued sentences more cheerful; negative strengths make them gloomier.",
         license="CC0-1.0",
         strength_range=(-1.0, 1.0),
     )
@@ -99,7 +99,7 @@ def show_language(model: TransformersModel, output: Path, command: str) -> None:
         ("inspect", str(path)),
         ("fit", "--source", "calm.txt", "--target", "wild.txt", "--out", "wild.safetensors"),
     )
-    print("The two text files of the last command are yours: one sentence a line.")
+    print("For the last command, write the two text files yourself, one sentence per line.")
 
 
 def _print_fitted(path: Path, act_map: ActMap, prompts: PromptSet) -> None:
@@ -110,7 +110,7 @@ def _print_fitted(path: Path, act_map: ActMap, prompts: PromptSet) -> None:
 
 
 def _print_next(command: str, *commands: tuple[str, ...]) -> None:
-    """Commands to go on with, as they can be pasted into a shell."""
+    """Print commands to try next, quoted for a shell."""
     print("What to try next:")
     for arguments in commands:
         print(f"  {command} {shlex.join(arguments)}")

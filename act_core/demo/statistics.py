@@ -1,4 +1,4 @@
-"""Confidence intervals of what the demonstration measures."""
+"""Confidence intervals of the demonstration's measurements."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Fitting a map.
+"""Fits a map.
 
 `fit`: settings and samples in, a map out. `lockstep`: the walk in which all samples pass the sites together.
-`samples`: what is asked of a model. `pooling`: what is kept of activations. `memory` and `groups`: how many samples
-fit, and what happens with the rest.
+`samples`: the interface of a model. `pooling`: reduces activations to pooled values. `memory` and `groups`: how many
+samples fit into memory, and how the rest is streamed.
 """
 
 from .fit import Progress, fit

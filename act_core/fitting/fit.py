@@ -1,4 +1,4 @@
-"""Fitting a map: samples of two sides in, ActMap out."""
+"""Fits a map: source and target samples in, ActMap out."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], object]
 
-_OUT_OF_MEMORY = "The model runs out of memory even with two prompts a side; use shorter prompts or smaller pictures."
+_OUT_OF_MEMORY = "The model runs out of memory even with two prompts per side; use shorter prompts or smaller pictures."
 _VERSIONED = ("torch", "transformers", "diffusers")
 
 
@@ -57,22 +57,22 @@ def fit(
 
     A causal fit computes the transport of each site while those of all sites before it already act (paper,
     section 3.3), in one forward pass: see `act_core.fitting.lockstep`. The model runs in evaluation mode and without
-    gradients, and is left as it was, whatever happens. Whatever can be refused is refused before the model runs.
+    gradients, and is restored afterwards, also after an error. Invalid input is refused before the model runs.
 
     Args:
         model: an adapter, such as `act_core.models.transformers.TransformersModel`.
-        source, target: at least two samples each, for most adapters prompts; their numbers may differ.
+        source, target: at least two samples each (prompts, for most adapters); their numbers may differ.
         settings: how to fit; the defaults of `FitSettings` if None.
         progress: called as ``progress(done, total, site)`` after each site, in the caller's thread. An exception
             it raises cancels the fit.
-        **changes: single settings, by their names in `FitSettings`: ``fit(model, a, b, sites="norms")``.
+        **changes: individual settings, by their names in `FitSettings`: ``fit(model, a, b, sites="norms")``.
 
     Raises:
         FitError: samples, sites or settings that cannot be fitted, weights that are not loaded, a budget that is too
             small, activations that are not finite, or a model that another thread is fitting.
 
     Example:
-        See `FitModel` for a whole adapter.
+        See `FitModel` for a complete adapter.
 
         >>> fit("a model", ["rain"], ["sun"])
         Traceback (most recent call last):
@@ -120,7 +120,7 @@ def _samples(samples: Iterable[Sample], side: str) -> list[Sample]:
 
 
 def _check_weights(components: Sequence[Component]) -> None:
-    """Refuse weights that nobody will load when the model runs; accelerate's hooks load those that it offloads."""
+    """Refuse weights on the meta device, except those that accelerate's hooks load when the model runs."""
     for component in components:
         for name, module in submodules(component.module).items():
             empty = [leaf for leaf, parameter in module.named_parameters(recurse=False) if parameter.is_meta]
@@ -139,7 +139,7 @@ def _record(
     source: Sequence[Sample],
     target: Sequence[Sample],
 ) -> FitRecord:
-    """All that a map's record can say before the fit, as texts that a file can keep."""
+    """The part of a map's record that is known before the fit, with texts as a file can keep them."""
     described = [[model.describe(sample) for sample in side] for side in (source, target)]
     prompts = [tuple(plain_text(text) for text in side) for side in described]
     patches = (*model.patches, *(title for c in components for title in active_maps(c.module)))
@@ -164,7 +164,7 @@ def _version(library: str) -> str:
 
 @dataclass(frozen=True)
 class _Fitted:
-    """The transports of all sites, and what the walk had to do for them."""
+    """The transports of all sites, and how the walk obtained them."""
 
     transports: dict[Site, Transport]
     groups: int
@@ -181,7 +181,7 @@ class _Fit(Generic[Sample]):
     progress: Progress
 
     def run(self, source: list[Sample], target: list[Sample]) -> _Fitted:
-        """Find the sites, then walk; out of memory halves what is resident and starts again."""
+        """Find the sites, then walk; if memory runs out, halve the resident samples and restart."""
         try:
             sites, memory = self._dry_run([*source, *target])
         except torch.cuda.OutOfMemoryError as error:
@@ -200,14 +200,14 @@ class _Fit(Generic[Sample]):
                 if plan.resident < 4:
                     raise FitError(_OUT_OF_MEMORY) from error
                 torch.cuda.empty_cache()
-                notes.append(f"out of memory: started again with {plan.resident} prompts at a time")
+                notes.append(f"out of memory: restarted with {plan.resident} prompts at a time")
                 logger.warning("Fit %s.", notes[-1])
 
     def _dry_run(self, samples: Sequence[Sample]) -> tuple[list[Site], SampleMemory]:
         """The sites in execution order, and the memory that a sample needs if there is a budget, from a short run."""
         metered = self.settings.memory_budget is not None
         by_cost = sorted(samples, key=self.model.cost)
-        # Samples whose conditioning differs in shape come in several batches, which all pass the same sites.
+        # Samples with conditioning of different shapes come in several batches, which all pass the same sites.
         batch = self.model.batches(by_cost[-2:] if metered else by_cost[:2], 2)[0]
         if not metered:
             return discover(self.components, self.settings.sites, batch.run, batch.rows), SampleMemory(0, 0)

@@ -1,4 +1,4 @@
-"""Samples in groups, for a fit that cannot hold all of them at once."""
+"""Splits samples into groups, for a fit that cannot hold all of them at once."""
 
 from __future__ import annotations
 

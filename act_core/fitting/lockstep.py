@@ -1,17 +1,17 @@
 """The lockstep walk: many micro-batches pass the same sites together, one at a time.
 
-Each micro-batch runs the model in a thread of its own, and only one of them moves at any moment::
+Each micro-batch runs the model in its own thread, and only one thread runs at a time::
 
     Walk.run          the scheduler, in the caller's thread
       for each site:
-        Worker.advance     every micro-batch in turn runs on, until it stands at the site
+        Worker.advance     each micro-batch in turn runs until it reaches the site
           Walk._visit        called by the patched module, in the worker's thread: measures the activation, ...
           Worker.wait_at_site    ... and waits there
         fit_site           now the values of all samples are known: returns the transport of the site
-      the micro-batches move on; what they carry is moved by the transport (`Walk._visit` returns it)
+      the micro-batches continue with the transported activations (`Walk._visit` returns them)
 
-So one forward pass does what otherwise takes one pass for each site. However the walk ends, the threads end and the
-modules are put back, even after Ctrl-C.
+So one forward pass replaces one pass per site. However the walk ends, even by Ctrl-C, all threads end and the modules
+are restored.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Walk:
     Args:
         components: parts of the pipeline that hold the sites.
         sites: in execution order.
-        source, target: micro-batches of either side.
-        moved: sides that are steered by the transports as they walk on; empty for a simultaneous fit.
-        keep: which intervals of the source's values to keep, if any.
+        source, target: micro-batches of each side.
+        moved: sides that the transports steer during the walk; empty for a simultaneous fit.
+        keep: which intervals of the source values to keep, if any.
         spatial: rule for feature maps.
     """
 
@@ -111,7 +111,7 @@ class Walk:
     def _visit(self, site: Site, x: Tensor) -> Tensor:
         worker, index = self._running, self._index[site.key]
         if worker is None or not worker.is_current_thread():
-            return x  # somebody else runs the model meanwhile, such as a progress callback that shows a preview
+            return x  # not a worker: for example a progress callback that draws a preview
         if worker.position < index:
             if x.shape[0] == worker.batch.rows:
                 worker.passed[site.key] += 1
@@ -120,7 +120,7 @@ class Walk:
             if x.shape[0] != worker.batch.rows or index != worker.position + 1:
                 raise FitError(f"Not all prompts pass site {site.key} in the same way; choose other sites.")
             worker.wait_at_site(self._measure(site, x, worker))
-        # A later pass of the same site, as in a second denoising step, is steered and not measured again.
+        # A later pass of the same site, as in a second denoising step, is steered but not measured.
         if worker.side not in self._moved:
             return x
         t = self._transports[index]

@@ -1,4 +1,4 @@
-"""How much memory tensors take while something runs, and how many samples fit into a budget of it."""
+"""Measures the memory of tensors, and plans how many samples fit into a budget."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from torch.utils._pytree import tree_leaves
 from ..errors import FitError
 from ..interrupts import begin, critical, end
 
-# What the libraries behind the operators keep for themselves, and the meter does not see: the buffers in which matrix
-# products are packed, the stacks of threads. On two cores it varies by tens of MiB (`benchmarks/fit_memory.py`).
+# Memory that the meter does not see: the packing buffers of matrix products, the stacks of threads. On two cores it
+# varies by tens of MiB (`benchmarks/fit_memory.py`).
 SCRATCH = 72 << 20
 _M_MMAP_THRESHOLD = -3  # in glibc's malloc.h
 
 
 def free_at_once() -> None:
-    """Let memory go back to the system as soon as a tensor of 64 KiB or more is freed, until `free_as_usual`.
+    """Return memory to the system as soon as a tensor of 64 KiB or more is freed, until `free_as_usual`.
 
-    glibc takes large blocks from the system one by one, but counts ever larger ones as small as such blocks are freed,
-    and keeps small ones in heaps, one for each thread, whose gaps stay resident: several times what tensors take.
-    Costs time, so it is for fits with a budget. Without glibc nothing happens.
+    glibc maps large blocks one by one, but raises its threshold for large blocks whenever one is freed. Smaller blocks
+    come from a heap per thread, whose gaps stay resident: several times the size of the tensors. A fixed threshold
+    costs time, so only fits with a budget use it. Without glibc, this does nothing.
     """
     _set_mmap_threshold(64 << 10)
 
 
 def free_as_usual() -> None:
-    """Set the limit to where glibc itself stops raising it, 32 MiB."""
+    """Set the threshold to 32 MiB, where glibc itself stops raising it."""
     _set_mmap_threshold(32 << 20)
 
 
@@ -47,12 +47,12 @@ def _set_mmap_threshold(size: int) -> None:
 class MemoryMeter(TorchDispatchMode):
     """A context manager that counts the bytes of the tensors that operators create in its block and that are alive.
 
-    Scratch space inside an operator is not seen, and neither is anything made before the block.
+    It does not see scratch space inside an operator, nor tensors that were created before the block.
 
     Attributes:
-        alive: bytes now.
-        peak: most bytes so far.
-        held: most bytes at a call of `sample`.
+        alive: current bytes.
+        peak: maximum number of bytes so far.
+        held: maximum number of bytes at a call of `sample`.
 
     Example:
         >>> import torch
@@ -97,7 +97,7 @@ class MemoryMeter(TorchDispatchMode):
         return result
 
     def sample(self) -> None:
-        """Note what is alive at this point."""
+        """Record how many bytes are alive at this point."""
         self.held = max(self.held, self.alive)
 
     def _count(self, tensor: Tensor, key: int) -> None:
@@ -140,7 +140,7 @@ class BatchPlan:
 
 @dataclass(frozen=True)
 class SampleMemory:
-    """Most bytes that one sample takes while it runs, and while it waits at a site.
+    """Maximum number of bytes per sample, while it runs and while it waits at a site.
 
     Example:
         >>> SampleMemory(running=10_000, waiting=1000).plan(40, 8, 1 << 30, [64])
@@ -157,10 +157,10 @@ class SampleMemory:
             prompts: how many samples there are.
             batch: how many may run together.
             budget: bytes.
-            channels: of each site.
+            channels: number of channels of each site.
 
         Raises:
-            FitError: the budget is too small for two samples a side.
+            FitError: the budget is too small for two samples per side.
         """
         # Sorting and coupling one site's values takes about eight float64 copies of them.
         fitting = 8 * 8 * prompts * max(channels)
@@ -181,6 +181,6 @@ class SampleMemory:
 
     def _within(self, free: int, batch: int) -> BatchPlan:
         running, waiting = max(1, self.running), max(1, self.waiting)
-        # A batch that takes at most half leaves the other half to the prompts that wait.
+        # The batch gets at most half of the budget; the other half is for samples that wait.
         batch = max(1, min(batch, free // (2 * running)))
         return BatchPlan(batch + (free - batch * running) // waiting, batch)

@@ -1,4 +1,4 @@
-"""What is kept of the activations at a site: pooled values and their extremes."""
+"""Reduces the activations at a site to pooled values and extremes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from .samples import Side
 
 @dataclass(frozen=True)
 class Values:
-    """What is kept of the activations of one site.
+    """Pooled activations at one site.
 
     Attributes:
-        pooled: ``[rows, channels]``, one value a sample.
-        interval: least and greatest value, ``[channels]`` each; None if they are not needed.
+        pooled: ``[rows, channels]``, one row per sample.
+        interval: minimum and maximum, ``[channels]`` each; None if not needed.
         dtype: of the activations.
     """
 
@@ -42,7 +42,7 @@ def pool(x: Tensor, layout: Layout, mask: Tensor | None) -> Tensor:
 
 
 def extremes(x: Tensor, layout: Layout, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Least and greatest single value of each channel, ``[channels]`` each; padding does not count."""
+    """Minimum and maximum single value of each channel, ``[channels]`` each; padding is ignored."""
     dims = {"vector": (0,), "tokens": tuple(range(x.ndim - 1)), "spatial": (0, *range(2, x.ndim))}[layout]
     if layout != "tokens" or mask is None:
         return x.amin(dims), x.amax(dims)
@@ -58,7 +58,7 @@ class SiteValues:
         self.interval: tuple[Tensor, Tensor] | None = None
 
     def add(self, values: Mapping[Side, Sequence[Values]], *, to_cpu: bool) -> None:
-        """Add the values of a group; those of several groups wait in main memory."""
+        """Add the values of a group; with several groups, they are kept in main memory."""
         for side, batches in values.items():
             for v in batches:
                 self.pooled[side].append(v.pooled.cpu() if to_cpu else v.pooled)

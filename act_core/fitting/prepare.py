@@ -1,4 +1,4 @@
-"""Getting a model ready for a fit, and making it exactly what it was afterwards."""
+"""Prepares a model for a fit, and restores it afterwards."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _lock = threading.Lock()
 
 
 class prepared:  # noqa: N801  (used like a function)
-    """A context manager in whose block a model can be fitted.
+    """A context manager that prepares a model for a fit.
 
-    Nobody else fits the model meanwhile. All submodules are in evaluation mode, since dropout would blur what is
-    measured, and no gradients are recorded. Afterwards each submodule has its own mode again, even after Ctrl-C.
+    Inside the block no other thread can fit the model, all submodules are in evaluation mode (dropout would blur the
+    measurements), and no gradients are recorded. Afterwards each submodule is back in its own mode, even after Ctrl-C.
 
     Args:
         roots: the modules that a fit runs.
         frees_at_once: whether freed memory goes back to the system at once, see `act_core.fitting.memory`.
 
     Raises:
-        FitError: the model is being fitted already.
+        FitError: the model is already being fitted.
 
     Example:
         >>> model = nn.Sequential(nn.Dropout(), nn.Linear(1, 1).eval())
@@ -53,7 +53,7 @@ class prepared:  # noqa: N801  (used like a function)
         try:
             self._claim()
             self._in_training = [module for module in self._modules if module.training]
-            # Not `eval()`, which some libraries extend: adapters merge their weights in it.
+            # Not `eval()`, which some libraries override to merge the weights of adapters.
             for module in self._in_training:
                 module.training = False
             torch.set_grad_enabled(False)
@@ -73,7 +73,7 @@ class prepared:  # noqa: N801  (used like a function)
     def _claim(self) -> None:
         with _lock:
             if any(module in _in_use for module in self._modules):
-                raise FitError("This model is being fitted already; wait until that fit has ended.")
+                raise FitError("This model is already being fitted; wait for that fit to finish.")
             _in_use.update(self._modules)
             self._claimed = True
 

@@ -1,7 +1,7 @@
-"""What a fit needs of a model: an adapter that turns samples into micro-batches.
+"""The interface that a fit needs: an adapter that turns samples into micro-batches.
 
 A sample is whatever the adapter runs through the model: a prompt, a prompt with its conditioning, a picture. The walk
-does not look inside.
+does not inspect it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ class MicroBatch:
     """Samples that run through the model together.
 
     Attributes:
-        rows: how many samples; the first dimension of every activation.
+        rows: number of samples; the first dimension of every activation.
         run: runs the model on them once.
-        mask: bool ``[rows, tokens]``, True at the tokens that count, not at padding; None if all do.
+        mask: bool ``[rows, tokens]``, True at the tokens that count, False elsewhere, such as at padding; None if all
+            count.
     """
 
     rows: int
@@ -38,7 +39,7 @@ class FitModel(Generic[Sample]):
     """A model that can be fitted. Adapters derive from it; the defaults are right for samples that are prompts.
 
     Attributes:
-        patches: what else acts on the model, for the record of a map.
+        patches: other changes that act on the model, for the record of a map.
         notes: what the user should know about how the model is fitted, for the record and the console.
 
     Example:
@@ -67,7 +68,7 @@ class FitModel(Generic[Sample]):
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:
-        """Everything that runs in a fit, by name, also where it holds no sites."""
+        """Everything that runs in a fit, by name, including modules without sites."""
         return {component.name: component.module for component in self.components}
 
     def batches(self, samples: Sequence[Sample], size: int) -> list[MicroBatch]:
@@ -75,7 +76,7 @@ class FitModel(Generic[Sample]):
         raise NotImplementedError
 
     def describe(self, sample: Sample) -> str:
-        """A sample in words, for the record of a map; for a prompt its text."""
+        """A description of a sample for the record of a map; for a prompt, its text."""
         return cast("str", sample)
 
     def cost(self, sample: Sample) -> int:
@@ -99,7 +100,7 @@ def check_prompts(prompts: Sequence[object], side: Side) -> None:
     """Refuse prompts that are not texts, are empty, or cannot be encoded.
 
     Raises:
-        FitError: names the first such prompt.
+        FitError: a prompt cannot be used; the message names the first one.
 
     Example:
         >>> check_prompts(["a cat", " "], "source")

@@ -1,4 +1,4 @@
-"""Micro-batches that run in threads of their own, one at a time, and wait at each site."""
+"""Micro-batches that run in their own threads, one at a time, and wait at each site."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 
-from ..interrupts import begin, critical, end, raise_deferred
+from ..interrupts import Restoring
 from .pooling import Values
 from .samples import MicroBatch, Side
 
@@ -22,14 +22,14 @@ class _Abandoned(BaseException):
 
 
 class Worker:
-    """One micro-batch on its way through the model.
+    """One micro-batch and the thread that runs it through the model.
 
     Attributes:
         batch: the samples.
         side: whether they are source or target.
-        position: index of the site at which it stands or stood last; -1 before the first.
+        position: index of the last site that it reached; -1 before the first.
         passed: by site key, how often it has passed the site.
-        values: what was measured where it stands; None while it runs and once it has ended.
+        values: measured at that site; None while it runs and after it has ended.
     """
 
     def __init__(self, batch: MicroBatch, side: Side, same_state: Callable[[], AbstractContextManager[None]]) -> None:
@@ -43,7 +43,7 @@ class Worker:
         self._same_state = same_state
         self._go = threading.Semaphore(0)
         self._stopped = threading.Semaphore(0)
-        # A copied context, since progress bars and the like are context variables.
+        # A copied context, since progress bars and other state may be in context variables.
         context = contextvars.copy_context()
         self._thread = threading.Thread(target=context.run, args=(self._main,), daemon=True, name=THREAD_NAME)
 
@@ -69,8 +69,8 @@ class Worker:
                 del error
 
     def wait_at_site(self, values: Values) -> None:
-        """Wait until the scheduler sends it on; called in its own thread."""
-        if self._abandoned:  # the model runs on while it unwinds
+        """Wait until the scheduler resumes it; called in its own thread."""
+        if self._abandoned:  # the model may still run while the exception unwinds
             raise _Abandoned
         self.values = values
         self.position += 1
@@ -80,11 +80,11 @@ class Worker:
             raise _Abandoned
 
     def is_current_thread(self) -> bool:
-        """Whether it is this worker that calls."""
+        """Whether the caller runs in this worker's thread."""
         return self._thread is threading.current_thread()
 
     def abandon(self) -> None:
-        """Have its run end where it stands."""
+        """End its run at the current site."""
         self._abandoned = True
         self._go.release()
 
@@ -107,8 +107,8 @@ class Worker:
             self._stopped.release()
 
 
-class started:  # noqa: N801  (used like a function)
-    """A context manager that starts workers and, whatever happens in its block, ends all of them.
+class started(Restoring):  # noqa: N801  (used like a function)
+    """A context manager that starts workers, and ends all of them however its block ends.
 
     Example:
         >>> with started([]):
@@ -118,24 +118,11 @@ class started:  # noqa: N801  (used like a function)
     def __init__(self, workers: Sequence[Worker]) -> None:
         self._workers = workers
 
-    @critical
-    def __enter__(self) -> None:
-        self._began = begin()
-        try:
-            for worker in self._workers:
-                worker.start()
-            raise_deferred()
-        except BaseException:
-            self._end_all()
-            end(self._began)
-            raise
+    def _patch(self) -> None:
+        for worker in self._workers:
+            worker.start()
 
-    @critical
-    def __exit__(self, *_: object) -> None:
-        self._end_all()
-        end(self._began)
-
-    def _end_all(self) -> None:
+    def _restore(self) -> None:
         for worker in self._workers:
             worker.abandon()
         for worker in self._workers:
@@ -143,7 +130,7 @@ class started:  # noqa: N801  (used like a function)
 
 
 def thread_state() -> Callable[[], AbstractContextManager[None]]:
-    """A context manager that puts another thread into this thread's inference mode, autocast and CUDA stream.
+    """Capture this thread's inference mode, autocast and CUDA stream, for another thread to enter.
 
     Example:
         >>> with torch.inference_mode():

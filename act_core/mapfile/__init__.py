@@ -1,4 +1,4 @@
-"""Map files: `format` names their parts, `fields` checks values, `read` and `write` do what they say."""
+"""Map files: `format` defines their parts, `fields` checks values, `read` and `write` load and save them."""
 
 from .read import load_map
 from .write import save_map

@@ -17,7 +17,7 @@ Validator = Callable[[str, object], Any]
 
 
 def text(name: str, value: object) -> str:
-    """A text without characters that could steer a terminal.
+    """A text without characters that could control a terminal.
 
     Example:
         >>> text("title", "calm")
@@ -41,7 +41,7 @@ def identifier(name: str, value: object) -> str:
 
 
 def word(name: str, value: object, allowed: tuple[str, ...]) -> str:
-    """One of a few words.
+    """One of the allowed words.
 
     Example:
         >>> word("order", "causal", ("causal", "simultaneous"))
@@ -53,7 +53,7 @@ def word(name: str, value: object, allowed: tuple[str, ...]) -> str:
 
 
 def integer(name: str, value: object) -> int:
-    """A whole number; True and False are not numbers here.
+    """A whole number; True and False are refused.
 
     Example:
         >>> integer("seed", -3)
@@ -65,7 +65,7 @@ def integer(name: str, value: object) -> int:
 
 
 def count(name: str, value: object) -> int:
-    """A whole number from 0.
+    """A whole number, 0 or greater.
 
     Example:
         >>> count("fallbacks", 2)

@@ -1,9 +1,9 @@
-"""The map file, format 1: what its parts are called and how large they may be.
+"""The map file, format 1: the names of its parts, and their size limits.
 
 One ``.safetensors`` file. Tensors are named ``<site key>.omega``, ``.beta`` and, where they apply, ``.low``,
 ``.high`` and the statistics; all are float32 ``[channels]``. Everything else is in the header, as strings:
 ``act.format`` (version), ``act.sites`` and ``act.record`` (JSON), ``act.strength_range`` (JSON), the ModelSpec keys
-that tools for model files show, and a cover where those tools look for it.
+that tools for model files show, and a cover under the key that those tools read.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ..transport import Statistics
 FORMAT = "1"
 SUFFIX = ".safetensors"
 
-# ComfyUI's own limit on the headers that it shows.
+# The largest header that ComfyUI shows.
 MAX_HEADER_BYTES = 1 << 20
 MAX_CHANNELS = 1 << 20
 MAX_NAME = 500
@@ -23,7 +23,7 @@ FORMAT_KEY = "act.format"
 SITES_KEY = "act.sites"
 RECORD_KEY = "act.record"
 RANGE_KEY = "act.strength_range"
-# Where trainers of LoRAs keep it, so that browsers of model files show it.
+# The key that LoRA trainers use, so that model browsers show it.
 COVERS_KEY = "ssmd_cover_images"
 # The texts of a card, each under ``modelspec.<name>``.
 CARD_TEXTS = ("title", "author", "description", "license")

@@ -1,4 +1,4 @@
-"""Reading a map file. Nothing in it is trusted: each part is checked before it is used."""
+"""Reads a map file. Nothing in it is trusted: each part is checked before it is used."""
 
 from __future__ import annotations
 
@@ -71,14 +71,14 @@ def read_map(path: Path) -> ActMap:
 
 
 def _check_container(path: Path) -> None:
-    """What the safetensors library does not check, or reports in a way that does not help."""
+    """Check what the safetensors library does not check, or reports unhelpfully."""
     if path.is_dir():
         raise MapFileError("it is a folder; choose a .safetensors file in it.")
     with path.open("rb") as file:
         size, head = os.fstat(file.fileno()).st_size, file.read(8)
     length = int.from_bytes(head, "little")
     if len(head) < 8 or 8 + length > size:
-        # Only now, since the length of a sound header may begin with the byte that a pickle begins with.
+        # Checked only here, since the length of a valid header may start with the same byte as a pickle.
         if head[:1] == b"\x80" or head[:4] == b"PK\x03\x04":
             raise MapFileError("it is a pickle under another name, which could run code; ask for a safetensors file.")
         raise MapFileError(f"it is cut short or not a safetensors file; {_AGAIN}")
@@ -87,7 +87,7 @@ def _check_container(path: Path) -> None:
 
 
 class _Reader:
-    """Reads one open file; what remains in `names` are the tensors that no site has claimed."""
+    """Reads one open file; `names` holds the tensors that no site has claimed yet."""
 
     def __init__(self, file: Any) -> None:
         self.file = file
@@ -174,7 +174,7 @@ def _fallbacks_and_effect(entry: Mapping[str, object]) -> tuple[int, float | Non
 
 
 def _record(value: object) -> FitRecord:
-    """A record whose values are of the types that `FitRecord` declares; what is missing takes its default."""
+    """A record whose values have the types that `FitRecord` declares; missing values get their defaults."""
     entry = fields.record("the record", value)
     declared = get_type_hints(FitRecord)
     values = {name: _validator(kind)(name, entry[name]) for name, kind in declared.items() if name in entry}

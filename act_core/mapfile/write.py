@@ -1,4 +1,4 @@
-"""Writing a map file, whole or not at all."""
+"""Writes a map file atomically."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def save_map(
     cover: bytes | None = None,
     statistics: bool = False,
 ) -> Path:
-    """Write a map to one ``.safetensors`` file; if that fails, the file of that name is what it was before.
+    """Write a map to one ``.safetensors`` file; if that fails, an existing file stays as it was.
 
     Args:
         act_map: the map.

@@ -1,4 +1,4 @@
-"""What all adapters have in common: one interface to fit, steer and run a model of any library."""
+"""The common base of all adapters: one interface to fit, steer and run a model of any library."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Output = TypeVar("Output")
 
 
 class SteerableModel(FitModel[str], Generic[Output]):
-    """A model with what it takes to run it on prompts: fit a map on it, steer it, let it generate.
+    """A model that runs on prompts: fit a map on it, steer it, generate with it.
 
-    An adapter runs one call at a time. A server that shares one between threads must hold a lock from the beginning
-    of the ``with model.steer(...)`` block to its end, or the requests steer each other.
+    An adapter runs one call at a time. A server that shares one between threads must hold a lock for the whole ``with
+    model.steer(...)`` block, or requests steer each other.
 
     Attributes:
-        name: what the user calls the model, such as its folder.
+        name: display name, such as the model's folder.
     """
 
     name: str = ""
@@ -54,7 +54,7 @@ class SteerableModel(FitModel[str], Generic[Output]):
     def generate(
         self, prompts: Sequence[str], *, seed: int = 0, step: Callable[[], object] | None = None
     ) -> list[Output]:
-        """One output for each prompt, all in one batch; adapters add settings of their own.
+        """One output for each prompt, all in one batch; adapters add further settings.
 
         Args:
             prompts: the texts.
@@ -62,7 +62,7 @@ class SteerableModel(FitModel[str], Generic[Output]):
             step: called after each step (a token, a denoising step); an exception that it raises ends the run.
 
         Raises:
-            MapError: no prompts, one bare text, or a setting that is out of range.
+            MapError: no prompts, a bare string, or a setting that is out of range.
         """
         raise NotImplementedError
 
@@ -75,7 +75,7 @@ def checked_prompts(prompts: Sequence[str]) -> list[str]:
     """The prompts of a call of `generate` as a list.
 
     Raises:
-        MapError: one bare text, no prompt at all, or something that is not a text.
+        MapError: a bare string, an empty list, or an item that is not a string.
 
     Example:
         >>> checked_prompts(("a cat", "a dog"))
@@ -92,7 +92,7 @@ def checked_prompts(prompts: Sequence[str]) -> list[str]:
     except TypeError:
         raise MapError(f"The prompts are {reprlib.repr(prompts)}; give a list of texts.") from None
     if not listed:
-        raise MapError("There is no prompt; give a list with at least one.")
+        raise MapError("The list of prompts is empty; give at least one.")
     for number, prompt in enumerate(listed, start=1):
         if not isinstance(prompt, str):
             raise MapError(f"Prompt {number} is {reprlib.repr(prompt)}, not a text; write a prompt there.")
@@ -100,7 +100,7 @@ def checked_prompts(prompts: Sequence[str]) -> list[str]:
 
 
 def checked_seed(seed: object) -> int:
-    """A seed of Python, numpy or torch as an int.
+    """A seed from Python, numpy or torch as an int.
 
     Raises:
         MapError: it is not a whole number from 0 to `MAX_SEED`.

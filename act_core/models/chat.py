@@ -1,4 +1,4 @@
-"""Prompts as token ids, bare or inside the chat template of a model."""
+"""Turns prompts into token ids, bare or inside the chat template of a model."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from jinja2 import TemplateError
 
 from ..errors import MapError, first_line
 
-# Stands for a prompt, to find what a chat template puts around it: a character that no template contains.
+# Placeholder for a prompt, to find the text that a template puts around it; no template contains this character.
 _MARK = "\ue000"
 
 
 @dataclass(frozen=True)
 class Chat:
-    """What stands around a prompt in the chat template of a model.
+    """How a prompt is placed into the chat template of a model.
 
     Attributes:
         system: the system prompt; the template's own if empty.
@@ -35,7 +35,7 @@ class Chat:
     answer: bool = False
 
     def messages(self, prompt: str, *, system_role: bool = True) -> list[dict[str, str]]:
-        """The messages that a chat template takes.
+        """The messages for a chat template.
 
         Args:
             prompt: the prompt.
@@ -68,7 +68,7 @@ def prompt_tokens(tokenizer: Any, prompt: str, chat: Chat | None = None) -> Prom
     Args:
         tokenizer: a tokenizer of transformers.
         prompt: the text.
-        chat: what stands around it in the chat template; None for the bare prompt.
+        chat: how it is placed into the chat template; None for the bare prompt.
 
     Raises:
         MapError: the chat template cannot be rendered, or leaves the prompt out.
@@ -89,7 +89,7 @@ def prompt_tokens(tokenizer: Any, prompt: str, chat: Chat | None = None) -> Prom
         own = range(before, len(ids) - after)
     if not own:
         raise MapError(
-            f"The chat template leaves nothing of the prompt {reprlib.repr(prompt)}; write another prompt, or use it "
+            f"The chat template drops the prompt {reprlib.repr(prompt)}; write another prompt, or use it "
             "without the template."
         )
     return PromptTokens(ids, own[0], own[-1] + 1)
@@ -109,7 +109,7 @@ def _rendered(tokenizer: Any, prompt: str, chat: Chat) -> str:
                 chat.messages(prompt, system_role=system_role),
                 tokenize=False,
                 add_generation_prompt=not chat.answer,
-                enable_thinking=False,  # for models that would think first
+                enable_thinking=False,  # for reasoning models
             )
         except TemplateError as error:
             failure = first_line(error)

@@ -40,7 +40,7 @@ __all__ = ["DIFFUSION_MODEL", "Branch", "DiffusersModel"]
 
 logger = logging.getLogger(__name__)
 
-# The schedule whose first step a fit runs. Only its noisiest step counts, which hardly depends on the number.
+# Length of the schedule whose first step a fit runs; that noisiest step hardly depends on the length.
 _STEPS = 20
 
 
@@ -51,8 +51,8 @@ class DiffusersModel(SteerableModel[Image]):
     (paper, section 5); the text encoders run first, then the diffusion model, in one causal walk.
 
     Args:
-        pipeline: a pipeline of diffusers; it is copied, its models are not.
-        name: what to call it.
+        pipeline: a diffusers pipeline; it is copied, but its models are shared.
+        name: display name.
         components: which parts hold sites: the diffusion model (``model``), the text encoders (``text``), or ``both``.
         size: width and height of the pictures in pixels; the pipeline's default if None.
         seed: seed of a fit, in which prompt n of either side starts from the noise of ``seed + n``.
@@ -110,7 +110,7 @@ class DiffusersModel(SteerableModel[Image]):
         folder = Path(folder).expanduser()
         with loading(f"The pipeline {folder}"), warnings.catch_warnings():
             kind, absent = checked_folder(folder)
-            warnings.simplefilter("ignore", FutureWarning)  # newer versions call torch_dtype dtype, older do not
+            warnings.simplefilter("ignore", FutureWarning)  # newer versions rename torch_dtype to dtype
             pipeline = kind.from_pretrained(folder, torch_dtype=dtype, local_files_only=True, **absent).to(device)
         return cls(pipeline, folder.name, components=components, size=size, seed=seed)
 
@@ -153,10 +153,10 @@ class DiffusersModel(SteerableModel[Image]):
         """One picture for each prompt, as one batch.
 
         Args:
-            prompts: texts; what is longer than the text encoder reads is cut off, with a warning.
+            prompts: texts; a text that is too long for the text encoder is truncated, with a warning.
             negative: the negative prompt, under guidance.
             steps: number of denoising steps.
-            guidance: scale of the guidance (CFG), which is off up to 1; the pipeline's default if None.
+            guidance: guidance (CFG) scale; 1 or less turns guidance off; the pipeline's default if None.
             seed: prompt n starts from the noise of ``seed + n``, whatever else is in the batch.
             step: called after each denoising step; an exception that it raises ends the run.
 
@@ -217,7 +217,7 @@ class DiffusersModel(SteerableModel[Image]):
         return {name: value for name, value in zip(EMBEDS[self._kind], encoded, strict=False) if name}
 
     def _warn_of_long(self, prompts: Sequence[str]) -> None:
-        """Pipelines cut off silently what their text encoders do not read."""
+        """Pipelines silently truncate prompts that are too long for their text encoders."""
         tokenizers = [getattr(self.pipeline, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
         shortest = min(filter(None, tokenizers), key=lambda tokenizer: tokenizer.model_max_length)
         most = shortest.model_max_length
@@ -227,7 +227,7 @@ class DiffusersModel(SteerableModel[Image]):
                 logger.warning("%r has %d tokens, of which a text encoder reads the first %d.", text, length, most)
 
     def _batch(self, prompts: Sequence[str], first_seed: int) -> MicroBatch:
-        # With the default guidance of a distilled model, which takes it as an input, or without any.
+        # A guidance-distilled model gets its default guidance as an input; others run without guidance.
         guidance = {} if self._kind in GUIDED_BY_INPUT else {"guidance_scale": 1.0}
         pipeline = with_own_schedule(self.pipeline, slice(1))
 
@@ -263,7 +263,7 @@ class DiffusersModel(SteerableModel[Image]):
         if max(width, height) > largest:
             raise MapError(
                 f"Pictures of {width} x {height} are too large for {self.name or 'this model'}; it draws up to "
-                f"{largest} pixels a side."
+                f"{largest} pixels per side."
             )
         return width, height
 

@@ -1,4 +1,4 @@
-"""The settings of text generation, and what transformers calls after each token."""
+"""The settings of text generation, and the callbacks that transformers runs after each token."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Sampling:
     Attributes:
         max_new_tokens: maximum number of tokens to add.
         temperature: 0 always picks the most likely token.
-        top_p: share of the probability that is sampled from.
-        repetition_penalty: above 1, a token that was already written is less likely to come again.
+        top_p: sample only from the most likely tokens whose probabilities add up to this share.
+        repetition_penalty: above 1, tokens that were already generated become less likely.
         seed: the same seed gives the same text.
 
     Raises:
@@ -58,7 +58,7 @@ class Sampling:
         set_checked("seed", checked_seed(self.seed))
 
     def arguments(self, prompt_length: int) -> dict[str, Any]:
-        """The settings as ``module.generate`` takes them.
+        """The settings as keyword arguments of ``module.generate``.
 
         Args:
             prompt_length: tokens of the padded prompts, which the repetition penalty leaves out.
@@ -83,7 +83,7 @@ def _temperature(value: object) -> float:
 
 
 class AfterToken(transformers.StoppingCriteria):
-    """Calls a function after each token, and stops nothing."""
+    """Calls a function after each token, and never stops generation."""
 
     def __init__(self, step: Callable[[], object]) -> None:
         self._step = step
@@ -94,7 +94,7 @@ class AfterToken(transformers.StoppingCriteria):
 
 
 class RepetitionPenalty(transformers.LogitsProcessor):
-    """Penalty of Keskar et al. (arXiv 1909.05858, section 4.1) on what was written after the prompt.
+    """Penalty of Keskar et al. (arXiv 1909.05858, section 4.1) on the tokens after the prompt.
 
     The prompt, and with it the end mark of a chat template, does not count.
 

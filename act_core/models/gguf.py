@@ -17,7 +17,7 @@ from .kinds import LOCAL_ONLY, check_loadable
 
 logger = logging.getLogger(__name__)
 
-# Bytes at either end of a file that identify it, beside its size.
+# Bytes at each end of a file that, with its size, identify it.
 _DIGESTED = 1 << 20
 
 
@@ -28,13 +28,13 @@ def unpacked(gguf: Path) -> Path:
         MapError: a package is missing, the file is damaged, or it holds something other than a causal language model.
     """
     if importlib.util.find_spec("gguf") is None or importlib.util.find_spec("accelerate") is None:
-        raise MapError(f"Reading {gguf.name} takes two packages: 'pip install gguf accelerate'.")
+        raise MapError(f"Reading {gguf.name} requires two packages; run 'pip install gguf accelerate'.")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "act-steering"
     folder = cache / f"{gguf.stem}-{content_id(gguf)}"
     if folder.is_dir():
         return folder
     size = gguf.stat().st_size / 1e6
-    # Not `info`, which most programs do not show: the user wonders what takes so long.
+    # A warning, since most programs hide `info`, and the user should know what takes so long.
     logger.warning("Unpacking %s (%.0f MB) into %s. This happens once and may take a minute.", gguf.name, size, folder)
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -52,7 +52,7 @@ def unpacked(gguf: Path) -> Path:
 def _dequantise(gguf: Path, folder: Path) -> None:
     file: dict[str, Any] = {"gguf_file": gguf.name, **LOCAL_ONLY}
     check_loadable(gguf.name, transformers.AutoConfig.from_pretrained(gguf.parent, **file))
-    # transformers 5 keeps the weights quantised unless it is asked not to; transformers 4 has no such setting.
+    # transformers 5 keeps the weights quantised unless a setting is given that transformers 4 does not have.
     config = getattr(transformers, "GgufConfig", None)
     dense = {"quantization_config": config(dequantize=True)} if config else {}
     module = transformers.AutoModelForCausalLM.from_pretrained(gguf.parent, **dense, **file)
@@ -62,7 +62,7 @@ def _dequantise(gguf: Path, folder: Path) -> None:
 
 
 def content_id(file: Path) -> str:
-    """A short name for what is in a file, from its size, beginning and end; it does not depend on its place."""
+    """A short id for the content of a file, from its size, beginning and end; it does not depend on the path."""
     size = file.stat().st_size
     digest = hashlib.sha256(str(size).encode())
     with file.open("rb") as content:

@@ -18,8 +18,8 @@ def check_causal(name: str, config: Any) -> None:
     """Refuse models that do not continue a text from left to right.
 
     Args:
-        name: what the user calls the model.
-        config: its configuration, of transformers.
+        name: display name of the model.
+        config: its transformers configuration.
 
     Raises:
         MapError: an encoder-decoder model such as T5, or an encoder such as BERT.
@@ -43,8 +43,8 @@ def check_loadable(name: str, config: Any) -> None:
     """Refuse configurations from which no causal language model can be loaded, before any weights are read.
 
     Args:
-        name: what the user calls the model.
-        config: its configuration, of transformers.
+        name: display name of the model.
+        config: its transformers configuration.
 
     Raises:
         MapError: as `check_causal`, and kinds of models that transformers does not know as causal language models.
@@ -65,13 +65,13 @@ def execution_device(module: nn.Module) -> torch.device:
     """The device on which a model expects its inputs; accelerate may keep the weights themselves elsewhere.
 
     Raises:
-        MapError: the weights have no values and nothing brings them in.
+        MapError: the weights have no values, and no hook loads them.
 
     Example:
         >>> execution_device(nn.Linear(2, 2))
         device(type='cpu')
     """
-    # Where accelerate offloads weights to main memory or disk, hooks bring those of each layer in as it runs.
+    # If accelerate offloads weights to main memory or disk, hooks load those of each layer when it runs.
     for part in module.modules():
         device = getattr(getattr(part, "_hf_hook", None), "execution_device", None)
         if device is not None:

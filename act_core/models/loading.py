@@ -1,4 +1,4 @@
-"""Loading models: interrupts that no library swallows, and errors in one sentence."""
+"""Loads models with interrupts that no library swallows, and with errors in one sentence."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from ..errors import MapError, first_line
 
 @contextmanager
 def interruptible() -> Generator[None, None, None]:
-    """Inside the block Ctrl-C ends it, even where a library swallows the `KeyboardInterrupt` and goes on.
+    """Let Ctrl-C end the block even if a library swallows the `KeyboardInterrupt` and continues.
 
     Importing and loading models runs callbacks, finalizers and bare ``except`` clauses in which Python or a library
     drops the exception. Outside the main thread, which alone receives signals, the block is left alone.
 
     Raises:
-        KeyboardInterrupt: one was raised inside the block, whatever became of it there.
+        KeyboardInterrupt: one was raised inside the block, even if it was swallowed there.
 
     Example:
         >>> try:

@@ -1,4 +1,4 @@
-"""What is known of the text-to-image pipelines of diffusers: their kinds, folders and schedules."""
+"""The supported text-to-image pipelines of diffusers: kinds, folders and schedules."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from diffusers import StableDiffusion3Pipeline  # pyright: ignore[reportPrivateI
 
 from ..errors import MapError, first_line
 
-# For each kind what `encode_prompt` returns, by the name that the call of the pipeline takes it under.
+# For each kind, the values that `encode_prompt` returns, by the names of the pipeline's call arguments.
 EMBEDS = {
     "StableDiffusionPipeline": ("prompt_embeds",),
     "StableDiffusionXLPipeline": ("prompt_embeds", "", "pooled_prompt_embeds"),
     "StableDiffusion3Pipeline": ("prompt_embeds", "", "pooled_prompt_embeds"),
     "FluxPipeline": ("prompt_embeds", "pooled_prompt_embeds"),
 }
-# Kinds whose model takes the guidance scale as an input, in place of a second branch.
+# Kinds whose model takes the guidance scale as an input instead of a second branch.
 GUIDED_BY_INPUT = ("FluxPipeline",)
-# What hosts call the text encoders, by their place in the pipeline; T5 keeps its own name wherever it stands.
+# Names of the text encoders by their position in the pipeline; T5 has the same name in any position.
 TEXT_ENCODERS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"}
 
 
 class OneEncoderPipeline(StableDiffusion3Pipeline):
-    """SD3 with a single text encoder, as wide as the context, which is given its last hidden states."""
+    """SD3 with a single text encoder, whose last hidden states are the context and have its width."""
 
     def encode_prompt(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -89,13 +89,13 @@ def with_own_schedule(pipeline: Any, steps: slice | None = None) -> Any:
 
     Args:
         pipeline: of diffusers.
-        steps: those of the schedule that are run; all if None.
+        steps: the steps of the schedule to run; all if None.
     """
     pipeline = copy.copy(pipeline)
     pipeline.scheduler = scheduler = copy.deepcopy(pipeline.scheduler)
     original = scheduler.set_timesteps
 
-    @functools.wraps(original)  # pipelines look at its signature
+    @functools.wraps(original)  # pipelines inspect its signature
     def set_timesteps(*args: Any, **kwargs: Any) -> None:
         original(*args, **kwargs)
         scheduler.timesteps = scheduler.timesteps[steps or slice(None)]
@@ -105,7 +105,7 @@ def with_own_schedule(pipeline: Any, steps: slice | None = None) -> Any:
 
 
 def checked_folder(folder: Path) -> tuple[Any, dict[str, None]]:
-    """The class of the pipeline in a folder, and the parts that it does without, as ``from_pretrained`` takes them.
+    """The class of the pipeline in a folder, and the parts that it lacks, as arguments for ``from_pretrained``.
 
     Raises:
         MapError: the folder holds no pipeline, one of another kind, or one with missing parts.

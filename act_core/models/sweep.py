@@ -21,7 +21,7 @@ def sweep(
     step: Callable[[], object] = lambda: None,
     **settings: Any,
 ) -> list[list[Output]]:
-    """For each prompt what the model makes of it at all strengths, from the same seed.
+    """Outputs for each prompt at all strengths, from the same seed.
 
     Args:
         model: any adapter.
@@ -33,7 +33,7 @@ def sweep(
         settings: for the model's ``generate``, such as ``seed``.
 
     Raises:
-        MapError: no strength, or a map that does not fit the model or has no effect.
+        MapError: no strengths, or a map that does not fit the model or has no effect.
 
     Example::
 
@@ -41,11 +41,11 @@ def sweep(
         pictures[1][2]  # the rocket at strength 1
     """
     if not strengths:
-        raise MapError("There is no strength; give at least one, such as 0 and 1.")
+        raise MapError("The list of strengths is empty; give at least one, such as 0 and 1.")
     columns: list[list[Output]] = []
     for strength in strengths:
         with model.steer(act_map, strength, branch) as steering:
             columns.append(model.generate(prompts, **settings))
-            steering.check()  # a branch that is absent would only be a warning when the block ends
+            steering.check()  # on leaving the block, a missing branch would only be a warning
         step()
     return [list(row) for row in zip(*columns, strict=True)]

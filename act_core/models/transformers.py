@@ -38,8 +38,8 @@ class TransformersModel(SteerableModel[str]):
     Attributes:
         module: the model; sites are named from here.
         tokenizer: its tokenizer.
-        name: what the user calls it.
-        chat: what stands around every prompt; None for the bare prompt.
+        name: display name.
+        chat: how prompts are placed into the chat template; None for bare prompts.
 
     Raises:
         MapError: a model that cannot continue texts, such as T5 or BERT.
@@ -64,7 +64,7 @@ class TransformersModel(SteerableModel[str]):
         self.module: Any = module
         self.tokenizer = tokenizer
         self.name = name
-        # Padding is masked, so any token will do.
+        # Padding is masked, so any token works.
         candidates = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
         self._pad = next(token for token in candidates if token is not None)
 
@@ -81,7 +81,7 @@ class TransformersModel(SteerableModel[str]):
         Nothing is ever downloaded.
 
         Raises:
-            MapError: nothing is there, or it is not a causal language model that can be loaded.
+            MapError: the path does not exist, or is not a causal language model that can be loaded.
         """
         path = Path(path).expanduser()
         if not path.exists():
@@ -89,9 +89,9 @@ class TransformersModel(SteerableModel[str]):
         with loading(path, "Give the folder of a causal language model."):
             folder = unpacked(path) if path.suffix == ".gguf" else path
             if not (folder / "config.json").is_file():
-                raise MapError(f"{folder} is not a model folder: it has no config.json. Give the folder that has one.")
+                raise MapError(f"{folder} is not a model folder: config.json is missing. Give the folder that has it.")
             check_loadable(path.name, transformers.AutoConfig.from_pretrained(folder, **LOCAL_ONLY))
-            # Loaded in the dtype, not rounded to it, which would round the frequencies of rotary embeddings, too.
+            # Loaded in the dtype rather than cast to it: a cast would also round the frequencies of rotary embeddings.
             module: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, **{_DTYPE: dtype}, **LOCAL_ONLY)
             tokenizer = cast("Any", transformers.AutoTokenizer.from_pretrained(folder, **LOCAL_ONLY))
             module = module.to(device).eval()
@@ -163,15 +163,15 @@ class TransformersModel(SteerableModel[str]):
         seed: int = 0,
         step: Callable[[], object] | None = None,
     ) -> list[str]:
-        """Continue prompts, as one batch; the prompts are left out of what comes back.
+        """Continue prompts as one batch, and return only the continuations.
 
         Args:
             prompts: texts to continue.
             max_new_tokens: maximum number of tokens to add to each.
             temperature: 0 always picks the most likely token.
-            top_p: share of the probability that is sampled from.
-            repetition_penalty: above 1, a token that was already written is less likely to come again; the prompt
-                does not count.
+            top_p: sample only from the most likely tokens whose probabilities add up to this share.
+            repetition_penalty: above 1, tokens that were already generated become less likely; the prompt does not
+                count.
             seed: the same seed gives the same text; the global random state of CPU and CUDA is not changed.
             step: called after each token; an exception that it raises ends the run.
 
@@ -189,7 +189,7 @@ class TransformersModel(SteerableModel[str]):
             output: Tensor = self.module.generate(
                 input_ids=ids,
                 attention_mask=mask.long(),
-                # Whatever the model's own settings are, one row of ids comes back for each prompt.
+                # Overrides the model's own settings, so that one row of ids is returned for each prompt.
                 num_beams=1,
                 num_return_sequences=1,
                 return_dict_in_generate=False,
@@ -201,9 +201,9 @@ class TransformersModel(SteerableModel[str]):
         return self._continuations(output, ids)
 
     def _continuations(self, output: Tensor, ids: Tensor) -> list[str]:
-        """What was written after the prompts, as texts."""
+        """The continuations as texts."""
         decode = partial(self.tokenizer.batch_decode, skip_special_tokens=True)
-        # Some tokenizers drop the space before the first token that they decode: the prompt goes first.
+        # Decode the prompt too: some tokenizers drop the space before the first token.
         wholes, begins, alone = decode(output), decode(ids), decode(output[:, ids.shape[1] :])
         return [
             # A last token that is part of a character decodes to U+FFFD.
@@ -215,7 +215,7 @@ class TransformersModel(SteerableModel[str]):
         """``exp`` of the mean negative log-likelihood of a token, over all tokens of all texts.
 
         Args:
-            texts: what is measured.
+            texts: the texts to measure.
             after: prompts that the texts continue; they are read, but not measured.
             batch_size: texts that run together.
 
@@ -241,7 +241,7 @@ class TransformersModel(SteerableModel[str]):
                 total += float(losses[counted].sum())
                 count += int(counted.sum())
         if not count:
-            raise MapError("There is no text to measure the perplexity of; give longer texts.")
+            raise MapError("The texts are too short to measure their perplexity; give longer ones.")
         return math.exp(total / count)
 
     def _rows(self, branch: Branch) -> None:
@@ -262,16 +262,16 @@ class TransformersModel(SteerableModel[str]):
         longest = getattr(self.config, "max_position_embeddings", length + room)
         if length + room > longest:
             raise MapError(
-                f"A prompt of {length} tokens and {room} new ones do not fit into the model's {longest}; "
+                f"A prompt of {length} tokens and {room} new ones do not fit into the model's context of {longest}; "
                 f"shorten it, or ask for fewer: {text.strip()[:40]!r}."
             )
 
     def _batch(self, tokens: Sequence[PromptTokens]) -> MicroBatch:
         ids, mask = self._padded([prompt.ids for prompt in tokens])
-        # Without the head: its logits are the largest tensor of all, and no site lies behind it.
+        # Without the head: its logits are the largest tensor of all, and no site comes after it.
         run = partial(self.module.base_model, input_ids=ids, attention_mask=mask.long(), use_cache=False)
         if self.chat is not None:
-            # What a template puts around the prompts is the same for all, and would dilute their means.
+            # The tokens of a template are the same for all prompts, and would dilute the means.
             position = torch.arange(ids.shape[1], device=ids.device)
             spans = [(position >= prompt.begin) & (position < prompt.end) for prompt in tokens]
             mask = torch.stack(spans)

@@ -10,7 +10,7 @@ How maps are composed on a live module::
                   │ one an output
             SteeredForward         stands in for module.forward and sends its outputs through the slots
 
-Strengths and coefficients are tensors that a compiled graph reads anew at each call; composing happens outside it.
+Strengths and coefficients are tensors that a compiled graph reads at each call; composition happens outside the graph.
 """
 
 from .rows import BatchRows

@@ -1,4 +1,4 @@
-"""Maps at one output of one module, composed into as few affine steps as they allow."""
+"""Composes the maps at one output of one module into as few affine steps as possible."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Layer:
     """One map at one site.
 
     Attributes:
-        number: different for each layer.
+        number: unique to each layer.
         act_map, site, transport, rows: what acts, and where.
         strength: 0 switches it off.
         slot: the slot that it acts in; None while it does not act.
@@ -41,7 +41,7 @@ class Layer:
 
     @property
     def fires(self) -> int:
-        """How often it has acted. What a compiled graph does counts at least once for each block and strength."""
+        """How often it has acted; runs of a compiled graph count at least once for each block and strength."""
         if self.slot is not None:
             self.slot.count()
         return self.counted
@@ -53,7 +53,7 @@ class Layer:
 
 
 class Step:
-    """One affine move of one activation, as float32 tensors that a compiled graph reads anew at each call.
+    """One affine displacement of one activation, as float32 tensors that a compiled graph reads at each call.
 
     Attributes:
         members: which layers of the slot it is composed of, as indices.
@@ -80,14 +80,14 @@ class Step:
             return x
         if not has_layout(x, self.site.layout, self.site.channels):
             raise MapMismatchError(
-                f"Site {self.site.key} returns an activation of shape {list(x.shape)}, but the map moves "
+                f"Site {self.site.key} returns an activation of shape {list(x.shape)}, but the map steers "
                 f"{self.site.channels} channels there; fit a map for this model."
             )
         if self.gain.device != x.device:
             self._move_to(x.device)
         x = self._displaced(x) if rows is None else rows.apply(x, self._displaced, self.site.key)
         if torch.compiler.is_compiling():
-            # The graph sets it at each run. It is never read there: a counter would make a new graph at each call.
+            # The graph sets this at each run but never reads it: a counter would cause a recompilation at each call.
             self.fired_compiled = True
         else:
             self.fires += 1
@@ -103,7 +103,7 @@ class Step:
                 self.low, self.high = self.low.to(device), self.high.to(device)
 
     def takes(self, other: Step) -> bool:
-        """Take the values of `other` in place, if it acts on the same activation in the same way."""
+        """Copy the values of `other` in place, if it acts on the same activation in the same way."""
         if (self.site, self.spatial, self.low is None) != (other.site, other.spatial, other.low is None):
             return False
         if self.rows is not other.rows:
@@ -119,11 +119,11 @@ class Step:
 
 
 class Slot:
-    """All maps at one output of one module, composed into as few steps as they allow.
+    """All maps at one output of one module, composed into as few steps as possible.
 
     Attributes:
-        layers: in the order in which they were put on.
-        steps: in the order in which they act. They stay when the last layer goes, to be used again.
+        layers: in the order in which they were added.
+        steps: in the order in which they act. They are kept for reuse when the last layer is removed.
     """
 
     def __init__(self) -> None:
@@ -137,13 +137,13 @@ class Slot:
         return x
 
     def insert(self, layer: Layer) -> None:
-        """Let a layer act after those that are here."""
+        """Add a layer after those that are present."""
         layer.slot = self
         self.layers.append(layer)
         self.recompose()
 
     def remove(self, layer: Layer) -> None:
-        """Take a layer out, if it is here."""
+        """Remove a layer, if present."""
         if layer not in self.layers:
             return
         self.count()
@@ -153,8 +153,8 @@ class Slot:
             self.recompose()
 
     def recompose(self) -> None:
-        """Compose the layers again. Steps are updated in place where possible, so that no graph is compiled again."""
-        # A host puts the same maps on and takes them off at every step of a schedule.
+        """Compose the layers again. Steps are updated in place where possible, to avoid recompilation."""
+        # A host may add and remove the same maps at every denoising step.
         layers = [(layer.number, layer.strength) for layer in self.layers]
         if layers == self._composed:
             return
@@ -167,7 +167,7 @@ class Slot:
         self._composed = layers
 
     def count(self) -> None:
-        """Add what has fired since the last time to the layers that it was composed of."""
+        """Add the fires since the last call to the layers of each step."""
         for step in self.steps:
             if fires := step.fires + step.fired_compiled:
                 step.fires, step.fired_compiled = 0, False
@@ -203,7 +203,7 @@ def _composed(layers: list[Layer]) -> Iterator[Step]:
 
 
 def _can_compose(one: Layer, other: Layer) -> bool:
-    """Whether two layers move the same rows by the same rule."""
+    """Whether two layers steer the same rows by the same rule."""
     return one.act_map.record.spatial == other.act_map.record.spatial and one.rows is other.rows
 
 

@@ -15,19 +15,19 @@ from ..errors import MapMismatchError
 from ..interception import Forward, output_tensors, own_forward, restore_forward, with_output
 from .composition import Layer, Slot
 
-# Held while maps are put on and taken off. Whether a model runs meanwhile in another thread is for the caller to know.
+# Held while maps are added and removed. Callers must not run the model in another thread meanwhile.
 LOCK = threading.RLock()
 
 
 class SteeredForward:
     """Stands in for the ``forward`` of a module while maps steer it.
 
-    A module keeps its own for the next time that maps steer it: a graph that was compiled with it stays valid. It
-    holds the module only while it stands in the module's ``__dict__``, so the module is free to be collected.
+    Each module keeps its instance for the next time that it is steered, so that graphs compiled with it stay valid. The
+    instance refers to the module only while it is in the module's ``__dict__``, so the module can be garbage-collected.
 
     Attributes:
         slots: by index of the output.
-        forward: what stood there before.
+        forward: the ``forward`` that it replaces.
     """
 
     def __init__(self, forward: Forward | None = None) -> None:
@@ -50,7 +50,7 @@ class SteeredForward:
         return copy.deepcopy(self.forward, memo)
 
     def __reduce_ex__(self, _: Any) -> tuple[Any, ...]:
-        # Nothing of this library: a file that was saved while maps steered the model loads without it.
+        # Pickled without a reference to this library: a model saved while it is steered loads without the library.
         return operator.itemgetter(0), ((self.forward,),)
 
     @property
@@ -59,15 +59,15 @@ class SteeredForward:
         return (layer for slot in self.slots.values() for layer in slot.layers)
 
     def insert(self, output: int | None, layer: Layer) -> None:
-        """Let a layer act on an output, after those that do already."""
+        """Add a layer to an output, after those that are present."""
         self.slots.setdefault(output, Slot()).insert(layer)
 
     def is_on(self, module: nn.Module) -> bool:
-        """Whether it was put on this very module, and not on one that this is a copy of."""
+        """Whether it was installed on this module, rather than on one that this is a copy of."""
         return self._module is not None and self._module() is module
 
     def put_on(self, module: nn.Module) -> None:
-        """Stand in for the module's ``forward``."""
+        """Replace the module's ``forward``."""
         if self._module is None:
             self._module = ref(module)
             self._state = _UnsteeredState(self._module) if _is_copied_by_state(module) else None
@@ -77,11 +77,11 @@ class SteeredForward:
             module.__dict__.setdefault("__getstate__", self._state)
 
     def take_off(self, module: nn.Module) -> None:
-        """Give the module its ``forward`` back, and stay with it for the next time.
+        """Restore the module's ``forward``, and keep this instance for the next time.
 
-        Where another library has put its own wrapper over this one, that wrapper may be in use still: this one stays
-        below it and passes everything on. Where the wrapper took this one along when it was removed, it is gone. In
-        both cases the next map gets a new one.
+        If another library has wrapped this instance, the wrapper may still be in use: the instance stays below it and
+        passes everything through. If this instance was removed along with such a wrapper, it is gone. In both cases the
+        next map gets a new one.
         """
         if self._state is not None and module.__dict__.get("__getstate__") is self._state:
             del module.__dict__["__getstate__"]
@@ -92,18 +92,18 @@ class SteeredForward:
 
     @property
     def before(self) -> object:
-        """What stood in the module's own ``__dict__``, see `own_forward`."""
+        """The previous entry of the module's own ``__dict__``, see `own_forward`."""
         return self._before
 
 
-# Those that are not in use; they hold no module, or no entry would ever go.
+# Instances that are not in use; they must not refer to their module, or entries would never be dropped.
 _idle: WeakKeyDictionary[nn.Module, SteeredForward] = WeakKeyDictionary()
 # What acts on each module, and through which of its forwards.
 _acting: WeakKeyDictionary[nn.Module, list[tuple[Layer, ref[SteeredForward]]]] = WeakKeyDictionary()
 
 
 def add_layer(module: nn.Module, output: int | None, layer: Layer) -> None:
-    """Let a layer act on an output of a module, after everything that acts there already."""
+    """Add a layer to an output of a module, after those that are present."""
     forward = module.__dict__.get("forward")
     if not isinstance(forward, SteeredForward) or not forward.is_on(module):
         forward = _idle.pop(module, None) or SteeredForward()
@@ -113,7 +113,7 @@ def add_layer(module: nn.Module, output: int | None, layer: Layer) -> None:
 
 
 def remove_layer(module: nn.Module, layer: Layer) -> None:
-    """Take a layer off a module, if it acts there; after the last one the module's own ``forward`` is back."""
+    """Remove a layer from a module, if present; after the last one, restore the module's own ``forward``."""
     acting = _acting.get(module, [])
     for entry in acting:
         if entry[0] is layer:
@@ -130,12 +130,12 @@ def remove_layer(module: nn.Module, layer: Layer) -> None:
 
 
 def layers_on(module: nn.Module) -> list[Layer]:
-    """The layers that act on a module, in the order in which they were put on."""
+    """The layers that act on a module, in the order in which they were added."""
     return [layer for layer, _ in _acting.get(module, ())]
 
 
 class _UnsteeredState:
-    """Stands in for ``__getstate__``: what is copied or pickled of a module that maps steer is everything but the maps.
+    """Replaces ``__getstate__``, so that copies and pickles of a steered module leave out the maps.
 
     `SteeredForward` alone would leave an attribute ``forward`` in the copy, where the module itself has none.
     """
@@ -168,6 +168,6 @@ def _tensor_at(output: Any, index: int | None, slot: Slot) -> Tensor:
     tensor = output_tensors(output).get(index)
     if tensor is None:
         raise MapMismatchError(
-            f"Site {slot.layers[0].site.key} returns no such activation in this model; fit a map for it."
+            f"Site {slot.layers[0].site.key} does not return the activation that is steered; fit a map for this model."
         )
     return tensor

@@ -1,4 +1,4 @@
-"""Which modules of a model are the sites of a map, and whether the two fit together."""
+"""Finds the sites of a map in a model, and checks that the two fit together."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _KNOWN = {architecture.name: architecture for architecture in ARCHITECTURES}
 
 
 def roots_of(model: nn.Module | Mapping[str, nn.Module], act_map: ActMap) -> dict[str, nn.Module]:
-    """The module of each component of a map that is there.
+    """The module of each component of a map that the model has.
 
     Raises:
         MapError: one module for a map of several components.
@@ -37,8 +37,7 @@ def find_sites(
 ) -> dict[Site, nn.Module]:
     """The sites of a map that the model has, with their modules.
 
-    Names that differ only by the version of a library or by a wrapper are the same, see
-    `act_core.interception.canonical_name`.
+    Names that differ only by library version or wrapper count as the same, see `act_core.interception.canonical_name`.
 
     Args:
         model: as given to `act_core.steer`, for errors.
@@ -82,7 +81,7 @@ def warnings_for(
 
     Args:
         act_map: the map.
-        roots: the components that are there.
+        roots: the components that the model has.
         found: those in which a site was found.
         missing: keys of the sites that the model does not have.
     """
@@ -99,10 +98,10 @@ def warnings_for(
         if not _same_family(base, kind, root):
             yield (
                 f"{act_map.called} was fitted on {base.architecture} ({name}), but this model is {kind.name}; it may "
-                "do something else here, so fit a map for this model."
+                "have a different effect here, so fit a map for this model."
             )
         elif base.weights and not has_weights(root, base.weights):
-            # float16 holds fewer small numbers than the bfloat16 of the hash.
+            # float16 has a smaller range than the bfloat16 of the hash.
             half = any(parameter.dtype == torch.float16 for parameter in root.parameters())
             yield (
                 f"{act_map.called} was fitted on other weights of {base.architecture} ({name})"
@@ -121,7 +120,7 @@ def _same_family(base: Fingerprint, kind: Architecture, root: nn.Module) -> bool
 
 
 def _built_elsewhere(base: Fingerprint | None, root: nn.Module) -> tuple[str, str] | None:
-    """What a map was fitted on, and what to do, if the model is the same one as another library builds it."""
+    """What the map was fitted on, and advice, if the map was fitted on another library's build of this model."""
     kind = architecture_of(root)
     recorded = _KNOWN.get(family(base.architecture)) if base is not None else None
     if recorded is None or recorded.name not in kind.elsewhere:
@@ -134,7 +133,7 @@ def _built_elsewhere(base: Fingerprint | None, root: nn.Module) -> tuple[str, st
 
 
 def _output_channels(module: nn.Module) -> int | None:
-    """How many channels a module returns, if its kind shows it."""
+    """Number of channels that a module returns, if its class determines it."""
     if isinstance(module, nn.Linear):
         return module.out_features
     if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):

@@ -18,8 +18,8 @@ class BatchRows:
     Attributes:
         parts: numbers of the steered parts, counted from 0; None for all of them.
         of: how many parts of equal size the rows of a call have.
-        rows: how many rows the call itself has; None if that is what each activation has. Rows that come after them
-            were appended inside the model, as some packs do, and are left alone.
+        rows: number of rows of the call; None to use those of each activation. Rows after them were appended inside the
+            model, as some packs do, and are left unchanged.
 
     Example:
         >>> rows = BatchRows()
@@ -32,12 +32,12 @@ class BatchRows:
         self.choose(parts, of, rows)
 
     def choose(self, parts: tuple[int, ...] | None, of: int = 1, rows: int | None = None) -> None:
-        """Steer other parts from the next call of the model on.
+        """Choose the parts to steer from the next call of the model on.
 
         Args:
-            parts: numbers from 0 to ``of - 1``; none for nothing, None for everything.
+            parts: numbers from 0 to ``of - 1``; empty for nothing, None for everything.
             of: number of parts.
-            rows: rows of the call.
+            rows: number of rows of the call.
 
         Raises:
             MapMismatchError: the rows cannot be divided into so many equal parts.
@@ -47,15 +47,16 @@ class BatchRows:
         self.parts, self.of, self.rows = parts, of, rows
 
     def apply(self, x: Tensor, move: Callable[[Tensor], Tensor], name: str) -> Tensor:
-        """`x`, ``[rows, ...]``, with the chosen rows moved.
+        """`x`, ``[rows, ...]``, with the chosen rows steered.
 
         Args:
             x: activation.
-            move: is called with each steered part, and returns it moved.
-            name: of the site, for errors.
+            move: called with each chosen part; returns it steered.
+            name: name of the site, for errors.
 
         Raises:
-            MapMismatchError: the activation has fewer rows than the call, or rows that make no equal parts.
+            MapMismatchError: the activation has fewer rows than the call, or rows that cannot be divided into equal
+                parts.
         """
         rows = x.shape[0] if self.rows is None else self.rows
         parts, of = ((0,), 1) if self.parts is None else (self.parts, self.of)

@@ -1,4 +1,4 @@
-"""Putting maps onto a live model and taking them off again."""
+"""Applies maps to a live model, and removes them again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SupportsSteer(Protocol):
     """A model that knows its own components, such as those in `act_core.models`."""
 
     def steer(self, act_map: ActMap, strength: Strength = 1.0) -> Steering:
-        """Steer it, see `act_core.steer`."""
+        """Steer the model, see `act_core.steer`."""
         ...
 
 
@@ -47,28 +47,28 @@ def steer(
     what the outer one returns. After the block every ``forward`` is what it was before, also after an error or
     Ctrl-C. A copy of the model that is made or saved inside the block (`copy.deepcopy`, `torch.save`) is not steered.
 
-    Threads: what is steered is the model, not a request. Inside the block *every* call of the model is steered,
+    Threads: steering applies to the model, not to a request. Inside the block *every* call of the model is steered,
     whichever thread makes it, and two blocks that are open at the same time in two threads stack. A server that
     shares one model between requests must let a steered request run alone (one lock around the block and the
     calls in it), steer parts of a batch by `rows`, or give each strength a copy of the model.
 
     Args:
         model: the module whose submodules are the sites, one module for each component of the map, or an adapter
-            with a `steer` method of its own, such as those in `act_core.models`.
+            with its own `steer` method, such as those in `act_core.models`.
         act_map: map of this model, or of one of the same structure.
         strength: any finite number of Python, numpy or torch, or one for each component. It can be changed inside
             the block: ``steering.strength = 0.3``.
         rows: which rows of a batch are steered, by component; by default all.
-        must_fire: whether it is an error to leave a block in which the map was due and no site of it fired. False is
-            for hosts that enter the block for every call of a model whose calls may be answered from a cache.
+        must_fire: whether leaving the block is an error if the map should have acted but none of its sites fired. False
+            is for hosts that enter the block for every call of a model, even if a cache answers the call.
 
     Returns:
-        What steers while it is entered. Its `warnings` need no block.
+        A context manager that steers inside its block. Its `warnings` are available without entering it.
 
     Raises:
         MapError: the strength is not a finite number, or names other components than the map.
-        MapMismatchError: no site of the map is in the model, or one has another number of channels. When the block
-            is left without an exception: the map was due, and no site of it fired inside the block.
+        MapMismatchError: no site of the map is in the model, or one has another number of channels. On leaving the
+            block without an exception: the map should have acted, but none of its sites fired.
 
     Example:
         >>> import torch
@@ -97,7 +97,7 @@ def steer(
 
 
 class Steering:
-    """One map on one live model, which it does not keep alive; made by `steer`, and steering while it is entered.
+    """One map on one live model, which it does not keep alive. Created by `steer`; steers while it is entered.
 
     Attributes:
         act_map: the map.
@@ -162,10 +162,10 @@ class Steering:
         return Coverage(keys, tuple(key for key in keys if key not in fires), fires, unconnected)
 
     def check(self) -> None:
-        """Raise an error if the map should have acted in this block and did not; leaving the block does the same.
+        """Raise an error if the map should have acted in this block but did not; leaving the block does the same.
 
         Raises:
-            MapMismatchError: no site fired though the strength is not 0, or the branch to steer was absent.
+            MapMismatchError: no site fired although the strength is not 0, or the branch to steer was absent.
         """
         if self._fires() > self._fires_before or not any(layer.strength for layer in self._layers.values()):
             return
@@ -177,10 +177,10 @@ class Steering:
         )
 
     def forwards(self, before: Callable[[str, str], Forward]) -> dict[tuple[str, str], Forward]:
-        """Steered forwards by component and submodule, for a host that puts them in place itself.
+        """Steered forwards by component and submodule, for a host that installs them itself.
 
         Args:
-            before: the forward that each of them is to run, by component and submodule.
+            before: returns the forward that each of them calls, by component and submodule.
         """
         forwards: dict[tuple[str, str], SteeredForward] = {}
         for site, layer in self._layers.items():
@@ -193,7 +193,7 @@ class Steering:
     @critical
     def __enter__(self) -> Steering:
         if any(layer.slot for layer in self._layers.values()):
-            raise MapError(f"{self.act_map.called} is on already by this very object; call steer again to stack it.")
+            raise MapError(f"{self.act_map.called} is already on through this object; call steer again to stack it.")
         if next(self._living(), None) is None:
             raise MapMismatchError(f"{self.act_map.called} steers a model that has been deleted; call steer again.")
         began = begin()
@@ -238,7 +238,7 @@ class Steering:
 
     @property
     def _is_due(self) -> bool:
-        """Whether any site should act: it has a strength, and the branch that it steers is in the batch."""
+        """Whether any site should act: its strength is not 0, and the branch that it steers is in the batch."""
         return any(layer.strength and (layer.rows is None or layer.rows.parts != ()) for layer in self._layers.values())
 
     @property

@@ -163,5 +163,5 @@ def test_sweep_returns_row_for_each_prompt_and_column_for_each_strength(unet: Di
     assert [len(row) for row in rows] == [2, 2]
     assert [row[0] for row in rows] == unet.generate(SOURCE[:2], steps=2)
     assert rows[0][1] != rows[0][0]
-    with pytest.raises(MapError, match="There is no strength"):
+    with pytest.raises(MapError, match="The list of strengths is empty"):
         sweep(unet, act_map, SOURCE[:2], [])

@@ -330,7 +330,7 @@ def test_second_fit_of_a_model_in_another_thread_is_refused() -> None:
             thread.join()
 
     act_map = fit(model, SOURCE, TARGET, sites=LAYERS, progress=progress)
-    assert errors == ["This model is being fitted already; wait until that fit has ended."]
+    assert errors == ["This model is already being fitted; wait for that fit to finish."]
     assert_identical(act_map, fit(chain(), SOURCE, TARGET, sites=LAYERS))
     assert swapped(model.module) == []
     fit(model, SOURCE, TARGET, sites=LAYERS)

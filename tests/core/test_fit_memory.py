@@ -168,7 +168,7 @@ def test_out_of_memory_restarts_in_smaller_groups(limits: dict[str, int], caplog
         act_map = fit(model, SOURCE, TARGET, sites=LAYERS)
     assert model.attempts >= 1
     assert len(act_map.record.notes) == model.attempts
-    assert all("out of memory: started again with" in note for note in act_map.record.notes)
+    assert all("out of memory: restarted with" in note for note in act_map.record.notes)
     assert len(caplog.records) == model.attempts
     assert act_map.record.walk == "streamed"
     exact = fit(chain(), SOURCE, TARGET, sites="toy/layers.0")
@@ -181,7 +181,7 @@ def test_out_of_memory_goes_down_to_two_prompts_a_side(resident: int) -> None:
 
 
 def test_out_of_memory_with_two_prompts_a_side_is_an_error() -> None:
-    with pytest.raises(MapError, match="out of memory even with two prompts a side"):
+    with pytest.raises(MapError, match="out of memory even with two prompts per side"):
         fit(Small(resident=3), SOURCE, TARGET, sites=LAYERS)
 
 

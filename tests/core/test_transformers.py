@@ -138,7 +138,7 @@ def test_fit_works_without_pad_token_and_sets_none() -> None:
 def test_prompts_longer_than_context_are_refused() -> None:
     model = tiny_llama(context=64)
     long = "x" * 65
-    with pytest.raises(MapError, match=r"65 tokens .* do not fit into the model's 64; shorten it.*: 'xxx"):
+    with pytest.raises(MapError, match=r"65 tokens .* do not fit into the model's context of 64; shorten it.*: 'xxx"):
         fit(model, ["a", long], ["b", "c"], sites="norms")
     with pytest.raises(MapError, match="do not fit"):
         model.perplexity([long])

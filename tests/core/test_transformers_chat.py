@@ -60,7 +60,7 @@ def test_chat_reports_failing_template_in_one_sentence(llama: TransformersModel)
 
 def test_chat_refuses_template_that_omits_prompt(llama: TransformersModel) -> None:
     llama.tokenizer.chat_template = "{{ messages[0]['role'] }}"
-    with pytest.raises(MapError, match="leaves nothing of the prompt 'a boat'"):
+    with pytest.raises(MapError, match="drops the prompt 'a boat'"):
         fit(llama.in_chat(Chat()), ["a boat"] * 2, ["a house"] * 2, sites="norms")
 
 

@@ -130,7 +130,7 @@ def test_generate_refuses_single_text(llama: TransformersModel) -> None:
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"prompts": []}, "There is no prompt"),
+    ({"prompts": []}, "The list of prompts is empty"),
     ({"prompts": None}, "The prompts are None"),
     ({"prompts": ["rain", None]}, "Prompt 2 is None, not a text"),
     ({"max_new_tokens": 0}, "max_new_tokens is 0; it must be a whole number, at least 1"),

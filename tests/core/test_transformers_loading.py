@@ -63,7 +63,7 @@ def test_from_pretrained_refuses_folder_without_model(tmp_path: Path) -> None:
     file = tmp_path / "file.safetensors"
     file.write_bytes(b"x")
     for path in (tmp_path, file):
-        with pytest.raises(MapError, match=r"is not a model folder: it has no config\.json"):
+        with pytest.raises(MapError, match=r"is not a model folder: config\.json is missing"):
             TransformersModel.from_pretrained(path)
 
 

@@ -118,7 +118,7 @@ def test_repeated_prompts_get_new_noise(inside: dict[str, Any]) -> None:
 def test_fit_out_of_memory_restarts(inside: dict[str, Any], error: int) -> None:
     found = inside["out of memory"][error]
     assert found["sites"] > 0
-    assert "out of memory: started again with 20 prompts at a time" in " ".join(found["report"].split())
+    assert "out of memory: restarted with 20 prompts at a time" in " ".join(found["report"].split())
     assert "streamed walk" in found["report"]
 
 

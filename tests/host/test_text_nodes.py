@@ -188,7 +188,7 @@ def fit_of(graph: Graph, name: str, source: Any, target: Any, **changes: Any) ->
     [
         (TINY, "one line", {}, "Fit ACT Text Map has 1 source prompts; give at least two, one a line"),
         (TINY, " \n ", {}, "Fit ACT Text Map has 0 source prompts"),
-        (SHORT, "a\n" + "x" * 70, {}, "do not fit into the model's 64"),
+        (SHORT, "a\n" + "x" * 70, {}, "do not fit into the model's context of 64"),
         (SHORT, "a\nb", {"format": "question"}, "has no chat template"),
     ],
 )
@@ -215,7 +215,7 @@ def test_text_refuses_empty_prompt(host: Host, models: Path) -> None:
 
 
 def test_text_refuses_prompt_longer_than_context(host: Host, models: Path) -> None:
-    assert "do not fit into the model's 64" in refused(host, SHORT, "x" * 70)
+    assert "do not fit into the model's context of 64" in refused(host, SHORT, "x" * 70)
 
 
 def test_text_refuses_length_zero(host: Host, models: Path) -> None:
