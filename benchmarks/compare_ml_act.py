@@ -1,4 +1,4 @@
-"""How fast the lockstep fit is against apple/ml-act, the reference implementation, and how alike the maps are."""
+"""Compares the lockstep fit with apple/ml-act, the reference implementation: its speed, and the maps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .lib.models import load_model, load_prompts
 from .lib.report import Report, at_least, at_most, parse
 from .lib.timing import alternate, ratio
 
-# A channel whose source deviates by less is left out: ml-act adds random noise of 1e-8 to its values.
+# Channels whose source has a smaller standard deviation are left out: ml-act adds random noise of 1e-8 to its values.
 MIN_DEVIATION = 1e-4
 SHOWN = (1, 2, 3, 4, 6, 10, 15, 20, 30, 40, 50, 60)
 # The quantiles of ml-act, and the settings that mean the same here.
@@ -49,7 +49,7 @@ ESTIMATOR = Column("relative difference of slopes on ml-act's own values", forma
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare_ml_act", description=__doc__)
     parser.add_argument("checkout", type=Path, help="a checkout of github.com/apple/ml-act")
-    parser.add_argument("--prompts", type=int, default=64, help="prompts a side (%(default)s)")
+    parser.add_argument("--prompts", type=int, default=64, help="prompts per side (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="prompts that run together (%(default)s)")
     parser.add_argument("--sites", type=int, choices=SITES, default=60, help="how many norms (%(default)s)")
     parser.add_argument("--repeats", type=int, default=1, help="timed runs with each support of ml-act (%(default)s)")
@@ -115,7 +115,7 @@ def fit_both(
 
 
 class SiteDifferences(NamedTuple):
-    """How two maps of one site differ, in the four ways of the table."""
+    """How two maps differ at one site, by the four measures of the table."""
 
     unbounded: Difference
     estimator: Difference
@@ -140,8 +140,8 @@ def compare_maps(report: Report, fitted: Fitted) -> None:
         f"Unbounded: {sum(d.compared for d in unbounded)} channels are compared, {sum(d.excluded for d in unbounded)} "
         f"are left out, whose source deviates by {MIN_DEVIATION:g} or less (ml-act adds random noise of 1e-8 to its "
         f"values, which shows in their slopes). The worst slope is that of channel {found[worst].unbounded.channel} of "
-        f"{worst}. Offsets are compared by the transported mean, in deviations of the target; their own largest "
-        f"relative difference is {max(d.beta for d in unbounded):.1e}, at an offset near 0."
+        f"{worst}. Offsets are compared by the transported mean, in standard deviations of the target; their own "
+        f"largest relative difference is {max(d.beta for d in unbounded):.1e}, at an offset near 0."
     )
     report.figure("slopes", SLOPES, max(d.omega for d in unbounded), at_most(1e-3))
     report.figure("means", MEANS, max(d.mean for d in unbounded), at_most(1e-3))
@@ -178,11 +178,11 @@ class Difference(NamedTuple):
     """The largest difference between two maps of one site, over the channels that are compared.
 
     Attributes:
-        omega: of a slope, relative to the greater of the pair.
-        mean: of the transported source mean, in deviations of the target.
-        beta: of an offset, relative to the greater of the pair.
-        channel: where the slope differs most.
-        compared, excluded: how many channels.
+        omega: of a slope, relative to the larger of the two.
+        mean: of the transported source mean, in standard deviations of the target.
+        beta: of an offset, relative to the larger of the two.
+        channel: the channel whose slope differs most.
+        compared, excluded: numbers of channels.
     """
 
     omega: float
@@ -194,7 +194,7 @@ class Difference(NamedTuple):
 
 
 def compare(one: Coefficients, other: Coefficients, source: Tensor, target: Tensor) -> Difference:
-    """Compare two maps of one site over the channels whose source deviates by more than `MIN_DEVIATION`.
+    """Compare two maps of one site over the channels whose source has a standard deviation above `MIN_DEVIATION`.
 
     Args:
         one, other: slopes and offsets, ``[channels]`` each.

@@ -28,7 +28,7 @@ COLUMNS = (
     Column("pictures", format="d"),
     Column("style right", format=".1%"),
     Column("style right, real emoji", format=".1%"),
-    Column(f"concept in the first {TOP:.0%}", format=".0%"),
+    Column(f"concept in the top {TOP:.0%}", format=".0%"),
 )
 STYLE_TRAINED = Column("style, trained", format=".1%")
 STYLE_PAIRS = Column("style, trained in other styles", format=".1%")
@@ -36,7 +36,7 @@ CONCEPT_TRAINED = Column("concept, trained", format=".0%")
 ONE_PICTURE = Column("one picture, 20 steps", "s", ".2f")
 MANY_PICTURES = Column("16 pictures, 20 steps", "s", ".2f")
 JUDGE_STYLES = Column("judge: style of real emoji right", format=".1%")
-JUDGE_CONCEPTS = Column(f"judge: concept of real emoji in the first {TOP:.0%}", format=".0%")
+JUDGE_CONCEPTS = Column(f"judge: concept of real emoji in the top {TOP:.0%}", format=".0%")
 
 
 class Case(NamedTuple):
@@ -49,7 +49,7 @@ class Case(NamedTuple):
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.demo_model", description=__doc__)
     parser.add_argument("--concepts", type=int, default=100, help="trained concepts to draw (%(default)s)")
-    parser.add_argument("--model", default=ROOT / "demo_model", help="its folder (that of this repository)")
+    parser.add_argument("--model", default=ROOT / "demo_model", help="model folder (the one in this repository)")
     args = parse(parser, arguments)
 
     report = Report("demo_model", "The demo model", args, "diffusers")
@@ -104,7 +104,7 @@ def describe_judge(report: Report, judge: Judge, pictures: Emoji, real: Tensor) 
 
 
 def chosen_cases(pictures: Emoji, concepts: int) -> dict[str, list[Case]]:
-    """What is drawn: trained concepts in all styles, pairs of style and concept that were held out, new concepts."""
+    """The pictures to draw: trained concepts in all styles, held-out pairs of style and concept, held-out concepts."""
     styles = range(len(STYLES))
     others = [concept for concept in range(len(pictures.names)) if not is_training_concept(concept)]
     complete = [concept for concept in others if pictures.seen[:, concept].all()]
@@ -117,7 +117,7 @@ def chosen_cases(pictures: Emoji, concepts: int) -> dict[str, list[Case]]:
 
 
 def share_found(judge: Judge, real: Tensor, cases: Sequence[Case], images: Tensor) -> float:
-    """Share of pictures for which the real emoji of that style and concept is among the most similar 5%.
+    """Share of pictures for which the real emoji of that style and concept is among the 5% most similar.
 
     Args:
         judge: its features are compared.

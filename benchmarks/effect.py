@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=4, help="continuations of each opening (%(default)s)")
     parser.add_argument("--openings", type=int, help="only the first openings")
     parser.add_argument(
-        "--prompts", type=int, default=112, help="prompts a side that the map is fitted on (%(default)s)"
+        "--prompts", type=int, default=112, help="prompts per side that the map is fitted on (%(default)s)"
     )
     parser.add_argument("--ratings", type=int, help="train the second scorer on fewer snippets")
     args = parse(parser, arguments)
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         f"Intervals: 95%, bootstrap over openings, {RESAMPLES} resamples."
     )
     report.text(
-        f"Ratings: ridge regression on sentence embeddings, trained on {scorer.trained} snippets that people rated; "
+        f"Ratings: ridge regression on sentence embeddings, trained on {scorer.trained} human-rated snippets; "
         f"correlation with the ratings of {scorer.tested} others: {scorer.correlation:.2f}."
     )
     scorers = {"VADER": moods, "ratings": scorer.score}

@@ -1,4 +1,4 @@
-"""What was tried to choose the default settings for language models, on openings that `effect` does not use."""
+"""The settings tried to choose the defaults for language models, on openings that `effect` does not use."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COLUMNS = (
 
 
 class TextSetting(NamedTuple):
-    """What a map is fitted with."""
+    """The settings that a map is fitted with."""
 
     sites: str
     estimator: str = "linear"
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.effect_settings", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1, help="continuations of each opening (%(default)s)")
     parser.add_argument("--openings", type=int, default=32, help="only the first openings (%(default)s)")
-    parser.add_argument("--prompts", type=int, default=112, help="prompts a side (%(default)s)")
+    parser.add_argument("--prompts", type=int, default=112, help="prompts per side (%(default)s)")
     parser.add_argument("--presets", nargs="+", default=list(PRESETS), metavar="SITES", help="sites to try")
     parser.add_argument(
         "--promising",
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     args = parse(parser, arguments)
 
-    report = Report("effect_settings", "Settings for language models that were tried", args, "vaderSentiment")
+    report = Report("effect_settings", "Settings tried for language models", args, "vaderSentiment")
     openings = read_lines(DATA / "openings_dev.txt")[: args.openings]
     model = load_model()
     bare = continuations(model, openings, args.seeds)
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def settings_to_try(presets: Sequence[str], promising: Sequence[str], prompts: int) -> list[TextSetting]:
-    """Every preset; then on the promising ones each other setting, changed one at a time."""
+    """Every preset; then, for the promising ones, every other setting, one change at a time."""
     settings = [TextSetting(sites, prompts=prompts) for sites in presets]
     for sites in promising:
         base = TextSetting(sites, prompts=prompts)

@@ -44,9 +44,9 @@ DISTANCE_COLUMNS = (
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fit_memory", description=__doc__)
-    parser.add_argument("--prompts", type=int, default=64, help="prompts a side of the smaller fit (%(default)s)")
-    parser.add_argument("--times", type=int, default=8, help="how many times as many the larger one has (%(default)s)")
-    parser.add_argument("--budget", type=int, default=BUDGET, metavar="MIB", help="of both fits (%(default)s)")
+    parser.add_argument("--prompts", type=int, default=64, help="prompts per side of the smaller fit (%(default)s)")
+    parser.add_argument("--times", type=int, default=8, help="size of the larger fit, as a multiple (%(default)s)")
+    parser.add_argument("--budget", type=int, default=BUDGET, metavar="MIB", help="budget of both fits (%(default)s)")
     parser.add_argument(
         "--small-budgets",
         type=int,
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(json.dumps(_measure(args.child, args)))
         return 0
     if not Path("/proc/self/clear_refs").exists():
-        stop("The peak of the memory is read from /proc; run this benchmark on Linux.")
+        stop("The peak memory is read from /proc; run this benchmark on Linux.")
 
     report = Report("fit_memory", "Memory of the fit", args)
     report.text(
@@ -88,7 +88,7 @@ def memory(report: Report, args: argparse.Namespace) -> Generator[list[Cell], No
 
 
 def accuracy(report: Report, args: argparse.Namespace) -> None:
-    """How far the maps of streamed fits are from that of the exact walk."""
+    """How far the maps of streamed fits are from the map of the exact walk."""
     model, prompts = load_model(), load_prompts(args.prompts)
     exact = fit(model, prompts.source, prompts.target, sites=args.sites)
     effects = torch.tensor([transport.effect or 0.0 for transport in exact.transports.values()])
@@ -105,9 +105,9 @@ def accuracy(report: Report, args: argparse.Namespace) -> None:
     others["exact, simultaneous"] = simultaneous
     report.text(
         f"Distance from the exact map of {args.prompts} + {args.prompts} prompts, at each site the median over "
-        "channels: of the transported means, in deviations of the source, and of the slopes. The exact map moves the "
-        f"mean by {effects.median():.2f} deviations (median site). For comparison: maps of half of the prompts, and a "
-        "simultaneous one."
+        "channels: of the transported means, in standard deviations of the source, and of the slopes. The exact map "
+        f"shifts the mean by {effects.median():.2f} deviations (median site). For comparison: maps of half of the "
+        "prompts, and a simultaneous one."
     )
     rows: list[list[Cell]] = []
     for name, other in others.items():
@@ -117,7 +117,7 @@ def accuracy(report: Report, args: argparse.Namespace) -> None:
 
 
 def _distances(exact: ActMap, other: ActMap) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of the transported means and of the slopes, by site."""
+    """Distances of the transported means and of the slopes, by site."""
     means: list[torch.Tensor] = []
     slopes: list[torch.Tensor] = []
     for site, one in exact.transports.items():
@@ -163,7 +163,7 @@ def _measure(times: int, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def multiplied(prompts: Sequence[str], times: int) -> list[str]:
-    """`times` as many distinct prompts of similar length: the first half of each with the second half of others."""
+    """`times` as many distinct prompts of similar length, which combine halves of different prompts."""
     words = [prompt.split() for prompt in prompts]
     count = len(words)
     made = [
@@ -177,7 +177,7 @@ def multiplied(prompts: Sequence[str], times: int) -> list[str]:
 
 
 def _settled() -> int:
-    """Return free memory to the system and reset the peak; bytes resident now."""
+    """Return free memory to the system, reset the peak, and return the resident bytes."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")

@@ -1,4 +1,4 @@
-"""How fast the lockstep fit is: against one pass per site, and as prompts and sites grow."""
+"""How fast the lockstep fit is compared with one pass per site, and how it scales with prompts and sites."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ GROWTH_COLUMNS = (
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.fit_speed", description=__doc__)
-    parser.add_argument("--prompts", type=int, default=64, help="prompts a side (%(default)s)")
+    parser.add_argument("--prompts", type=int, default=64, help="prompts per side (%(default)s)")
     parser.add_argument("--batch-size", type=int, default=32, help="prompts that run together (%(default)s)")
     parser.add_argument("--sites", type=int, choices=SITES, default=60, help="how many norms (%(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="timed runs of each side (%(default)s)")
-    parser.add_argument("--growth", type=int, nargs="*", default=[32, 64, 112], help="prompts a side of the last table")
+    parser.add_argument("--growth", type=int, nargs="*", default=[32, 64, 112], help="prompts per side, last table")
     args = parse(parser, arguments, quick={"repeats": 2})
 
     report = Report("fit_speed", "Speed of the fit", args)
@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def growth(model: TransformersModel, args: argparse.Namespace) -> Generator[list[Cell], None, None]:
-    """Time of a fit by number of prompts and of sites, beside plain passes of the same prompts."""
+    """Time of a fit by number of prompts and of sites, compared with plain passes of the same prompts."""
     most = max(SITES)
     cases = [(count, most) for count in args.growth] + [(args.prompts, sites) for sites in SITES if sites != most]
     cases = sorted(dict.fromkeys(cases))

@@ -1,4 +1,4 @@
-"""The nodes inside ComfyUI: what they add to its start, what steering costs, how fast a fit is, whether memory grows.
+"""The nodes inside ComfyUI: startup time, cost of steering, speed of a fit, and growth of memory.
 
 Runs in ComfyUI's own environment: ``~/comfy/ComfyUI/.venv/bin/python -m benchmarks.host --comfyui ~/comfy/ComfyUI``.
 """
@@ -49,8 +49,8 @@ def growth_column(rounds: int) -> Column:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.host", description=__doc__)
     parser.add_argument("--comfyui", type=Path, default=Path.home() / "comfy" / "ComfyUI", help="(~/comfy/ComfyUI)")
-    parser.add_argument("--pairs", type=int, default=12, help="of calls of the UNet, bare and steered (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=50, help="of fit, apply and free (%(default)s)")
+    parser.add_argument("--pairs", type=int, default=12, help="pairs of UNet calls, bare and steered (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=50, help="rounds of fit, apply and free (%(default)s)")
     args = parse(parser, arguments, quick={"pairs": 5, "rounds": 40})
     host = args.comfyui.expanduser().resolve()
     nodes = load_pack(host)
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def imports(report: Report, host: Path) -> None:
-    """What the pack adds to a start of ComfyUI."""
+    """The startup time that the pack adds to ComfyUI."""
     seconds = sorted(seconds_of_import(host) for _ in range(IMPORTS))
     row: list[Cell] = ["all nodes and their schemas", Estimate(median(seconds), seconds[0], seconds[-1])]
     report.table("import", "Import of the pack", IMPORT_COLUMNS, [row])
@@ -75,7 +75,7 @@ def imports(report: Report, host: Path) -> None:
 
 
 def fit_map(nodes: Any, model: Any, clip: Any, samples: int) -> ActMap:
-    """Fit ACT Map with the settings that it starts with."""
+    """Fit ACT Map with its default settings."""
     prompts = load_prompt_set(PROMPTS)
     source, target = ("\n".join(side) for side in (prompts.source, prompts.target))
     settings = ("auto", "both", "linear", "causal", "unbounded", samples, 0, 0, 0)
@@ -148,7 +148,7 @@ def memory(report: Report, nodes: Any, rounds: int) -> None:
         [f"{half + 1} to {rounds}", late],
     ]
     report.table("memory", "Memory over rounds of fit, apply, draw and unload", MEMORY_COLUMNS, rows)
-    # The allocator keeps a block now and then; a map is 0.07 MB and the model 24 MB.
+    # The allocator occasionally keeps a block; a map is 0.07 MB and the model 24 MB.
     report.figure("growth", growth_column(rounds), late - early, at_most(5, unit="MiB"))
 
 

@@ -1,4 +1,4 @@
-"""What steering costs a language model: calls with a map against calls without, in pairs."""
+"""The cost of steering a language model: pairs of calls with and without a map."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ COLUMNS = (
 
 
 class Case(NamedTuple):
-    """A map, and the most that it may cost where a target was stated."""
+    """A map, and its maximum cost if there is a target."""
 
     sites: str
     support: str
@@ -54,7 +54,7 @@ CASES = (
 
 
 class Cost(NamedTuple):
-    """Seconds of a call without a map, and what a map adds in proportion."""
+    """Seconds of a call without a map, and the relative overhead of a map."""
 
     bare: float
     added: Estimate
@@ -66,21 +66,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=64, help="tokens decoded in a sequence (%(default)s)")
     parser.add_argument("--sequences", type=int, default=8, help="sequences decoded (%(default)s)")
     parser.add_argument("--seconds", type=float, default=120, help="maximum time of a measurement (%(default)s)")
-    parser.add_argument("--prompts", type=int, default=32, help="prompts a side that the maps are fitted on")
+    parser.add_argument("--prompts", type=int, default=32, help="prompts per side that the maps are fitted on")
     parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
     args = parse(parser, arguments, quick={"seconds": 25.0})
 
     report = Report("steering_cost", "Cost of steering a language model", args)
     report.text(
         "SmolLM2-135M, strength 1. Prefill: 4 x 128 tokens, logits of the last one, no cache. Decoding: one sequence, "
-        "one token at a time with a KV cache. Bare and steered calls alternate, each side on a cache of its own; the "
+        "one token at a time with a KV cache. Bare and steered calls alternate, each side with its own cache; the "
         "cost is the median over pairs, with the middle half of the pairs in brackets."
     )
     if "bfloat16" in args.dtypes and not runs_bfloat16():
         args.dtypes.remove("bfloat16")
         report.text(
             "bfloat16 was skipped: a matrix product in it ends the process here (illegal instruction), since this "
-            "machine announces AMX and does not run it. With ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 it runs."
+            "machine reports AMX support but cannot run it. With ONEDNN_MAX_CPU_ISA=AVX512_CORE_BF16 it runs."
         )
     report.table("cost", "Cost of a map", COLUMNS, rows(report, args))
     return report.finish()
@@ -127,7 +127,7 @@ def prefill_cost(model: TransformersModel, act_map: ActMap, pairs: int, seconds:
 
 
 def decoding_cost(model: TransformersModel, act_map: ActMap, args: argparse.Namespace) -> Cost:
-    """Single tokens after a prompt of 16, always the same token, so that both sides do the same work."""
+    """Single tokens after a prompt of 16 tokens; always the same token, so that both sides do the same work."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(1000, model.module.config.vocab_size, (1, 16), generator=generator)
     token = ids[:, :1]
@@ -152,7 +152,7 @@ def _paired(
     pairs: list[tuple[Callable[[], object], Callable[[], object]]],
     seconds: float,
 ) -> Cost:
-    """Time the pairs once each, or as many as `seconds` allow; the side that comes first alternates."""
+    """Time the pairs once each, or as many as `seconds` allow; the side that runs first alternates."""
     times: dict[bool, list[float]] = {False: [], True: []}
     end = time.perf_counter() + seconds
     with without_garbage_collection():

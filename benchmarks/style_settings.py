@@ -1,4 +1,4 @@
-"""What was tried to choose the default settings for picture models, on concepts that `styles` does not use."""
+"""The settings tried to choose the defaults for image models, on concepts that `styles` does not use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .lib.judge import load_pictures
 from .lib.pictures import COMPONENTS, PictureSetting, StyleBench, style_pair
 from .lib.report import Report, parse
 
-# Pairs that the settings are chosen on: easy, hard, and both ways.
+# The pairs used to choose the settings: easy, hard, and in both directions.
 PAIRS = ((0, 4), (4, 1), (3, 2), (1, 0))
 STRENGTHS = (0.5, 1.0, 1.5)
 COLUMNS = (
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--first", type=int, help="only the first settings")
     args = parse(parser, arguments)
 
-    report = Report("style_settings", "Settings for picture models that were tried", args, "diffusers")
+    report = Report("style_settings", "Settings tried for image models", args, "diffusers")
     bench = StyleBench(args.concepts, args.seeds, load_pictures(), last=True)
     pairs = "; ".join(style_pair(source, target) for source, target in PAIRS)
     report.text(f"{len(bench.concepts)} concepts x {bench.seeds} seeds, means over the pairs {pairs}.")
@@ -44,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def settings_to_try() -> Iterable[PictureSetting]:
-    """Sites of one, the other and both components; then each other setting, changed one at a time."""
+    """Sites of each component and of both; then every other setting, one change at a time."""
     for sites in ("norms", "attention", "mlp", "blocks", "attention,mlp", "all"):
         for components in COMPONENTS:
             yield PictureSetting(sites, components)

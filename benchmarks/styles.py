@@ -27,7 +27,7 @@ from .lib.judge import is_training_concept, load_pictures
 from .lib.pictures import FIT_BATCH, Judged, PictureSetting, StyleBench, kept, style_pair
 from .lib.report import Report, at_least, below, parse
 
-# Words in the names of many emoji that look alike, to be removed.
+# Words to remove: each is in the names of many emoji that look alike.
 WORDS = ("face", "heart", "button")
 NEAREST = 5
 SHOWN = 4
@@ -124,7 +124,7 @@ def _number(cell: Cell) -> float:
 
 
 class Removal(NamedTuple):
-    """Prompts that name a thing, and those that a map for its removal is fitted on.
+    """Prompts that name a thing, and the prompts that fit a map for its removal.
 
     Attributes:
         has: whether the name of each concept has the word, bool ``[concepts]``.
@@ -159,7 +159,7 @@ class Removal(NamedTuple):
 
 
 def removal(report: Report, bench: StyleBench, sheets: Path | None) -> None:
-    """Steer prompts that ask for something to where prompts lie that do not."""
+    """Steer prompts that ask for something towards prompts that do not."""
     report.text(
         "Removal: source prompts have the word in their names, in any style; target prompts are other names. A picture "
         f"shows the thing if most of the {NEAREST} nearest real emoji of its style, by the judge's features, have the "

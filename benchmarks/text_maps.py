@@ -1,4 +1,4 @@
-"""What the text maps that ship do to held-out openings and requests."""
+"""The effect of the shipped text maps on held-out openings and requests."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ Score = Callable[[Sequence[str]], np.ndarray]
 
 
 class Measure(NamedTuple):
-    """How a map is judged: by a score that should rise or fall, or rise to a multiple of what it was."""
+    """How a map is judged: a score that should rise or fall, or rise to a multiple of its unsteered value."""
 
     name: str
     score: Score
@@ -95,11 +95,16 @@ def main(arguments: list[str] | None = None) -> int:
     names = [text_map.name for text_map in TEXT_MAPS]
     parser.add_argument("--maps", nargs="+", choices=names, default=names, metavar="NAME")
     parser.add_argument(
-        "--strengths", nargs="+", type=float, default=[0.5, 1.0], metavar="S", help="besides 0 (%(default)s)"
+        "--strengths",
+        nargs="+",
+        type=float,
+        default=[0.5, 1.0],
+        metavar="S",
+        help="in addition to 0 (%(default)s)",
     )
     parser.add_argument("--seeds", type=int, default=4, help="continuations of each opening (%(default)s)")
     parser.add_argument("--openings", type=int, help="only the first openings")
-    parser.add_argument("--dev", action="store_true", help="on the openings that the scales were chosen on; not saved")
+    parser.add_argument("--dev", action="store_true", help="use the openings that the scales were chosen on; not saved")
     args = parse(parser, arguments)
     args.no_save |= args.dev
 
@@ -166,7 +171,7 @@ def add_figures(report: Report, name: str, measure: Measure, before: Estimate, a
 def descriptions(
     model: TransformersModel, chosen: Sequence[TextMap], subjects: Sequence[str]
 ) -> Generator[list[Cell], None, None]:
-    """The same scores of answers to a request for the description of an image."""
+    """The same scores for answers to a request to describe an image."""
     chat, requests = model.in_chat(Chat()), [REQUEST.format(subject) for subject in subjects]
     unsteered = continuations(chat, requests, 1, new_tokens=CHAT_TOKENS)
     for text_map in chosen:

@@ -21,14 +21,14 @@ STRENGTHS = (0.0, 1.0)
 
 
 class TextMap(NamedTuple):
-    """One map that ships.
+    """One shipped map.
 
     Attributes:
-        name: of the file, without ``text_``.
-        prompt_set: what it is fitted on.
+        name: name of the file, without ``text_``.
+        prompt_set: the prompt set that it is fitted on.
         title, description: for its file.
-        scale: by which the fitted transport is multiplied for the file, chosen on
-            ``benchmarks/data/openings_dev.txt`` so that the text stays fluent at strength 1.
+        scale: factor by which the fitted transport is multiplied, chosen on ``benchmarks/data/openings_dev.txt`` so
+            that the text stays fluent at strength 1.
     """
 
     name: str
@@ -53,9 +53,9 @@ TEXT_MAPS = (
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.fit_text_maps", description="Fit the text maps that ship.")
+    parser = argparse.ArgumentParser(prog="python -m tools.fit_text_maps", description="Fit the shipped text maps.")
     parser.parse_args(arguments)
-    # Late, so that the list of maps can be read without loading torch.
+    # Imported late, so that the list of maps can be read without loading torch.
     from act_core import fit, save_map
     from act_core.models.transformers import TransformersModel
     from act_core.prompts import load_prompt_set

@@ -1,4 +1,4 @@
-"""Writes ``example_workflows``: each as graph, in API form, and with a cover that is what it draws.
+"""Writes ``example_workflows``: each as a graph, in API form, and with its own output as a cover.
 
     python tools/make_example_workflows.py [--keep-covers] [NAME ...]
 
@@ -70,7 +70,7 @@ def fit_your_own(graph: Graph) -> None:
 
 
 def strength_sweep(graph: Graph) -> None:
-    """The picture artists ask for."""
+    """One picture at several strengths, side by side."""
     loaded = graph.add("LoadACTDemoModel")
     swept = graph.add(
         "ACTStrengthSweep",
@@ -146,7 +146,7 @@ def steered_prompt(graph: Graph) -> None:
     )
     for output in range(3):
         graph.add("PreviewAny", source=written[output])
-    # The demo model reads sixteen tokens only: the subject first.
+    # The demo model reads only 16 tokens, so the subject comes first.
     prompt = graph.add("StringConcatenate", string_a="cat", string_b=written[0], delimiter=", ")
     _draw(graph, loaded, loaded[0], graph.add("CLIPTextEncode", text=prompt, clip=loaded[1]), batch=4)
 
@@ -185,7 +185,7 @@ def _draw(graph: Graph, loaded: Node, model: Node, positive: Node, batch: int) -
 
 
 def add_titles(prompt: Mapping[str, Any], listed: Mapping[str, Any]) -> None:
-    """Give each node a title, as the host's own export does; those that read prompts say which one they read.
+    """Give each node a title, as the host's own export does; those that read prompts name the prompt.
 
     Clients find nodes by their titles, so a title that several nodes share gets a number.
     """
@@ -288,7 +288,7 @@ def write(host: Host, build: Callable[[Graph], None], *, cover: bool) -> None:
 
 
 def _cover(images: list[Image.Image]) -> Image.Image:
-    """One picture as it is, or several as a square of them."""
+    """A single picture unchanged, or several in a square."""
     if len(images) == 1:
         (image,) = images
         return image.convert("RGB").resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST)
@@ -300,7 +300,7 @@ def _cover(images: list[Image.Image]) -> Image.Image:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Writes the example workflows, or some of them.")
+    parser = argparse.ArgumentParser(description="Write the example workflows, or some of them.")
     parser.add_argument("names", nargs="*", default=[build.__name__ for build in WORKFLOWS])
     parser.add_argument("--keep-covers", action="store_true", help="do not draw the covers again")
     args = parser.parse_args()

@@ -1,15 +1,15 @@
 """Copies the results of benchmarks into the documents.
 
     python -m tools.make_tables           # write
-    python -m tools.make_tables --check   # only name the documents that are out of date; exit status 1 if there are any
+    python -m tools.make_tables --check   # only list outdated documents; exit status 1 if there are any
 
-In a document a table stands between two marks, and what is between them is made from ``benchmarks/results``::
+In a document, a table is generated from ``benchmarks/results`` between two marks::
 
     <!-- table: fit_speed.growth -->
     <!-- end -->
 
-``NAME.TABLE`` is a table of a result, ``NAME.targets`` its figures with their targets, ``NAME.setup`` when, on what and
-how it was measured; ``summary.*`` are tables of several results, made in `tools.summaries`.
+``NAME.TABLE`` is a table of a result, ``NAME.targets`` its figures with their targets, ``NAME.setup`` its date, machine
+and method; ``summary.*`` are tables of several results, defined in `tools.summaries`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MARK = re.compile(r"<!-- (?:table: (?P<name>[\w.]+)|(?P<end>end)) -->")
 
 
 class TableError(Exception):
-    """Marks or names of tables that do not fit together; the message names the document and the line."""
+    """Unmatched marks or unknown table names; the message gives the document and the line."""
 
 
 def documents(root: Path = ROOT) -> list[Path]:
@@ -43,7 +43,7 @@ def _result(name: str) -> Result:
 
 
 def table(name: str) -> str:
-    """What stands between the marks of a table.
+    """The text between the marks of a table.
 
     Raises:
         KeyError, FileNotFoundError: there is no such table, or no such result.
@@ -60,7 +60,7 @@ def table(name: str) -> str:
 
 
 def filled(text: str, where: str) -> str:
-    """A document with its tables made anew.
+    """A document with its tables regenerated.
 
     Args:
         text: the document.

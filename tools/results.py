@@ -1,4 +1,4 @@
-"""Results of benchmarks: what a run measured, as JSON in ``benchmarks/results``, and how it is written as Markdown.
+"""Results of benchmarks: saved as JSON in ``benchmarks/results``, and written as Markdown.
 
 A file holds one `Result`: when, how and on what machine it was measured, tables of cells, and single figures, each with
 its target if one was stated. The benchmarks write these files, and `tools.make_tables` copies them into the documents.
@@ -22,14 +22,14 @@ Spread = Literal["", "interval", "range", "middle half"]
 
 
 class Estimate(NamedTuple):
-    """A value between two ends: those of a confidence interval, of all runs, or of the middle half of them."""
+    """A value with a lower and an upper bound: a confidence interval, the range of all runs, or their middle half."""
 
     value: float
     low: float
     high: float
 
 
-# What a cell of a table holds.
+# The types of a table cell.
 Cell = str | int | float | Estimate
 
 
@@ -50,9 +50,9 @@ class Column:
     Attributes:
         name: heading.
         unit: such as ``s`` or ``MiB``; empty for shares, ratios and words.
-        format: of the numbers, as `format` takes it.
-        spread: what the ends of an `Estimate` are. ``interval``: 95% confidence; ``range``: least and greatest of all
-            runs; ``middle half``: quartiles of the runs.
+        format: format specification of the numbers.
+        spread: the bounds of an `Estimate`. ``interval``: 95% confidence; ``range``: minimum and maximum of all runs;
+            ``middle half``: quartiles of the runs.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Column:
         return f"{self.name} ({self.unit})" if self.unit else self.name
 
     def write(self, cell: Cell) -> str:
-        """A cell in words, without the unit.
+        """A cell as text, without the unit.
 
         Example:
             >>> Column("share", format=".0%", spread="interval").write(Estimate(0.5, 0.4, 0.6))
@@ -87,7 +87,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of cells under columns; the first column is words."""
+    """Rows of cells under columns; the first column is text."""
 
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
@@ -98,7 +98,7 @@ class Table:
 
 
 def head(columns: Sequence[Column]) -> tuple[str, str]:
-    """The first two lines of a Markdown table; figures stand at the right of their column, words at the left."""
+    """The first two lines of a Markdown table; numbers are right-aligned, text is left-aligned."""
     marks = ["---:" if column.format else "---" for column in columns]
     return "| " + " | ".join(column.heading for column in columns) + " |", f"|{'|'.join(marks)}|"
 
@@ -113,10 +113,10 @@ class Figure:
     """A single figure.
 
     Attributes:
-        column: what it is, and how it is written.
-        value: the number, alone or between its ends.
-        target: what it should reach, in words; empty if nothing was stated.
-        met: whether it does.
+        column: name, unit and format.
+        value: the number, with or without bounds.
+        target: the target in words; empty if there is none.
+        met: whether the target is met.
     """
 
     column: Column
@@ -129,7 +129,7 @@ class Figure:
 
     @property
     def number(self) -> float:
-        """The value without its ends."""
+        """The value without its bounds."""
         return float(self.value.value if isinstance(self.value, Estimate) else self.value)
 
 
@@ -138,13 +138,13 @@ TARGET_COLUMNS = (Column("figure"), Column("measured"), Column("target"), Column
 
 @dataclass
 class Result:
-    """What one run of a benchmark measured.
+    """The measurements of one benchmark run.
 
     Attributes:
         benchmark: the command, and the name of the file.
         title: heading.
         date: of the run, ISO 8601.
-        command: what was run, with file names for paths.
+        command: the command that was run, with file names for paths.
         commit: abbreviated hash of the code that was measured; empty if unknown.
         machine: ``cpu``, ``cores``, ``threads``, ``instruction_set``, ``python``, ``libraries`` and ``environment``.
         setup: sentences on what was measured.
@@ -164,7 +164,7 @@ class Result:
     transcribed: bool = False
 
     def provenance(self) -> str:
-        """When and how it was measured, and on what: a paragraph."""
+        """A paragraph about date, command and machine."""
         code = f" at commit {self.commit}" if self.commit else ""
         copied = " The figures were copied from the printed report of that run." if self.transcribed else ""
         return f"Measured on {self.date}{code} with `{self.command}`. {describe(self.machine)}.{copied}"
@@ -255,7 +255,7 @@ def _plain(result: Result) -> dict[str, Any]:
 
 
 def _layout(value: Any, depth: int = 0) -> str:
-    """JSON with a line for each row of a table and for each column, so that a difference between runs can be read."""
+    """JSON with a line for each row and each column of a table, so that diffs between runs are readable."""
     flat = json.dumps(value, ensure_ascii=False)
     is_leaf = not isinstance(value, (dict, list)) or (len(flat) <= 160 and depth > 2)
     is_row = isinstance(value, list) and not any(isinstance(part, list) for part in cast("list[Any]", value))

@@ -13,8 +13,8 @@ TEXT_SCORES = {
     "VADER": "mood (VADER, -1 to 1)",
     "ornate": "texts with an ornate word",
     "long words": "share of long words",
-    "nature": "texts with a word of nature",
-    "night": "texts with a word of night",
+    "nature": "texts with a nature word",
+    "night": "texts with a night word",
 }
 
 
@@ -77,14 +77,14 @@ def figures(results: Results) -> str:
 
 
 def text_maps(results: Results) -> str:
-    """What each text map that ships does at strength 1."""
+    """The effect of each shipped text map at strength 1."""
     found = results("text_maps")
     columns = (
         Column("map"),
         Column("what is measured"),
         Column("strength 0", format=".3f", spread="interval"),
         Column("strength 1", format=".3f", spread="interval"),
-        Column("perplexity, times", format=".2f"),
+        Column("perplexity ratio", format=".2f"),
     )
     rows = [
         (f"`text_{name}`", TEXT_SCORES[str(score)], found.figures[f"{name}_before"].value, after, times)
@@ -95,7 +95,7 @@ def text_maps(results: Results) -> str:
 
 
 def text_map_files(results: Results) -> str:
-    """The text maps that ship, with what each writes at strength 1."""
+    """The shipped text maps, with an example of each at strength 1."""
     found = results("text_maps")
     columns = (
         Column("file"),
@@ -103,7 +103,7 @@ def text_map_files(results: Results) -> str:
         Column("score"),
         Column("strength 0", format=".3f", spread="interval"),
         Column("strength 1", format=".3f", spread="interval"),
-        Column("perplexity, times", format=".2f"),
+        Column("perplexity ratio", format=".2f"),
         Column("at strength 1"),
     )
     sets = {text_map.name: text_map.prompt_set for text_map in TEXT_MAPS}

@@ -1,4 +1,4 @@
-"""The comparison of a fit with the same fit by one pass per site."""
+"""Compares a fit with the same fit by one pass per site."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .report import Report, at_least, at_most
 from .rerun import fit_by_rerunning
 from .timing import alternate, ratio
 
-# A run for a site ends at that site, half way on average, so that half of the number of sites is the most to expect.
+# The run for a site ends there, on average half way, so the speed-up is at most half the number of sites.
 SPEED_UP_PER_SITE = 0.4
 FIT_COLUMNS = (Column("fit"), Column("median time", "s", ".2f"), Column("runs", format="d"))
 SPEED_UP = Column("times as fast as one pass per site", format=".1f", spread="range")
@@ -31,7 +31,7 @@ def measure_against_rerunning(
     batch_size: int,
     repeats: int,
 ) -> float:
-    """Report time and difference of the same map, by one walk and by one pass per site; the seconds of the walk."""
+    """Report times and differences of one walk and of one pass per site; return the seconds of the walk."""
     maps: dict[str, ActMap] = {}
 
     def lockstep() -> None:
@@ -47,12 +47,12 @@ def measure_against_rerunning(
 
 
 def report_speed_up(report: Report, times: dict[str, list[float]], sites: int, difference: float) -> None:
-    """The table of times and the two figures of a comparison.
+    """Report the table of times and the two figures of a comparison.
 
     Args:
-        report: where they go.
+        report: receives them.
         times: seconds of ``lockstep`` and of ``one pass per site``.
-        sites: of the map.
+        sites: number of sites of the map.
         difference: the largest relative difference of a coefficient.
     """
     rows: list[list[Cell]] = [[name, median(own), len(own)] for name, own in times.items()]

@@ -1,4 +1,4 @@
-"""What a language model writes, steered and not, and how it is scored."""
+"""Continuations by a language model, steered and unsteered, and their scores."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ NEW_TOKENS = 30
 
 
 class Continuations(NamedTuple):
-    """What the model writes at one strength: a list per seed, in the order of the prompts."""
+    """The continuations at one strength: a list per seed, in the order of the prompts."""
 
     prompts: Sequence[str]
     by_seed: list[list[str]]
@@ -29,7 +29,7 @@ class Continuations(NamedTuple):
         return model.perplexity(self.all, after=[*self.prompts] * len(self.by_seed))
 
     def distinct_2(self) -> float:
-        """Share of different pairs of neighbouring words among all of them, over all continuations."""
+        """Share of distinct pairs among all pairs of neighbouring words, over all continuations."""
         pairs = [pair for text in self.all for pair in pairwise(re.findall(r"\w+(?:'\w+)?", text.lower()))]
         return len(set(pairs)) / len(pairs)
 

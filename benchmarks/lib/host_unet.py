@@ -1,4 +1,4 @@
-"""What steering costs a random UNet of the shape of Stable Diffusion 1.5, in ComfyUI's own classes."""
+"""The cost of steering a random UNet of the shape of Stable Diffusion 1.5, built from ComfyUI's own classes."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def random_unet() -> Any:
 
 
 def random_map(sites: Sequence[Site], support: Support) -> ActMap:
-    """A map of some size on these sites."""
+    """A random map on these sites."""
     transports: dict[Site, Transport] = {}
     for site in sites:
         shape = (site.channels,)
@@ -78,7 +78,7 @@ def random_map(sites: Sequence[Site], support: Support) -> ActMap:
 
 
 def steering_cost(report: Report, pairs: int) -> Generator[list[Cell], None, None]:
-    """A row per support: calls of the UNet with a map that goes on and off at each call, as in the node."""
+    """A row per support: calls of the UNet with a map that is added and removed at each call, as in the node."""
     unet = random_unet()
     inputs = torch.randn(2, 4, 64, 64), torch.full((2,), 999.0)
     context = torch.randn(2, 77, 768)
@@ -98,7 +98,7 @@ def steering_cost(report: Report, pairs: int) -> Generator[list[Cell], None, Non
                 with on if steered else nullcontext():
                     call()
                 times[steered].append(time.perf_counter() - start)
-        # The first pair chooses kernels and allocates memory.
+        # Warm-up: the first pair chooses kernels and allocates memory.
         bare, moved = times[False][1:], times[True][1:]
         cost = added(bare, moved)
         per_site = 1e3 * median(b - a for a, b in zip(bare, moved, strict=True)) / len(sites)

@@ -39,7 +39,7 @@ print(time.perf_counter() - start)
 
 
 def seconds_of_import(host: Path) -> float:
-    """What the pack adds to a start of ComfyUI, after the host's own nodes are imported; in a fresh process."""
+    """Startup time that the pack adds after the host's own nodes are imported; in a fresh process."""
     command = [sys.executable, "-c", _START, host, ROOT]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
 
@@ -50,7 +50,7 @@ def version(host: Path) -> str:
 
 
 def load_pack(host: Path) -> Any:
-    """Import the pack as ComfyUI does; its module of nodes."""
+    """Import the pack as ComfyUI does, and return its module of nodes."""
     sys.path.insert(0, str(host))
     sys.argv[1:] = ["--cpu"]
     os.chdir(host)

@@ -106,7 +106,7 @@ def is_training_concept(concept: int) -> bool:
 
 
 def train_judge(pictures: Emoji) -> Judge:
-    """Train a judge, the same one in every run; about a quarter of an hour on two cores."""
+    """Train a judge, the same one in every run; takes about 15 minutes on two cores."""
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(0)
     concepts = torch.tensor([concept for concept in range(pictures.images.shape[1]) if is_training_concept(concept)])
@@ -117,7 +117,7 @@ def train_judge(pictures: Emoji) -> Judge:
 
 
 def _train_styles(net: nn.Module, pictures: Emoji, concepts: Tensor, generator: torch.Generator) -> None:
-    """On real emoji, as they are and encoded and decoded, since generated pictures are decoded, too."""
+    """Train on real emoji, both original and after encoding and decoding, since generated pictures are decoded too."""
     real = pictures.images[:, concepts]
     seen = torch.stack([real, through_autoencoder(real.flatten(0, 1)).view_as(real)])
     net.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
@@ -187,7 +187,7 @@ def _degraded(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def load_judge(pictures: Emoji) -> Judge:
-    """The judge for the autoencoder of the demo model, trained once and kept beside the emoji."""
+    """The judge for the autoencoder of the demo model, trained once and cached next to the emoji."""
     weights = sorted((ROOT / "demo_model" / "vae").glob("*.safetensors"))
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in weights)).hexdigest()
     path = TRAINING / "work" / f"judge-{digest[:8]}.pt"

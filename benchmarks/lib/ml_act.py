@@ -1,7 +1,7 @@
 """The fit of the reference implementation, apple/ml-act, run unchanged from a checkout of it.
 
-It gets our model object and a dataset of our prompts. Its loop over the modules, its hooks, and the file that it writes
-for each prompt and module run as they are.
+It gets our model object and a dataset of our prompts. Its loop over the modules, its hooks, and its file for each
+prompt and module are unchanged.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ class MlAct:
             stop(f"ml-act needs {error.name}; {HOW_TO_INSTALL}.")
 
     def fit(self, source: Sequence[str], target: Sequence[str], batch_size: int, quantiles: str) -> MlActMap:
-        """The map that it fits.
+        """Fit a map.
 
         Args:
-            source, target: prompts, equally many.
+            source, target: prompts, the same number of each.
             batch_size: prompts that run together; it should divide their number, or one batch holds both sides.
             quantiles: the support of the maps, as its configuration calls it: ``q_0_100`` or ``q_all``.
         """
@@ -80,7 +80,7 @@ class MlAct:
             try:
                 interventions.learn_intervention_all_incremental(responses)
             finally:
-                responses.model.remove_hooks()  # it leaves those of the last module on
+                responses.model.remove_hooks()  # it does not remove those of the last module
             folders = interventions.output_path, responses.output_path
             return {name: _read(*folders, name) for name in responses.module_names}
 
@@ -98,9 +98,9 @@ class MlAct:
             "intervention_params.hook_params.quantiles_src": quantiles,
             "model": "gpt2",
             "model.module_names": f"[{names}]",
-            # As its own script sets it for an incremental fit: a run ends at the module that it is for.
+            # As its own script sets it for an incremental fit: each run ends at its module.
             "responses.intervention_params.hook_params.raise_exception": "true",
-            # Our order of prompts, and no worker processes, whose start at each site would only slow it down.
+            # Our order of prompts, and no worker processes, because starting them at each site would slow it down.
             "responses.shuffle": "false",
             "responses.balanced_data": "false",
             "responses.num_workers": "0",
@@ -136,7 +136,7 @@ class _Prompts(Dataset[dict[str, Any]]):
     def __init__(self, model: TransformersModel, source: Sequence[str], target: Sequence[str]) -> None:
         self._model = model
         self._items: list[dict[str, Any]] = []
-        # Its own task 'toxicity' has these two subsets; only their names are used.
+        # The subset names of its task 'toxicity'; only the names are used.
         for subset, side in (("toxic", source), ("non-toxic", target)):
             tokens = sorted((model.tokenizer(prompt)["input_ids"] for prompt in side), key=len)
             self._items += [{"id": f"{subset}-{i}", "ids": ids, "subset": subset} for i, ids in enumerate(tokens)]
@@ -184,7 +184,7 @@ def _read(maps: Path, responses: Path, name: str) -> MlActTransport:
 
 @contextlib.contextmanager
 def _silenced() -> Generator[None, None, None]:
-    """Without its progress bar and log line for every site."""
+    """Silence its progress bar and its log line for every site."""
     logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stderr(io.StringIO()):

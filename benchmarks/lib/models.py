@@ -27,11 +27,11 @@ def load_model(dtype: torch.dtype = torch.float32) -> TransformersModel:
 
 
 def load_prompts(count: int | None = None) -> PromptSet:
-    """The first `count` prompts of either side of the shipped set; all of them by default."""
+    """The first `count` prompts of each side of the shipped set; all of them by default."""
     prompts = load_prompt_set(PROMPT_SET)
     available = min(len(prompts.source), len(prompts.target))
     if count is not None and count > available:
-        stop(f"The prompt set has {available} prompts a side, not {count}; ask for fewer.")
+        stop(f"The prompt set has {available} prompts per side, not {count}; ask for fewer.")
     return PromptSet(prompts.source_name, prompts.target_name, prompts.source[:count], prompts.target[:count])
 
 

@@ -28,7 +28,7 @@ class PerStep(DiffusersModel):
     def fit_each(self, source: Sequence[str], target: Sequence[str], steps: int, **settings: Any) -> dict[int, ActMap]:
         """Maps by number of the step.
 
-        Source prompts arrive at a step steered by the maps of the steps before it, as the causal order has it.
+        As in a causal fit, source prompts reach a step steered by the maps of the steps before it.
 
         Args:
             source, target: prompts of the two sides.

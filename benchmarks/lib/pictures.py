@@ -44,7 +44,7 @@ class Judged(NamedTuple):
 
 
 class PictureSetting(NamedTuple):
-    """What a map is fitted with and how it is used."""
+    """The settings that a map is fitted with, and how it is used."""
 
     sites: str = "auto"
     components: Components = "both"
@@ -57,7 +57,7 @@ class PictureSetting(NamedTuple):
 
     @property
     def changes(self) -> str:
-        """What differs from the default, in words."""
+        """The differences from the defaults, in words."""
         changes = (
             f"{field} {value}" if field in ("moved", "prompts", "branch", "steps") else value
             for field, value in self._asdict().items()
@@ -75,13 +75,13 @@ class StyleBench:
             count: concepts to draw.
             seeds: pictures of each.
             pictures: all emoji.
-            last: whether to take the concepts from the end of the list, where settings are chosen on.
+            last: whether to take concepts from the end of the list, which are used to choose settings.
         """
         complete = [c for c in range(len(pictures.names)) if pictures.seen[:, c].all()]
         held_out = [c for c in complete if not is_training_concept(c)]
         random.Random(1).shuffle(held_out)
         self.concepts = held_out[-count:] if last else held_out[:count]
-        # Maps are fitted on concepts that no picture is judged of.
+        # Maps are fitted on concepts that are not used for judging.
         self.fit_concepts = [c for c in complete if is_training_concept(c)]
         self.pictures = pictures
         self.seeds = seeds
@@ -100,7 +100,7 @@ class StyleBench:
         return self.captions(source, chosen), self.captions(target, chosen)
 
     def fit(self, source: int, target: int, setting: PictureSetting) -> dict[int, ActMap]:
-        """The map from one style to another, by number of the step; of the first step alone by default."""
+        """The maps from one style to another, by denoising step; by default only that of the first step."""
         values: dict[str, Any] = setting._asdict()
         settings = {name: values[name] for name in ("sites", "estimator", "order", "moved", "steps")}
         sides = self.prompts(source, target, setting.prompts)
@@ -120,7 +120,7 @@ class StyleBench:
     def steered(
         self, maps: dict[int, ActMap], texts: Sequence[str], strength: float, branch: Branch = "positive"
     ) -> Judged:
-        """As `draw`, steered by the map of a step, or by those of several."""
+        """Like `draw`, steered by the map of one step or of several."""
         with self.model.steer_each(maps, strength, branch):
             return self.draw(texts)
 
@@ -134,12 +134,12 @@ class StyleBench:
         return interval(values.view(self.seeds, -1).mean(0).double().numpy())
 
     def content(self, features: Tensor, style: int) -> float:
-        """Content kept: 1 if a picture shows what the prompted one of that style does, 0 if any other concept."""
+        """Content kept: 1 if a picture shows the same as the prompted one of that style, 0 if another concept."""
         return float(kept(features, self.prompted(style).features).mean())
 
 
 def kept(features: Tensor, wanted: Tensor) -> Tensor:
-    """Similarity of each picture to the wanted one, ``[n]``: 1 for the same, 0 for that to an average other one."""
+    """Similarity of each picture to the wanted one, ``[n]``: 1 if identical, 0 if like an average other one."""
     same = (features * wanted).sum(1)
     others = (features @ wanted.T).mean()
     return (same - others) / (1 - others)

@@ -1,4 +1,4 @@
-"""An independent scorer of mood: sentence embeddings, and ratings that people gave.
+"""An independent scorer of mood: sentence embeddings and human ratings.
 
 The ratings are those of 23,700 snippets of tweets, film reviews, product reviews and editorials, each by about twenty
 people (Hutto and Gilbert, ICWSM 2014); a ridge regression predicts them from embeddings of all-MiniLM-L6-v2.
@@ -34,8 +34,8 @@ class MoodScorer:
     """Predicts the rating of a text, from -4 to 4.
 
     Attributes:
-        correlation: Pearson's, on held-out documents.
-        trained, tested: how many snippets.
+        correlation: Pearson correlation on held-out documents.
+        trained, tested: numbers of snippets.
     """
 
     encoder: Encoder

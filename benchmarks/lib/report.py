@@ -28,14 +28,14 @@ _ENVIRONMENT = ("ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "OMP_NUM_THREADS")
 def parse(
     parser: argparse.ArgumentParser, arguments: Sequence[str] | None, quick: Mapping[str, Any] | None = None
 ) -> argparse.Namespace:
-    """Parse the arguments of a benchmark, with what all of them take.
+    """Parse the arguments of a benchmark, including those that all benchmarks share.
 
     Args:
         parser: with the benchmark's own arguments.
-        arguments: of the command line; those of this process if None.
-        quick: other defaults, which ``--quick`` selects; None if there is no such option.
+        arguments: command-line arguments; those of this process if None.
+        quick: the defaults that ``--quick`` selects; None to leave out the option.
     """
-    parser.add_argument("--no-save", action="store_true", help="print the results, but leave benchmarks/results alone")
+    parser.add_argument("--no-save", action="store_true", help="print the results without saving them")
     if quick is not None:
         changes = ", ".join(f"--{name.replace('_', '-')} {value}" for name, value in quick.items())
         parser.add_argument("--quick", action="store_true", help=f"fewer repeats: {changes}")
@@ -49,17 +49,17 @@ def parse(
 
 
 def command_line(program: str, arguments: Sequence[str]) -> str:
-    """What was run, without folders: a path is given by its last part."""
+    """The command that was run, with paths reduced to their last part."""
     named = [Path(argument).name if os.sep in argument else argument for argument in arguments]
     return shlex.join([*program.split(), *named])
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a figure should reach.
+    """The target of a figure.
 
     Attributes:
-        words: what is printed.
+        words: the target as printed.
         is_met: of the value and its ends; the three are equal for a plain number.
     """
 
@@ -93,10 +93,10 @@ class Report:
     """Prints the results of a benchmark as they come, and saves them at the end.
 
     Args:
-        name: of the command, and of the file in ``benchmarks/results``.
+        name: name of the command, and of the file in ``benchmarks/results``.
         title: heading.
         args: from `parse`.
-        packages: whose versions matter besides those of torch and transformers. All must be installed.
+        packages: packages whose versions are recorded in addition to torch and transformers. All must be installed.
     """
 
     def __init__(self, name: str, title: str, args: argparse.Namespace, *packages: str) -> None:
@@ -107,12 +107,12 @@ class Report:
         print(f"## {title}\n\n{describe(self.result.machine)}.", flush=True)
 
     def text(self, sentences: str) -> None:
-        """Say what is measured."""
+        """Describe what is measured."""
         self.result.setup.append(sentences)
         print(f"\n{sentences}", flush=True)
 
     def table(self, name: str, title: str, columns: Sequence[Column], rows: Iterable[Sequence[Cell]]) -> Table:
-        """Print a table, each row as soon as it exists."""
+        """Print a table, each row as soon as it is available."""
         print(f"\n### {title}\n\n" + "\n".join(head(columns)), flush=True)
         kept: list[list[Cell]] = []
         for row in rows:
@@ -122,7 +122,7 @@ class Report:
         return table
 
     def figure(self, name: str, column: Column, value: Cell, target: Target | None = None) -> None:
-        """Keep a figure; those with a target are printed at the end."""
+        """Record a figure; those with a target are printed at the end."""
         words, met = "", None
         if target is not None:
             number = value if isinstance(value, Estimate) else Estimate(*(3 * [float(value)]))
@@ -140,7 +140,7 @@ class Report:
 
 
 def machine(packages: Sequence[str] = ()) -> dict[str, Any]:
-    """What the figures were measured on: processor and libraries, and nothing that names the computer."""
+    """The machine: processor and libraries, but nothing that identifies the computer."""
     libraries: dict[str, str] = {}
     for name in ("act-steering", "torch", "transformers", *packages):
         try:
@@ -170,7 +170,7 @@ def cpu_name() -> str:
 
 
 def _commit() -> str:
-    """Abbreviated hash of the code, with a plus sign if files differ from it; empty outside of a checkout."""
+    """Abbreviated hash of the code, with a plus sign if files differ from it; empty outside a checkout."""
     try:
         found = subprocess.run(
             ["git", "describe", "--always", "--dirty=+", "--exclude=*", "--abbrev=7"],

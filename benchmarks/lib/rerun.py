@@ -1,4 +1,4 @@
-"""The baseline of the lockstep fit: the model runs anew for each site, as the paper describes it."""
+"""The baseline of the lockstep fit: the model is rerun for each site, as the paper describes it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def fit_by_rerunning(
     """Fit the map that `act_core.fit` computes, with one pass of all prompts per site.
 
     For each site every micro-batch runs from the beginning, steered by the transports of the sites before it, and
-    stops there. Everything stays in memory, and the model runs no further than it must.
+    stops there. Everything stays in memory, and the model runs no further than necessary.
 
     Args:
         model: an adapter.

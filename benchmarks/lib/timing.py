@@ -1,4 +1,4 @@
-"""Fair timing: sides alternate, so that all of them see the same machine."""
+"""Fair timing: the sides alternate, so that all run under the same conditions."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def alternate(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[s
 
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> Estimate:
-    """How many times as long one side takes: of the medians, with the least and greatest of the single turns."""
+    """How many times as long one side takes: the ratio of the medians, with the minimum and maximum of single turns."""
     turns = [a / b for a, b in zip(slow, fast, strict=True)]
     return Estimate(median(slow) / median(fast), min(turns), max(turns))
 
 
 def added(bare: Sequence[float], steered: Sequence[float]) -> Estimate:
-    """What the second side takes more, in proportion: median over pairs, with the middle half of them."""
+    """Relative overhead of the second side: median over pairs, with the interquartile range."""
     extra = sorted(b / a - 1 for a, b in zip(bare, steered, strict=True))
     quarter = len(extra) // 4
     return Estimate(median(extra), extra[quarter], extra[-1 - quarter])

@@ -27,7 +27,7 @@ class Frontend:
         page.goto(host.url)
         page.wait_for_function("() => window.app && window.app.graph && window.app.ui", timeout=TIMEOUT)
         page.wait_for_function("() => window.LiteGraph.registered_node_types['LoadACTDemoModel']", timeout=TIMEOUT)
-        # The page opens with a workflow of its own, which would replace one that is loaded too early.
+        # The page opens a default workflow, which would replace one that is loaded too early.
         page.wait_for_function("() => window.app.graph._nodes.length > 0", timeout=TIMEOUT)
 
     def _on_message(self, message: Any) -> None:
@@ -36,7 +36,7 @@ class Frontend:
 
     def _on_error(self, error: object) -> None:
         text = str(error)
-        if "act-steering" in text or "ACT" in text:  # the page has errors of its own, too
+        if "act-steering" in text or "ACT" in text:  # the page also logs unrelated errors
             self.errors.append(text)
 
 
@@ -47,7 +47,7 @@ def opened(host: Host, width: int, height: int) -> Generator[Frontend, None, Non
 
     settings = host.base / "user" / "default" / "comfy.settings.json"
     settings.parent.mkdir(parents=True, exist_ok=True)
-    # Otherwise a dialog of templates covers the canvas.
+    # Otherwise the template dialog covers the canvas.
     settings.write_text(json.dumps({"Comfy.TutorialCompleted": True}))
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS.split())

@@ -1,4 +1,4 @@
-"""A ComfyUI started on a free port with an empty base directory, and talked to over HTTP."""
+"""Starts ComfyUI on a free port with an empty base directory, and talks to it over HTTP."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class Run:
 
     Attributes:
         outputs: by node.
-        error: message of the node that failed; empty if none did.
+        error: message of the node that failed; empty if none failed.
         node: its class.
     """
 
@@ -100,7 +100,7 @@ class Host:
         return json.loads(text) if text else None
 
     def queue(self, graph: Graph) -> str:
-        """Put a workflow into the queue; its id."""
+        """Put a workflow into the queue; returns its id."""
         return self.post("/prompt", {"prompt": graph.prompt, "client_id": uuid.uuid4().hex})["prompt_id"]
 
     def wait(self, prompt_id: str) -> Run:
@@ -141,7 +141,7 @@ class Host:
         return self.log.read_text()[before:]
 
     def free(self, *, unload_models: bool = True) -> None:
-        """Have the host forget its outputs, and unload models."""
+        """Make the host drop its cached outputs, and unload models."""
         # Right after a run, the host may miss a call.
         for _ in range(2):
             self.post("/free", {"unload_models": unload_models, "free_memory": True})
@@ -186,8 +186,8 @@ def started(python: Path, base: Path, root: Path | None = None, *options: str | 
     Args:
         python: the host's own Python.
         base: its base directory, made here.
-        root: its folder, if it is another one in the same environment.
-        *options: further ones of its command line.
+        root: its folder, if not the one of the environment.
+        *options: further command-line options.
     """
     root = root or python.parents[2]
     (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
