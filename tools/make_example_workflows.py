@@ -12,16 +12,16 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tools.comfyui.server import WIDGETS, Graph, Host, Node, started  # noqa: E402
+from tools.comfyui.server import Graph, Host, Node, started  # noqa: E402
+from tools.comfyui.workflow import add_titles, as_graph  # noqa: E402
 
 FOLDER = ROOT / "example_workflows"
 MAP = "plain_to_ink.safetensors"
@@ -33,7 +33,6 @@ INSTRUCTION = (
 )
 SAMPLER = {"seed": 0, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
 COVER = 512
-WIDTH, GAP, LINE = 320, 60, 24
 
 
 def style_slider(graph: Graph) -> None:
@@ -182,93 +181,6 @@ def _draw(graph: Graph, loaded: Node, model: Node, positive: Node, batch: int) -
     larger = {"upscale_method": "nearest-exact", "width": 256, "height": 256, "crop": "disabled"}
     shown = graph.add("ImageScale", image=images, **larger)
     graph.add("SaveImage", images=shown, filename_prefix="act")
-
-
-def add_titles(prompt: Mapping[str, Any], listed: Mapping[str, Any]) -> None:
-    """Give each node a title, as the host's own export does; those that read prompts name the prompt.
-
-    Clients find nodes by their titles, so a title that several nodes share gets a number.
-    """
-    uses = {
-        value[0]: name.removesuffix("_NEW").replace("cond", "region").capitalize()
-        for node in prompt.values()
-        for name, value in node["inputs"].items()
-        if isinstance(value, list) and prompt[value[0]]["class_type"] == "CLIPTextEncode"
-    }
-    count: dict[str, int] = {}
-    for number, node in prompt.items():
-        title = (
-            f"{uses[number]} prompt"
-            if number in uses
-            else (listed[node["class_type"]]["display_name"] or node["class_type"])
-        )
-        count[title] = count.get(title, 0) + 1
-        node["_meta"] = {"title": title if count[title] == 1 else f"{title} {count[title]}"}
-
-
-def as_graph(prompt: Mapping[str, Any], listed: Mapping[str, Any]) -> dict[str, Any]:
-    """A workflow in API form as the graph that the frontend saves, laid out from left to right."""
-    depths: dict[str, int] = {}
-    for number, node in prompt.items():
-        before = [value[0] for value in node["inputs"].values() if isinstance(value, list)]
-        depths[number] = 1 + max((depths[other] for other in before), default=-1)
-    nodes: list[dict[str, Any]] = []
-    links: list[list[Any]] = []
-    below: dict[int, int] = {}
-    for number, node in prompt.items():
-        info = listed[node["class_type"]]
-        outputs = [
-            {"name": name, "type": kind, "links": []}
-            for name, kind in zip(info["output_name"], info["output"], strict=True)
-        ]
-        inputs: list[dict[str, Any]] = []
-        values: list[Any] = []
-        for name, (kind, *options) in {
-            **info["input"].get("required", {}),
-            **info["input"].get("optional", {}),
-        }.items():
-            value = node["inputs"].get(name)
-            is_widget = isinstance(kind, list) or kind in WIDGETS
-            if isinstance(value, list):
-                other, output = value
-                source = next(n for n in nodes if n["id"] == int(other))
-                link = len(links) + 1
-                kind_of_link = source["outputs"][output]["type"]
-                links.append([link, int(other), output, int(number), len(inputs), kind_of_link])
-                source["outputs"][output]["links"].append(link)
-                inputs.append({"name": name, "type": kind_of_link, "link": link})
-                if is_widget:
-                    inputs[-1]["widget"] = {"name": name}
-                    values.append("")
-            elif is_widget:
-                values.append(value if value is not None else options[0].get("default"))
-                if options and options[0].get("control_after_generate"):
-                    values.append("fixed")
-            else:
-                inputs.append({"name": name, "type": kind, "link": None})
-        lines = max(len(inputs), len(outputs)) + len(values) + 4 * any(isinstance(v, str) and "\n" in v for v in values)
-        height = LINE * (lines + 2) + (140 if node["class_type"] in ("CLIPTextEncode", "SaveImage") else 0)
-        depth = depths[number]
-        top = below.get(depth, 0)
-        below[depth] = top + height + GAP
-        nodes.append(
-            {
-                "id": int(number),
-                "type": node["class_type"],
-                "pos": [depth * (WIDTH + GAP), top],
-                "size": [WIDTH, height],
-                "flags": {},
-                "order": len(nodes),
-                "mode": 0,
-                "inputs": inputs,
-                "outputs": outputs,
-                "title": node["_meta"]["title"],
-                "properties": {"Node name for S&R": node["class_type"]},
-                "widgets_values": values,
-            }
-        )
-    last = {"last_node_id": len(nodes), "last_link_id": len(links)}
-    return {**last, "nodes": nodes, "links": links, "groups": [], "config": {}, "extra": {}, "version": 0.4}
 
 
 def write(host: Host, build: Callable[[Graph], None], *, cover: bool) -> None:
