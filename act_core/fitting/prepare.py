@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..errors import FitError
-from ..interrupts import begin, critical, end, raise_deferred
+from ..interrupts import Restoring
 from .memory import free_as_usual, free_at_once
 
 # Every submodule of a model that is being fitted.
@@ -18,7 +18,7 @@ _in_use: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 _lock = threading.Lock()
 
 
-class prepared:  # noqa: N801  (used like a function)
+class prepared(Restoring):  # noqa: N801  (used like a function)
     """A context manager that prepares a model for a fit.
 
     Inside the block no other thread can fit the model, all submodules are in evaluation mode (dropout would blur the
@@ -47,28 +47,15 @@ class prepared:  # noqa: N801  (used like a function)
         self._in_training: list[nn.Module] = []
         self._records_gradients = torch.is_grad_enabled()
 
-    @critical
-    def __enter__(self) -> None:
-        self._began = begin()
-        try:
-            self._claim()
-            self._in_training = [module for module in self._modules if module.training]
-            # Not `eval()`, which some libraries override to merge the weights of adapters.
-            for module in self._in_training:
-                module.training = False
-            torch.set_grad_enabled(False)
-            if self._frees_at_once:
-                free_at_once()
-            raise_deferred()
-        except BaseException:
-            self._undo()
-            end(self._began)
-            raise
-
-    @critical
-    def __exit__(self, *_: object) -> None:
-        self._undo()
-        end(self._began)
+    def _patch(self) -> None:
+        self._claim()
+        self._in_training = [module for module in self._modules if module.training]
+        # Not `eval()`, which some libraries override to merge the weights of adapters.
+        for module in self._in_training:
+            module.training = False
+        torch.set_grad_enabled(False)
+        if self._frees_at_once:
+            free_at_once()
 
     def _claim(self) -> None:
         with _lock:
@@ -77,7 +64,7 @@ class prepared:  # noqa: N801  (used like a function)
             _in_use.update(self._modules)
             self._claimed = True
 
-    def _undo(self) -> None:
+    def _restore(self) -> None:
         if self._frees_at_once:
             free_as_usual()
         torch.set_grad_enabled(self._records_gradients)
