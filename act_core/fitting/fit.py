@@ -19,6 +19,7 @@ from ..discovery import discover
 from ..errors import FitError
 from ..fingerprints import fingerprint
 from ..interception import submodules
+from ..interrupts import raise_deferred
 from ..maps import ActMap, FitRecord
 from ..settings import FitMethod, FitSettings
 from ..sites import Site
@@ -234,6 +235,7 @@ class _Fit(Generic[Sample]):
                 if is_last:
                     del seen[site]
                 done += 1
+                raise_deferred()
                 self.progress(done, total, site.key)
                 return transports[site]
 

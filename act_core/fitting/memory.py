@@ -20,6 +20,8 @@ from ..interrupts import begin, critical, end
 # Memory that the meter does not see: the packing buffers of matrix products, the stacks of threads. On two cores it
 # varies by tens of MiB (`benchmarks/fit_memory.py`).
 SCRATCH = 72 << 20
+# An interrupt that is raised in a weak reference's callback is lost; this is where the meter's callbacks begin.
+critical(weakref.finalize.__call__)  # pyright: ignore[reportUnknownArgumentType]
 _M_MMAP_THRESHOLD = -3  # in glibc's malloc.h
 
 
@@ -108,7 +110,6 @@ class MemoryMeter(TorchDispatchMode):
         self.peak = max(self.peak, self.alive)
         weakref.finalize(storage, self._release, key, size)
 
-    @critical  # an interrupt raised in a weak reference's callback is lost
     def _release(self, key: int, size: int) -> None:
         self._seen.discard(key)
         self.alive -= size

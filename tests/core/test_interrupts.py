@@ -7,17 +7,19 @@ import enum
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Generator
 from types import CodeType, FrameType
 from typing import Any
 
 import pytest
 import torch
-from helpers import Chain, swapped
+from helpers import Chain, TensorModel, prompts, swapped
 from steering_helpers import one_site
 from torch import nn
 
-from act_core import steer
+from act_core import fit, steer
+from act_core.fitting.memory import MemoryMeter
 from act_core.interception import intercepted
 from act_core.interrupts import begin, critical, deferred, end, raise_deferred
 from act_core.steering import Steering
@@ -29,7 +31,7 @@ _OTHERS = (signal.__file__, enum.__file__)
 
 @pytest.fixture(autouse=True)
 def default_handler() -> Generator[None]:
-    """The handler of a program of its own: a parent that ignores SIGINT passes that on."""
+    """Python's default handler, since a parent process that ignores SIGINT passes that on."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     after = signal.signal(signal.SIGINT, before)
@@ -91,7 +93,7 @@ def use_intercepted(module: nn.Module) -> None:
         pass
 
 
-# What is used, the function that is interrupted, and every which of its instructions.
+# The code under test, the function to interrupt, and the step between tested instructions.
 CASES = [
     pytest.param(use_steer, Steering.__enter__, 1, id="enter steer"),
     pytest.param(use_steer, Steering.__exit__, 1, id="leave steer"),
@@ -102,7 +104,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("use", "function", "stride"), CASES)
-def test_interrupt_at_any_instruction_leaves_model_as_it_was(
+def test_interrupt_at_any_instruction_restores_model(
     use: Callable[[nn.Module], None], function: Callable[..., object], stride: int
 ) -> None:
     with interrupting(function, sys.maxsize) as reached:
@@ -250,3 +252,30 @@ def test_block_left_in_another_thread_is_tidied_up_by_next_block() -> None:
         pass
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert swapped(module) == []
+
+
+def press_in_callback() -> None:
+    """SIGINT arrives while Python calls a finalizer, where an exception would be lost."""
+    freed = nn.Identity()
+    weakref.finalize(freed, press)
+    del freed
+
+
+def test_interrupt_in_callback_of_meter_is_raised_after_its_block() -> None:
+    with pytest.raises(KeyboardInterrupt), MemoryMeter():
+        press_in_callback()
+
+
+def test_interrupt_in_callback_of_meter_ends_fit_at_next_site() -> None:
+    sites: list[str] = []
+
+    def note(done: int, total: int, site: str) -> None:
+        sites.append(site)
+        if done == 1:
+            press_in_callback()
+
+    model = TensorModel(Chain(), (4,))
+    with pytest.raises(KeyboardInterrupt):
+        fit(model, prompts("source", 2), prompts("target", 2), sites="*/layers.*", progress=note)
+    assert sites == ["toy/layers.0"]
+    assert swapped(model.module) == []
