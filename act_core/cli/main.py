@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with interruptible():
             args.run(args)
-            sys.stdout.flush()
+            print(end="", flush=True)  # sys.stdout is None where the caller closed it
     except MapError as error:
         print(f"act-steering: {error}", file=sys.stderr)
         return 2

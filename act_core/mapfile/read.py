@@ -50,7 +50,7 @@ def load_map(path: str | os.PathLike[str]) -> ActMap:
     try:
         return read_map(path)
     except MapError as error:
-        raise MapFileError(f"{path.name} is not a usable map: {error}") from error
+        raise MapFileError(f"{path.name or path} is not a usable map: {error}") from error
     except OSError as error:
         raise MapFileError(f"{path} cannot be read: {error.strerror or error}.") from error
 

@@ -25,7 +25,7 @@ ASCII_ONLY = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
 def started(*arguments: object, **environment: str) -> subprocess.CompletedProcess[bytes]:
-    """``python -m act_core`` in a process of its own."""
+    """``python -m act_core`` in a separate process."""
     command = [sys.executable, "-m", "act_core", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, check=False, env={**os.environ, **environment})
 
@@ -56,7 +56,7 @@ def test_inspect_replaces_characters_that_terminal_lacks(
 
 
 def test_words_are_utf_8_whatever_the_locale() -> None:
-    """Under ``LC_ALL=C`` Python decodes arguments as ASCII, with what is not as halves of surrogate pairs."""
+    """Under ``LC_ALL=C`` Python decodes arguments as ASCII, and other bytes as halves of surrogate pairs."""
     assert words(CHINESE.encode().decode("ascii", "surrogateescape")) == CHINESE
     assert words("a cat") == "a cat"
 
@@ -144,6 +144,13 @@ def test_interrupt_that_a_library_swallows_ends_with_130(
     finally:
         signal.signal(signal.SIGINT, before)
     assert (status, err) == (130, "act-steering: stopped.\n")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell that closes standard output")
+def test_closed_standard_output_is_not_an_error(tiny_map: Path) -> None:
+    command = shlex.join([sys.executable, "-m", "act_core", "inspect", str(tiny_map)])
+    ended = subprocess.run(f"{command} >&-", shell=True, capture_output=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, b"")
 
 
 def test_closed_pipe_is_not_an_error(tiny_map: Path) -> None:
