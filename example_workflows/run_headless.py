@@ -6,6 +6,7 @@ python run_headless.py api/style_slider.json --strength 0.6 --server http://127.
 from __future__ import annotations
 
 import argparse
+import http.client
 import json
 import time
 import urllib.error
@@ -28,8 +29,21 @@ def call(url: str, body: dict[str, Any] | None = None) -> bytes:
         raise SystemExit(f"{url}: {error} {error.read().decode()}") from error
     except urllib.error.URLError as error:
         raise SystemExit(f"{url} does not answer ({error.reason}); is ComfyUI running there?") from error
-    except ValueError as error:
+    except (ConnectionError, http.client.IncompleteRead) as error:
+        raise SystemExit(f"{url} broke off the connection; does ComfyUI still run there?") from error
+    except (ValueError, http.client.InvalidURL) as error:
         raise SystemExit(f"{url} is not an address: {error}. Give one such as http://127.0.0.1:8188.") from error
+
+
+def call_json(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    """As `call`, for an answer that is a JSON object."""
+    try:
+        answer = json.loads(call(url, body))
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise SystemExit(f"{url} does not answer as ComfyUI does; check the address and the port.")
+    return answer
 
 
 def load_workflow(path: Path) -> dict[str, Any]:
@@ -38,22 +52,24 @@ def load_workflow(path: Path) -> dict[str, Any]:
         workflow = json.loads(path.read_text("utf-8-sig"))
     except OSError as error:
         raise SystemExit(f"{path} cannot be read: {error.strerror}. {_EXPORT}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SystemExit(f"{path} is empty or not a JSON file. {_EXPORT}") from error
     if isinstance(workflow, dict) and isinstance(workflow.get("prompt"), dict):
         workflow = workflow["prompt"]
     if isinstance(workflow, dict) and isinstance(workflow.get("nodes"), list):
         raise SystemExit(f"{path} is a workflow as the editor saves it, which cannot be run directly. {_EXPORT}")
     nodes = list(workflow.values()) if isinstance(workflow, dict) else []
-    if not nodes or not all(isinstance(node, dict) and "class_type" in node for node in nodes):
+    if not nodes or not all(
+        isinstance(node, dict) and "class_type" in node and isinstance(node.get("inputs"), dict) for node in nodes
+    ):
         raise SystemExit(f"{path} is not a workflow in API form. {_EXPORT}")
     return workflow
 
 
 def run(server: str, workflow: dict[str, Any]) -> dict[str, Any]:
     """Queue a workflow and wait for it; returns the outputs of its nodes."""
-    number = json.loads(call(f"{server}/prompt", {"prompt": workflow}))["prompt_id"]
-    while not (history := json.loads(call(f"{server}/history/{number}"))):
+    number = call_json(f"{server}/prompt", {"prompt": workflow})["prompt_id"]
+    while not (history := call_json(f"{server}/history/{number}")):
         time.sleep(0.2)
     ended = history[number]
     for kind, message in ended["status"]["messages"]:

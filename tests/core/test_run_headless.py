@@ -1,4 +1,4 @@
-"""The headless client: which files it takes, and what it says about others. A small server stands in for ComfyUI."""
+"""The headless client: the files that it accepts, and its errors for others. A fake server replaces ComfyUI."""
 
 from __future__ import annotations
 
@@ -86,6 +86,8 @@ REFUSED = {
     "not JSON": ("{", "empty or not a JSON file"),
     "no nodes": ("{}", "not a workflow in API form"),
     "a list": ("[]", "not a workflow in API form"),
+    "node without inputs": ('{"1": {"class_type": "ApplyACTSteering"}}', "not a workflow in API form"),
+    "nested too deeply": ("[" * 100_000, "not a JSON file"),
     "other JSON": ('{"a": {"b": 1}}', "not a workflow in API form"),
     "missing": (None, "cannot be read: No such file"),
 }
@@ -107,6 +109,27 @@ def test_client_names_the_file_to_export(tmp_path: Path, server: str, content: s
 
 def test_client_refuses_editor_form_of_shipped_workflows() -> None:
     assert "as the editor saves it" in run(ROOT / "example_workflows" / "style_slider.json").stderr
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"HTTP/1.0 200 OK\r\n\r\n<html>", "does not answer as ComfyUI does"),
+        (b"HTTP/1.0 200 OK\r\n\r\n[]", "does not answer as ComfyUI does"),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: 9\r\n\r\n{", "broke off the connection"),
+        (b"", "broke off the connection"),
+    ],
+)
+def test_client_names_the_server_that_is_not_comfyui(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch, answer: bytes, reason: str
+) -> None:
+    monkeypatch.setattr(FakeComfyUI, "do_POST", lambda handler: handler.wfile.write(answer))
+    (tmp_path / "workflow.json").write_text(json.dumps(NODES), "utf-8")
+    ended = run(tmp_path / "workflow.json", "--server", server)
+    assert ended.returncode == 1
+    assert server in ended.stderr
+    assert reason in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "127.0.0.1"])
