@@ -8,7 +8,7 @@ WEB_DIRECTORY = "./web"
 
 
 async def comfy_entrypoint() -> Any:
-    """The extension that ComfyUI asks for its nodes."""
+    """The extension that provides the nodes to ComfyUI."""
     from .nodes import ACTSteeringExtension
 
     return ACTSteeringExtension()

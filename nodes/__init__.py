@@ -1,4 +1,4 @@
-"""The nodes: schemas, tooltips and errors. Everything they know about ComfyUI's internals is in `host`."""
+"""The nodes: schemas, tooltips and errors. Everything that depends on ComfyUI's internals is in `host`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class ACTSteeringExtension(ComfyExtension):
-    """What ComfyUI asks for the nodes."""
+    """The extension that gives ComfyUI the nodes."""
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         # Not in `on_load`, which the oldest supported host does not call.

@@ -23,7 +23,7 @@ class ApplyACTSteering(io.ComfyNode):
             display_name="Apply ACT Steering",
             category=CATEGORY,
             **aliases("activation transport", "activation steering", "steer model", "style slider", "concept slider"),
-            description="Applies a map to a model, as a LoRA loader applies a LoRA. Several in a row stack.",
+            description="Applies a map to a model, as a LoRA loader applies a LoRA. Chain several to stack maps.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that the map was fitted on, or a finetune of it."),
                 io.Clip.Input(
@@ -35,13 +35,13 @@ class ApplyACTSteering(io.ComfyNode):
                 ACTMapIO.Input("act_map", tooltip="A map from Load ACT Map or Fit ACT Map."),
                 strength_input("strength", f"Strength on the diffusion model. {STRENGTH}"),
                 strength_input("strength_clip", f"Strength on the text encoders. {STRENGTH}"),
-                percent_input("start_percent", 0.0, "Where on the sampling schedule the map starts to act."),
-                percent_input("end_percent", 1.0, "Where on the sampling schedule the map stops."),
+                percent_input("start_percent", 0.0, "Point of the sampling schedule at which the map starts to act."),
+                percent_input("end_percent", 1.0, "Point of the sampling schedule at which the map stops."),
                 io.Combo.Input(
                     "branch",
                     options=list(get_args(Branch)),
                     default="positive",
-                    tooltip="Which side of guidance (CFG) is steered. Steering both has less effect.",
+                    tooltip="The half of the batch to steer under guidance (CFG). Steering both has less effect.",
                 ),
             ],
             outputs=[

@@ -1,4 +1,4 @@
-"""What several nodes share: inputs that look alike everywhere, and the reading of texts that are connected."""
+"""Helpers that several nodes share: common inputs, and reading of connected texts."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ..act_core.prompts import prompt_lines
 from ..act_core.settings import SITE_PRESETS, FitSettings, choices, purpose
 
 CATEGORY = "ACT steering"
-MAX_STRENGTH = 20.0  # of the widgets, as on LoRA loaders
+MAX_STRENGTH = 20.0  # limit of the widgets, as on LoRA loaders
 MAX_PROMPTS = 4096
 STRENGTH = "0 turns it off, 1 applies the full map, negative values reverse it."
 ACTMapIO = io.Custom("ACT_MAP")
 
 
 def aliases(*words: str) -> dict[str, list[str]]:
-    """Other words to find a node by, on hosts that support them."""
+    """Search aliases of a node, on hosts that support them."""
     return {"search_aliases": list(words)} if "search_aliases" in inspect.signature(io.Schema).parameters else {}
 
 
@@ -55,10 +55,10 @@ def _setting(name: str, options: Sequence[str], tooltip: str = "") -> io.Combo.I
 
 
 def prompts_of(text: object, side: str, node: str) -> list[str]:
-    """The prompts of one side of a fit: one a line, without empty lines and comments.
+    """The prompts of one side of a fit: one per line, without empty lines and comments.
 
     Args:
-        text: a text, or a list of texts, which another node may give in place of one.
+        text: a text, or a list of texts from another node.
         side: ``source`` or ``target``.
         node: display name of the node, for errors.
 
@@ -69,11 +69,11 @@ def prompts_of(text: object, side: str, node: str) -> list[str]:
     for item in texts:
         if not isinstance(item, str):
             raise FitError(
-                f"{side} of {node} is a {type(item).__name__}, not a text; connect a text, one prompt a line."
+                f"{side} of {node} is a {type(item).__name__}, not a text; connect a text with one prompt per line."
             )
     prompts = [prompt for item in texts for prompt in prompt_lines(str(item))]
     if len(prompts) < 2:
-        raise FitError(f"{node} has {len(prompts)} {side} prompts; give at least two, one a line.")
+        raise FitError(f"{node} needs at least two {side} prompts, one per line, but got {len(prompts)}.")
     return prompts
 
 
@@ -84,7 +84,7 @@ def _flat(value: object) -> Sequence[object]:
 
 
 def only(name: str, value: Any) -> Any:
-    """The one value of an input of a node that gets lists (``is_input_list``); a plain value stays what it is.
+    """The single value of an input, in a node whose inputs are lists (``is_input_list``); plain values pass through.
 
     Raises:
         MapError: a list of several was connected.
@@ -98,7 +98,7 @@ def only(name: str, value: Any) -> Any:
 
 
 def one_text(value: object, name: str, node: str) -> str:
-    """A text input as a text.
+    """Check that a text input is a text.
 
     Raises:
         MapError: something else is connected, such as a list.

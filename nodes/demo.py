@@ -1,4 +1,4 @@
-"""Load ACT Demo Model: a tiny text-to-image model, so that every example runs on any machine."""
+"""Load ACT Demo Model: a tiny text-to-image model, with which every example runs on any machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Edit ACT Map: the inverse of a map, or a scaled one."""
+"""Edit ACT Map: inverts or scales a map."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ class EditACTMap(io.ComfyNode):
             display_name="Edit ACT Map",
             category=CATEGORY,
             **aliases("activation transport", "invert map", "scale map", "negate"),
-            description="Inverts a map, so that it leads from target to source, or scales it.",
+            description="Inverts a map, so that it goes from target to source, or scales it.",
             inputs=[
                 ACTMapIO.Input("act_map", tooltip="A map from Load ACT Map or Fit ACT Map."),
                 io.Boolean.Input(
                     "invert",
                     default=False,
-                    tooltip="From target to source: the exact inverse, which strength -1 only approximates.",
+                    tooltip="Map from target to source. This is the exact inverse; strength -1 only approximates it.",
                 ),
                 io.Float.Input(
                     "scale",

@@ -25,9 +25,9 @@ class FitACTMap(io.ComfyNode):
             display_name=_NAME,
             category=CATEGORY,
             **aliases("activation transport", "train map", "learn style", "make slider", "optimal transport"),
-            description="Fits a map that moves what the model does for the source prompts to what it does for the "
+            description="Fits a map from what the model does for the source prompts to what it does for the "
             "target prompts. Nothing is trained: every prompt runs through the model once.",
-            # A node that gives many texts gives a list: one fit of all of them, not one fit for each.
+            # Nodes with many texts return a list, which should give one fit of all of them, not one fit each.
             is_input_list=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model to fit a map for. It is left unchanged."),
@@ -35,21 +35,21 @@ class FitACTMap(io.ComfyNode):
                 io.String.Input(
                     "source",
                     multiline=True,
-                    tooltip="What the map leads away from: 32 prompts or more, one a line. Lines that begin with # "
+                    tooltip="What to move away from: 32 prompts or more, one per line. Lines that begin with # "
                     "are comments.",
                 ),
                 io.String.Input(
                     "target",
                     multiline=True,
-                    tooltip="What the map leads to: one prompt a line. Use the same subjects as in the source, so that "
-                    "only what you want differs.",
+                    tooltip="What to move towards, one prompt per line. Use the same subjects as in the source, so "
+                    "that only what you want differs.",
                 ),
                 sites_input(),
                 io.Combo.Input(
                     "components",
                     options=list(get_args(Components)),
                     default="both",
-                    tooltip="Steer the diffusion model, the text encoders, or both (strongest).",
+                    tooltip="What to steer: the diffusion model, the text encoders, or both (strongest).",
                 ),
                 *method_inputs(),
                 *_picture_inputs(),
@@ -96,14 +96,14 @@ class FitACTMap(io.ComfyNode):
 
 
 def _picture_inputs() -> list[io.Input]:
-    """What is drawn while a map is fitted."""
+    """Inputs for the pictures that the fit runs on."""
     return [
         io.Int.Input(
             "samples",
             default=128,
             min=2,
             max=MAX_PROMPTS,
-            tooltip="Pictures on each side. With more samples than prompts, prompts are repeated with new noise.",
+            tooltip="Pictures per side. With more samples than prompts, prompts are repeated with new noise.",
         ),
         *(
             io.Int.Input(

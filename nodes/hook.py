@@ -19,9 +19,9 @@ class CreateACTHook(io.ComfyNode):
             display_name="Create ACT Hook",
             category=CATEGORY,
             **aliases("activation transport", "regional steering", "steering keyframes"),
-            description="A map as a hook for the conditioning of a region (Cond Set Props with a mask), with optional "
-            "keyframes (Set Hook Keyframes). It steers the diffusion model only, and each region costs one more model "
-            "call at every step.",
+            description="Makes a hook from a map, for the conditioning of a region (Cond Set Props with a mask), with "
+            "optional keyframes (Set Hook Keyframes). It steers only the diffusion model. Each region costs one more "
+            "model call per step.",
             inputs=[
                 ACTMapIO.Input("act_map", tooltip="A map from Load ACT Map or Fit ACT Map."),
                 strength_input("strength", f"{STRENGTH} Keyframes multiply it."),

@@ -25,9 +25,7 @@ class InspectACTMap(io.ComfyNode):
             inputs=[ACTMapIO.Input("act_map", tooltip="A map from Load ACT Map or Fit ACT Map.")],
             outputs=[
                 io.String.Output(display_name="report", tooltip="What the map is, and what it was fitted on."),
-                io.Image.Output(
-                    display_name="effect", tooltip="How far each site is shifted, in the order in which they run."
-                ),
+                io.Image.Output(display_name="effect", tooltip="How far the map shifts each site, in execution order."),
             ],
         )
 

@@ -18,7 +18,7 @@ class LoadACTLanguageModel(io.ComfyNode):
             display_name="Load ACT Language Model",
             category=CATEGORY,
             description="Loads a language model of the transformers library: a folder or a GGUF file in models/LLM, "
-            "or the small default one. ComfyUI frees its memory as it does for any other model.",
+            "or the small default. ComfyUI frees its memory like that of any other model.",
             **aliases("llm", "gguf", "transformers"),
             inputs=[
                 io.Combo.Input(
@@ -36,7 +36,7 @@ class LoadACTLanguageModel(io.ComfyNode):
                     "device",
                     options=["auto", "cpu"],
                     default="auto",
-                    tooltip="auto: where ComfyUI puts text encoders.",
+                    tooltip="auto: where ComfyUI runs text encoders.",
                 ),
             ],
             outputs=[LanguageModelIO.Output(display_name="language_model", tooltip="The model with its tokenizer.")],

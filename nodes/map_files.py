@@ -27,7 +27,7 @@ class SaveACTMap(io.ComfyNode):
             display_name="Save ACT Map",
             category=CATEGORY,
             **aliases("activation transport", "export map", "write map"),
-            description="Saves a map as one small file in models/act_maps, to keep and to share. Nothing is ever "
+            description="Saves a map as one small file in models/act_maps, to keep and to share. Files are never "
             "overwritten: if the name is taken, the new file gets a number.",
             is_output_node=True,
             inputs=[
@@ -37,16 +37,16 @@ class SaveACTMap(io.ComfyNode):
                     default="my_map",
                     tooltip="File name, without .safetensors; styles/ink saves into a subfolder.",
                 ),
-                io.String.Input("title", default="", tooltip="Title of the map; keeps its present one if empty."),
-                io.String.Input("author", default="", tooltip="Who made it; keeps its present author if empty."),
+                io.String.Input("title", default="", tooltip="Title of the map; if empty, keeps the current title."),
+                io.String.Input("author", default="", tooltip="Author of the map; if empty, keeps the current author."),
                 io.String.Input(
                     "description",
                     default="",
                     multiline=True,
-                    tooltip="What it does and for which model; keeps its present description if empty.",
+                    tooltip="What the map does, and for which model; if empty, keeps the current description.",
                 ),
                 io.String.Input(
-                    "license", default="", tooltip="The license it is shared under, such as CC0-1.0; kept if empty."
+                    "license", default="", tooltip="License, such as CC0-1.0; if empty, keeps the current license."
                 ),
                 *(
                     io.Float.Input(
@@ -55,13 +55,13 @@ class SaveACTMap(io.ComfyNode):
                         min=-MAX_STRENGTH,
                         max=MAX_STRENGTH,
                         step=0.05,
-                        tooltip=f"{end} recommended strength. 0 to 1 keeps the range that the map has.",
+                        tooltip=f"{end} recommended strength. 0 to 1 keeps the current range of the map.",
                     )
                     for name, default, end in zip(
                         ("strength_low", "strength_high"), DEFAULT_STRENGTHS, ("Lowest", "Highest"), strict=True
                     )
                 ),
-                io.Image.Input("thumbnail", optional=True, tooltip="A picture to show for it; it is scaled down."),
+                io.Image.Input("thumbnail", optional=True, tooltip="A cover picture; it is scaled down."),
             ],
             outputs=[io.String.Output(display_name="name", tooltip="The name under which Load ACT Map lists it.")],
         )
@@ -103,7 +103,7 @@ class LoadACTMap(io.ComfyNode):
             display_name="Load ACT Map",
             category=CATEGORY,
             **aliases("activation transport", "steering vector", "import map"),
-            description="Loads a map from models/act_maps, or one that comes with the pack.",
+            description="Loads a map from models/act_maps, or one that ships with the pack.",
             inputs=[io.Combo.Input("name", options=folders.names(folders.MAPS), tooltip="The map file.")],
             outputs=[
                 ACTMapIO.Output(display_name="act_map", tooltip="The map."),

@@ -25,19 +25,19 @@ class ACTPromptSet(io.ComfyNode):
                 io.Combo.Input(
                     "name",
                     options=folders.names(folders.PROMPT_SETS),
-                    tooltip="A prompt set that comes with the pack, or one of your own.",
+                    tooltip="A prompt set that ships with the pack, or one of yours.",
                 ),
-                io.Int.Input("count", default=128, min=2, max=MAX_PROMPTS, tooltip="Maximum prompts on each side."),
+                io.Int.Input("count", default=128, min=2, max=MAX_PROMPTS, tooltip="Maximum prompts per side."),
             ],
             outputs=[
-                io.String.Output(display_name="source", tooltip="What the map leads away from, one prompt a line."),
-                io.String.Output(display_name="target", tooltip="What the map leads to, one prompt a line."),
+                io.String.Output(display_name="source", tooltip="The source prompts, one per line."),
+                io.String.Output(display_name="target", tooltip="The target prompts, one per line."),
             ],
         )
 
     @classmethod
     def fingerprint_inputs(cls, name: str, count: int) -> str:
-        # By content: a file may change twice within the resolution of its time stamp.
+        # A hash of the content, since a file may change twice within the resolution of its time stamp.
         return hashlib.sha256(folders.find(folders.PROMPT_SETS, name).read_bytes()).hexdigest()
 
     @classmethod

@@ -1,4 +1,4 @@
-"""ACT Strength Sweep: the same picture at rising strength."""
+"""ACT Strength Sweep: the same noise at several strengths."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ACTStrengthSweep(io.ComfyNode):
             display_name=_NAME,
             category=CATEGORY,
             **aliases("activation transport", "xy plot", "compare strengths", "style slider"),
-            description="Samples the same noise at several strengths of a map: one labelled grid, and the pictures.",
+            description="Samples the same noise at several strengths of a map, and returns a labelled grid.",
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The unsteered model: the sweep applies the map itself."),
@@ -101,7 +101,7 @@ def _numbers(text: str) -> list[float]:
     except ValueError:
         numbers = []
     if not numbers:
-        raise MapError(f"The strengths {text!r} are not numbers; give some, separated by commas, such as 0, 0.5, 1.")
+        raise MapError(f"The strengths {text!r} are not numbers; give numbers separated by commas, such as 0, 0.5, 1.")
     return numbers
 
 

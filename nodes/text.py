@@ -1,4 +1,4 @@
-"""Fit ACT Text Map and ACT Steered Text: a map for a language model, and text that it steers."""
+"""Fit ACT Text Map and ACT Steered Text: fit a map for a language model, and write text with it."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ INSTRUCTION = (
 )
 BARE, QUESTION, ANSWER = FORMATS = ["bare text", "question", "answer"]
 MODES = ["auto", "chat", "continue"]
-# How many tokens of a fit run together.
+# Number of tokens that run together in a fit.
 _FIT_TOKENS = 4096
 _FIT, _WRITE = "Fit ACT Text Map", "ACT Steered Text"
 
@@ -47,27 +47,27 @@ class FitACTTextMap(io.ComfyNode):
             node_id="FitACTTextMap",
             display_name=_FIT,
             category=CATEGORY,
-            description="Fits a map that moves what a language model does for the source texts to what it does for "
+            description="Fits a map from what a language model does for the source texts to what it does for "
             "the target texts. Nothing is trained: every text runs through the model once.",
             **aliases("activation transport", "train map", "make slider", "llm"),
-            # A node that gives many texts gives a list: one fit of all of them, not one fit for each.
+            # Nodes with many texts return a list, which should give one fit of all of them, not one fit each.
             is_input_list=True,
             inputs=[
                 LanguageModelIO.Input("language_model", tooltip="The model to fit a map for. It is left unchanged."),
                 io.String.Input(
                     "source",
                     multiline=True,
-                    tooltip="What the map leads away from: 32 texts or more, one a line. Lines that begin with # are "
+                    tooltip="What to move away from: 32 texts or more, one per line. Lines that begin with # are "
                     "comments.",
                 ),
                 io.String.Input(
                     "target",
                     multiline=True,
-                    tooltip="What the map leads to: texts, one a line. Use the same topics as in the source, so that "
+                    tooltip="What to move towards, one text per line. Use the same topics as in the source, so that "
                     "only what you want differs.",
                 ),
                 sites_input(
-                    "Which layers are steered. auto selects the outputs of attention, which keeps texts fluent."
+                    "Which layers are steered. auto selects the attention outputs, which keeps the text fluent."
                 ),
                 *method_inputs(),
                 *_chat_inputs(),
@@ -142,7 +142,7 @@ class ACTSteeredText(io.ComfyNode):
             node_id="ACTSteeredText",
             display_name=_WRITE,
             category=CATEGORY,
-            description="Lets a language model expand a short idea into an image prompt, steered by a map.",
+            description="Expands a short idea into an image prompt with a language model, steered by a map.",
             **aliases("activation transport", "llm", "expand prompt", "generate text"),
             inputs=[
                 LanguageModelIO.Input("language_model", tooltip="From Load ACT Language Model."),
@@ -151,7 +151,7 @@ class ACTSteeredText(io.ComfyNode):
                     "instruction",
                     default=INSTRUCTION,
                     multiline=True,
-                    tooltip="What the model does with the prompt in a chat; not used when it continues the prompt.",
+                    tooltip="What the model should do with the prompt; used only in chat mode.",
                 ),
                 strength_input("strength", f"Strength of the map. {STRENGTH}"),
                 io.Combo.Input(
@@ -210,7 +210,7 @@ class ACTSteeredText(io.ComfyNode):
                 seed=seed,
                 step=step,
             )
-            # A continuation means nothing without its beginning.
+            # A continuation makes no sense without its beginning.
             return text.strip() if chats else prompt + text
 
         if act_map is None:
@@ -224,9 +224,9 @@ class ACTSteeredText(io.ComfyNode):
 
 
 def _sampling_inputs() -> list[io.Input]:
-    """How tokens are drawn."""
+    """Inputs for sampling tokens."""
     return [
-        io.Int.Input("max_length", default=80, min=1, max=32768, tooltip="Maximum tokens to write."),
+        io.Int.Input("max_length", default=80, min=1, max=32768, tooltip="Maximum number of tokens to write."),
         io.Float.Input(
             "temperature",
             default=0.8,
@@ -241,7 +241,7 @@ def _sampling_inputs() -> list[io.Input]:
             min=0.01,
             max=1.0,
             step=0.01,
-            tooltip="Tokens are drawn from the most likely ones that together have this probability.",
+            tooltip="Sample only from the most likely tokens whose probabilities add up to this share.",
         ),
         io.Float.Input(
             "repetition_penalty",

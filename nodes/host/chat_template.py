@@ -1,4 +1,4 @@
-"""The tokens that a language model, used as a text encoder, has around and after every prompt."""
+"""The chat template of a language model that is used as a text encoder: the tokens before and after every prompt."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ChatTemplate(NamedTuple):
 
     @classmethod
     def of(cls, tokenize: Callable[[str], Tokens]) -> ChatTemplate | None:
-        """Found by comparing the tokens of two prompts; None if a prompt gives several lists of tokens."""
+        """Find the template by comparing the tokens of two prompts; None if a prompt gives several lists of tokens."""
         short, long = (_ids(tokenize(text)) for text in _PROBES)
         if len(short) != 1 or len(long) != 1:
             return None
@@ -34,7 +34,7 @@ class ChatTemplate(NamedTuple):
         return template._replace(before=_common_start(one, other), after=_common_start(one[::-1], other[::-1]))
 
     def prompt(self, tokens: Tokens) -> tuple[int, int, int]:
-        """Where a prompt itself lies in its tokens: begin, end, and how many tokens there are."""
+        """The span of a prompt in its tokens: begin, end, and the total number of tokens."""
         ids = _ids(tokens)[0]
         return self.before, len(self._unpadded(ids)) - self.after, len(ids)
 

@@ -1,4 +1,4 @@
-"""A map on the text encoders of a CLIP: object patches, which the host puts on and takes off."""
+"""A map on the text encoders of a CLIP: object patches, which the host applies and removes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ENCODE = "encode_token_weights"
 
 
 def steered_clip(clip: Any, act_map: ActMap, strength: float) -> tuple[Any, Steering]:
-    """A clone of a CLIP whose text encoders are steered, or at strength 0 the CLIP itself; and the map on it.
+    """A clone of a CLIP whose text encoders are steered (at strength 0, the CLIP itself), and the applied map.
 
     Raises:
         MapError: no site of the map is in them, or the strength is not a number.
@@ -34,7 +34,7 @@ def steered_clip(clip: Any, act_map: ActMap, strength: float) -> tuple[Any, Stee
     patterns = [f"{name}/*" for name in act_map.components if name != DIFFUSION_MODEL]
     act_map = act_map.restrict(*patterns) if patterns else act_map
     strength = as_strength(strength)
-    # At strength 0, too: a map for another model is refused at any strength.
+    # Also at strength 0: a map for another model is refused at any strength.
     roots = {part.name: part.module for part in text_encoders(clip)}
     steering = steer(roots, act_map, strength)
     for warning in steering.warnings:
@@ -55,14 +55,14 @@ def steered_clip(clip: Any, act_map: ActMap, strength: float) -> tuple[Any, Stee
 
 
 def _path(component: str, root: nn.Module, site: str) -> str:
-    """Where the forward of a submodule of a text encoder lies, from the root of the CLIP's model."""
+    """Path to the forward of a submodule of a text encoder, from the root of the CLIP's model."""
     module = find_submodules(root, [site])[site]
     name = next(name for name, other in root.named_modules() if other is module)  # may differ from that in the map
     return f"{component}.transformer.{name}.forward"
 
 
 def _reporting(encode: Callable[..., Any], steering: Steering) -> Callable[..., Any]:
-    """The encoding of a prompt, with a line on the console that counts the sites that fired."""
+    """Wrap the encoding of a prompt to log how many sites fired."""
 
     def encode_and_report(*args: Any, **kwargs: Any) -> Any:
         output = encode(*args, **kwargs)
@@ -88,10 +88,10 @@ class _WeakMethod:
 
 
 def _callable_at(patcher: Any, path: str) -> Callable[..., Any]:
-    """What an object patch at `path` is to call: an earlier patch, or the model's own method.
+    """The callable that an object patch at `path` wraps: an earlier patch, or the model's own method.
 
-    The host leaves the method that it patched as an attribute of its own module: a circle of references, which keeps a
-    model that nobody uses any more in memory. So the method is replaced by one that holds the module weakly.
+    The host leaves the method that it patched as an attribute of its own module: a reference cycle, which keeps an
+    unused model in memory. So the method is replaced by one that refers to the module weakly.
     """
     current = patcher.get_model_object(path)
     if not inspect.ismethod(current) or not isinstance(current.__self__, nn.Module):

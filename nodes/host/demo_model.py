@@ -31,7 +31,7 @@ def load_demo_model() -> tuple[Any, Any, Any]:
         MapFileError: its files are missing.
     """
     if not (FOLDER / "model_index.json").is_file():
-        raise MapFileError(f"The demo model is missing from {FOLDER}; install the pack again, with all its files.")
+        raise MapFileError(f"The demo model is missing from {FOLDER}; reinstall the pack with all its files.")
     model = comfy.sd.load_diffusion_model_state_dict(
         _weights("transformer/diffusion_pytorch_model"), model_options={"dtype": torch.float32}
     )
@@ -126,10 +126,10 @@ class _Sections(comfy.sd1_clip.SDTokenizer):
         )
 
     def tokenize_with_weights(self, *args: Any, **kwargs: Any) -> list[Any]:
-        # The model has room for one section only.
+        # The model can only read one section.
         sections = super().tokenize_with_weights(*args, **kwargs)
         if len(sections) > 1:
-            logging.warning("ACT Demo Model: of this prompt only the first %d tokens are read.", self.max_length)
+            logging.warning("ACT Demo Model: only the first %d tokens of this prompt are read.", self.max_length)
         return sections[:1]
 
 

@@ -19,11 +19,12 @@ from ...act_core.fitting import FitModel, MicroBatch
 from .models import diffusion_model, weight_patches
 from .text_encoders import Conditioning, memory_errors
 
-# In a conditioning: which one it is, among all of a fit.
+# Key in a conditioning for its number among those of a fit.
 _NUMBER = "act_number"
-# Steps of the schedule whose first, the noisiest, is used.
+# Length of the schedule whose first step, the noisiest, is used.
 _SCHEDULE = "simple", 20
-# A fit that takes less than the second share of the free memory needs no budget; one that takes more gets the first.
+# Shares of the free memory: a fit that needs less than the second runs without a budget; others get the first as a
+# budget.
 _SHARE, _SMALL_SHARE = 0.7, 0.3
 
 
@@ -34,7 +35,7 @@ class EncodedPrompt:
     Attributes:
         text: the prompt.
         conditioning: the number of its conditioning in the sampling run.
-        noise: added to the seed of the fit for the seed of its noise.
+        noise: offset that, added to the seed of the fit, seeds its noise.
     """
 
     text: str
@@ -43,7 +44,7 @@ class EncodedPrompt:
 
 
 def encoded_sides(source: Sequence[str], target: Sequence[str]) -> tuple[list[EncodedPrompt], list[EncodedPrompt]]:
-    """Both sides of a fit: number n of either side starts from the same noise."""
+    """Both sides of a fit: sample n of either side starts from the same noise."""
     return (
         [EncodedPrompt(text, number, number) for number, text in enumerate(source)],
         [EncodedPrompt(text, len(source) + number, number) for number, text in enumerate(target)],
@@ -53,10 +54,10 @@ def encoded_sides(source: Sequence[str], target: Sequence[str]) -> tuple[list[En
 def run_denoiser(
     model: Any, latent: Tensor, seed: int, conditionings: Sequence[Conditioning], use: Callable[[Denoiser], None]
 ) -> None:
-    """Load a MODEL as a sampler does, and hand it over in place of sampling.
+    """Load a MODEL as a sampler does, and call a function with it instead of sampling.
 
     Args:
-        model: a MODEL; left unchanged.
+        model: a MODEL, which is not changed.
         latent: an empty latent ``[1, channels, ...]``.
         seed: of the noise.
         conditionings: numbered in this order by `EncodedPrompt`.
@@ -108,7 +109,7 @@ class Denoiser(FitModel[EncodedPrompt]):
         self._seed = seed
         self._components = [diffusion_model(self._model)]
         prepare = self._model.current_patcher.prepare_state
-        # Older hosts take the sigma alone.
+        # Older hosts take only the sigma.
         prepare(*(sigma, model_options)[: len(inspect.signature(prepare).parameters)])
 
     @property
@@ -119,13 +120,13 @@ class Denoiser(FitModel[EncodedPrompt]):
         return sample.text
 
     def budget(self) -> int | None:
-        """Bytes that the fit may take; None if it takes only a small share of what is free."""
+        """Bytes that the fit may use; None if it needs only a small share of the free memory."""
         free = comfy.model_management.get_free_memory(self._like.device)
         needed = self._model.memory_required([len(self._conds), *self._like.shape[1:]])
         return None if needed < _SMALL_SHARE * free else int(_SHARE * free)
 
     def batches(self, samples: Sequence[EncodedPrompt], size: int) -> list[MicroBatch]:
-        """Prompts whose conditioning has the same shape together."""
+        """Batch prompts together if their conditioning has the same shape."""
         groups: list[list[Any]] = []
         for sample in samples:
             prepared = self._prepared(sample)
@@ -159,6 +160,6 @@ class Denoiser(FitModel[EncodedPrompt]):
 
 
 def _can_share_a_batch(one: Any, other: Any) -> bool:
-    """Whether two prompts can share a batch without one being repeated to the length of the other."""
+    """Whether two prompts can share a batch without repeating one to the length of the other."""
     sizes = [{name: cond.size() for name, cond in prepared.conditioning.items()} for prepared in (one, other)]
     return sizes[0] == sizes[1] and comfy.samplers.can_concat_cond(one, other)

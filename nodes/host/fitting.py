@@ -1,4 +1,4 @@
-"""Fitting a map on a MODEL and a CLIP: the text encoders first, then the diffusion model, joined into one map."""
+"""Fits a map on a MODEL and a CLIP: first the text encoders, then the diffusion model, joined into one map."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from .text_encoders import Conditioning, TextEncoders
 
 @dataclass(frozen=True)
 class PictureFit:
-    """What Fit ACT Map was asked for.
+    """The inputs of Fit ACT Map.
 
     Attributes:
         model, clip: MODEL and CLIP; neither is changed.
         source, target: prompts.
         components: which of the two the map steers.
-        samples: pictures on each side.
+        samples: pictures per side.
         settings: of the fit.
     """
 
@@ -50,7 +50,7 @@ class PictureFit:
         Raises:
             FitError: prompts, settings, a model or a size from which no map can be fitted.
         """
-        # Before anything runs, since encoding many prompts takes a while.
+        # Check before anything runs, since encoding many prompts takes a while.
         empty = None if self.components == "text" else self._empty_latent(width, height, latent)
         progress = FitProgress(parts=2 if self.components == "both" else 1)
         text_map = None
@@ -69,7 +69,7 @@ class PictureFit:
         return empty_latent(self.model, width, height) if latent is None else fixed_latent(self.model, latent)[:1]
 
     def _fit_model(self, empty: Tensor, text_map: ActMap | None, progress: Progress) -> ActMap:
-        # In a causal fit, what comes before the diffusion model is steered for the source prompts.
+        # In a causal fit, the text encoders before the diffusion model are steered for the source prompts.
         source_map = text_map if self.settings.order == "causal" else None
         encoders = TextEncoders(self.clip)
         sides: list[tuple[list[str], list[Conditioning]]] = []
@@ -94,10 +94,10 @@ class PictureFit:
 def fit_text(
     clip: Any, source: Sequence[str], target: Sequence[str], settings: FitSettings, progress: Progress
 ) -> ActMap:
-    """The map of the text encoders of a CLIP.
+    """Fit the map of the text encoders of a CLIP.
 
     Raises:
-        FitError: none of them is known, or the CLIP is steered.
+        FitError: none of them is known, or the CLIP is already steered.
     """
     encoders = TextEncoders(clip)
     if not encoders.components:
@@ -112,7 +112,7 @@ def check_model(model: Any) -> None:
     """Refuse a MODEL on which no map can be fitted.
 
     Raises:
-        FitError: its kind is not known, or it is steered.
+        FitError: its kind is not known, or it is already steered.
     """
     if is_steered(model):
         raise FitError("This model is already steered by a map; connect the model from before Apply ACT Steering.")

@@ -1,4 +1,4 @@
-"""The folders of maps, prompt sets and language models, beside ComfyUI's other model folders."""
+"""The folders of maps, prompt sets and language models, next to ComfyUI's other model folders."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...act_core.text import is_unsafe
 PACK = Path(__file__).parents[2]
 MAPS = "act_maps"
 PROMPT_SETS = "act_prompt_sets"
-# The folder that other packs use, too.
+# The folder that other packs use too.
 LANGUAGE_MODELS = "LLM"
 _SHIPPED = {MAPS: PACK / "pretrained_maps", PROMPT_SETS: PACK / "prompt_sets"}
 _SUFFIXES = {MAPS: {".safetensors"}, PROMPT_SETS: {".txt"}}
@@ -23,7 +23,7 @@ def register() -> None:
     """Add the folders to ComfyUI's; those of the user's own configuration come first, the shipped ones last."""
     for kind, shipped in _SHIPPED.items():
         _add(kind, _default(kind), shipped)
-        # Without suffixes, as the user's configuration leaves them, the host lists every file.
+        # If the user's configuration sets no suffixes, the host lists every file.
         folder_paths.folder_names_and_paths[kind] = (_paths(kind), _SUFFIXES[kind])
     _add(LANGUAGE_MODELS, _default(LANGUAGE_MODELS))
 
@@ -42,7 +42,7 @@ def _paths(kind: str) -> list[str]:
 
 
 def names(kind: str) -> list[str]:
-    """Files of a kind, as a combo lists them."""
+    """File names of a kind, as a combo lists them."""
     return folder_paths.get_filename_list(kind)
 
 
@@ -62,7 +62,7 @@ def language_models() -> list[str]:
     """Model folders and GGUF files, by their path inside a folder of language models."""
     found: set[str] = set()
     for folder in _language_folders():
-        # Not by the host's own listing, which lists files but not folders.
+        # Not with the host's own listing, which lists files but not folders.
         configs = (path.parent for depth in ("*", "*/*") for path in folder.glob(f"{depth}/config.json"))
         # A pattern does not follow links to folders, where many keep their models.
         walked = os.walk(folder, followlinks=True)
@@ -95,7 +95,7 @@ def new_map(name: str) -> Path:
         name: a file name, with or without ``.safetensors``; subfolders are separated by slashes.
 
     Raises:
-        MapFileError: this cannot be the name of a file inside the folder.
+        MapFileError: not a valid name for a file inside the folder.
     """
     parts = [part.strip() for part in name.strip().removesuffix(".safetensors").replace("\\", "/").split("/")]
     if not all(_is_file_name(part) for part in parts):
@@ -130,10 +130,10 @@ def _is_file_name(part: str) -> bool:
 
 
 def _exists(path: Path) -> bool:
-    """Whether there is a file of this name, be it a link that leads nowhere.
+    """Whether there is a file of this name, including a dangling link.
 
     Raises:
-        OSError: there cannot be one, as the name is too long or a folder in it is a file.
+        OSError: the name is too long, or a folder in it is a file.
     """
     try:
         path.lstat()

@@ -27,7 +27,7 @@ class ACTHook(TransformerOptionsHook):
         return clone
 
     def on_apply_hooks(self, model: Any, transformer_options: dict[str, Any]) -> None:
-        # Bound to this very clone: keyframes change its strength, and not that of the hook it was cloned from.
+        # Bound to this clone: keyframes change its strength, not that of the hook it was cloned from.
         def call(executor: Any, *args: Any, **kwargs: Any) -> Any:
             assert self.steering is not None
             return self.steering.call(executor, *args, strength=self.steering.strength * self.strength, **kwargs)
@@ -36,7 +36,7 @@ class ACTHook(TransformerOptionsHook):
 
 
 def hook_group(act_map: ActMap, strength: float, before: HookGroup | None) -> HookGroup:
-    """The hooks so far, and one that applies a map.
+    """The given hooks, plus one that applies a map.
 
     Raises:
         MapError: the map does not steer a diffusion model, or the strength is not a number.
@@ -46,6 +46,6 @@ def hook_group(act_map: ActMap, strength: float, before: HookGroup | None) -> Ho
             "This map steers only text encoders, which a hook cannot do; use Apply ACT Steering (CLIP only)."
         )
     group = before.clone() if before is not None else HookGroup()
-    # Only the hooked conditioning runs while the hook acts, so all of the batch is steered.
+    # Only the hooked conditioning runs while the hook acts, so the whole batch is steered.
     group.add(ACTHook(ModelSteering(act_map, strength, branch="both")))
     return group

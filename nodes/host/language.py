@@ -14,14 +14,14 @@ from ...act_core.errors import MapFileError
 from ...act_core.settings import Dtype
 from . import folders
 
-if TYPE_CHECKING:  # it takes seconds to import, and most graphs have no language model
+if TYPE_CHECKING:  # importing it takes seconds, and most graphs do not use a language model
     from ...act_core.models.transformers import TransformersModel
 
 DEFAULT = "SmolLM2-135M-Instruct (small default)"
 DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in get_args(Dtype)}
-# Besides the weights, for each token and channel of a layer: keys, values, and intermediate results.
+# Memory in addition to the weights, per token and channel of a layer: keys, values, and intermediate results.
 _TENSORS_A_LAYER = 4
-# The share of the free memory that a fit may use besides the model.
+# The share of the free memory that a fit may use in addition to the model.
 _SHARE = 0.7
 
 
@@ -35,13 +35,13 @@ class LanguageModel:
 
     Args:
         model: the model, in main memory.
-        device: where it runs.
+        device: device that it runs on.
     """
 
     def __init__(self, model: TransformersModel, device: torch.device) -> None:
         self._model = model
         offload = comfy.model_management.text_encoder_offload_device()
-        # The host sets attributes on the model that it manages, some under names that transformers uses itself.
+        # The host sets attributes on the model that it manages, some of which clash with names of transformers.
         root = nn.Module()
         root.model = model.module
         self._patcher: Any = ModelPatcher(root, load_device=device, offload_device=offload)
@@ -50,12 +50,12 @@ class LanguageModel:
         """The model, loaded to its device with room for a number of tokens.
 
         Raises:
-            MapError: it does not fit into the memory.
+            MapError: it does not fit into memory.
         """
         config = self._model.config
         size = _TENSORS_A_LAYER * config.num_hidden_layers * config.hidden_size * self._model.module.dtype.itemsize
         try:
-            # As a whole: the host can only stream layers that are its own.
+            # Load it completely: the host can stream only its own layers.
             comfy.model_management.load_models_gpu([self._patcher], memory_required=tokens * size, force_full_load=True)
         except comfy.model_management.OOM_EXCEPTION as error:
             raise MapError(
@@ -65,7 +65,7 @@ class LanguageModel:
         return self._model
 
     def budget(self) -> int | None:
-        """Bytes that a fit may use besides the model; None on a CPU, where a budget would only slow it down."""
+        """Bytes that a fit may use in addition to the model; None on a CPU, where a budget would only slow it down."""
         device = self._patcher.load_device
         if comfy.model_management.is_device_cpu(device):
             return None

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ...act_core.errors import FitError
 
-# Attachment of a MODEL: the usual side of its pictures in pixels.
+# Attachment of a MODEL: the default side length of its pictures in pixels.
 SIZE = "act_size"
 _SMALL_MODELS = ("SD15", "SD20")
 
 
 def fixed_latent(model: Any, latent: dict[str, Any]) -> Tensor:
-    """The samples of a latent from the graph; an empty one gets the channels and the size that the model takes."""
+    """The samples of a latent from the graph; an empty one is adapted to the channels and downscaling of the model."""
     given = {name: latent[name] for name in ("downscale_ratio_spacial", "downscale_ratio_temporal") if name in latent}
     return comfy.sample.fix_empty_latent_channels(model, latent["samples"], **given)
 

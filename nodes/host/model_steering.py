@@ -1,4 +1,4 @@
-"""A map on a MODEL: put on at each call of the model, and taken off right after it."""
+"""A map on a MODEL: applied at each call of the model, and removed right after it."""
 
 from __future__ import annotations
 
@@ -43,10 +43,10 @@ class Window:
         return self.start == 0 and self.end == 1
 
     def contains(self, model_sampling: Any, options: dict[str, Any]) -> bool:
-        """Whether the step that the host is at lies inside."""
+        """Whether the host's current step lies inside."""
         if self.is_whole:
             return True
-        # At sampling time, since a node that shifts the schedule may come after ours.
+        # Evaluated at sampling time, since a node that shifts the schedule may come after ours.
         sigma = float(options["sigmas"].max())
         first, last = (float(model_sampling.percent_to_sigma(percent)) for percent in (self.start, self.end))
         return last < sigma <= first
@@ -54,13 +54,13 @@ class Window:
 
 @dataclass
 class _Run:
-    """What happened at the calls of the model in one sampling run.
+    """Records the calls of the model in one sampling run.
 
     Attributes:
-        calls: of the model.
+        calls: calls of the model.
         outside: calls outside the window.
-        without_branch: calls inside the window that had no row of the branch.
-        acted: steerings that were on; one for each replica of the model.
+        without_branch: calls inside the window without rows of the branch.
+        acted: steerings that were active; one for each replica of the model.
     """
 
     calls: int = 0
@@ -90,10 +90,10 @@ class ModelSteering:
         self.window = window or Window()
         self.branch: Branch = branch
         self.outcome = ""
-        # One for each replica of the model, which a host with several devices runs at the same time.
+        # One for each replica of the model, since a host with several devices runs them at the same time.
         self._steerings: WeakKeyDictionary[nn.Module, tuple[Steering, BatchRows]] = WeakKeyDictionary()
         self._run: _Run | None = None
-        # Of a hook: the host does not report when a run that it is part of begins and ends.
+        # Used by a hook, for which the host does not report the start and end of a run.
         self._without_run = _Run()
 
     def on(self, model: Any) -> Steering:
@@ -113,10 +113,10 @@ class ModelSteering:
         return clone
 
     def call(self, executor: Any, *args: Any, strength: float | None = None, **kwargs: Any) -> Any:
-        """Around one call of the model: ``x, t, c_concat, c_crossattn, control, transformer_options``.
+        """Wrap one call of the model: ``x, t, c_concat, c_crossattn, control, transformer_options``.
 
         Raises:
-            MapError: the map was due, and none of its sites ran.
+            MapError: the map should have acted, but none of its sites ran.
         """
         options = args[5] if len(args) > 5 else kwargs.get("transformer_options", {})
         run = self._run or self._without_run
@@ -130,7 +130,7 @@ class ModelSteering:
             return executor(*args, **kwargs)
         steering, rows = self._on(diffusion_model(executor.class_obj).module)
         x = args[0] if args else kwargs["x"]
-        # Another pack may append rows inside the model, which are nobody's branch.
+        # Another pack may append rows inside the model, which belong to no branch.
         rows.choose(parts, of, rows=x.shape[0] if isinstance(x, Tensor) else None)
         strength = self.strength if strength is None else strength
         if strength != steering.strength:
@@ -163,9 +163,9 @@ class ModelSteering:
         return (None, 1) if len(parts) == len(branches) else (parts, len(branches))
 
     def _sample(self, executor: Any, *args: Any, **kwargs: Any) -> Any:
-        """Around a sampling run, to report afterwards what fired."""
+        """Wrap a sampling run, and report afterwards what fired."""
         before, run = self._run, _Run()
-        self._steerings.clear()  # with their counts, which are those of one run
+        self._steerings.clear()  # and with them the counts, which are per run
         self._run = run
         try:
             output = executor(*args, **kwargs)
@@ -175,7 +175,7 @@ class ModelSteering:
         return output
 
     def _report(self, run: _Run) -> None:
-        """Say on the console how many sites fired in a run, or why the map did not act."""
+        """Log how many sites fired in a run, or why the map did not act."""
         if run.acted and not any(steering.coverage.fired for steering in run.acted):
             next(iter(run.acted)).check()
         called = self.act_map.card.title or "map"
@@ -205,11 +205,11 @@ class ModelSteering:
 def _note_branches(
     executor: Any, guider: Any, sigmas: Any, extra_args: dict[str, Any], *args: Any, **kwargs: Any
 ) -> Any:
-    """Note which conditioning is which: a call of the model only knows their uuids."""
+    """Record which conditioning is which: a call of the model only gets their uuids."""
     names: dict[uuid.UUID, str] = {}
     for name, conds in guider.conds.items():
         for cond in conds or ():
-            # For a prompt with an area the host puts a copy into the other branches, under the same uuid.
+            # For a prompt with an area, the host adds a copy with the same uuid to the other branches.
             if names.setdefault(cond["uuid"], name) != name:
                 cond["uuid"] = uuid.uuid4()
                 names[cond["uuid"]] = name

@@ -10,7 +10,7 @@ from torch import nn
 from ...act_core.architectures import architecture_of
 from ...act_core.components import DIFFUSION_MODEL, Component
 
-# Under which the host keeps what is ours.
+# Keys under which the host stores our objects.
 KEY = "act_steering"
 
 
@@ -18,26 +18,26 @@ def diffusion_model(model: Any) -> Component:
     """The diffusion model in a MODEL, or in the host's model inside it."""
     inner = getattr(model, "model", model)
     module: nn.Module = inner.diffusion_model
-    module = getattr(module, "_orig_mod", module)  # of a compiled model
+    module = getattr(module, "_orig_mod", module)  # unwrap a compiled model
     return Component(DIFFUSION_MODEL, module, architecture_of(module))
 
 
 def weight_patches(patcher: Any, what: str) -> tuple[str, ...]:
-    """What else acts on a model, for the record of a map that is fitted on it.
+    """Other patches on a model, for the record of a map that is fitted on it.
 
     Args:
         patcher: the host's patcher of the model.
-        what: the model in words.
+        what: description of the model.
     """
     count = len(patcher.patches)
     return (f"{count} weights of the {what} patched, as by a LoRA",) if count else ()
 
 
 def is_steered(model: Any) -> bool:
-    """Whether a map is already on a MODEL."""
+    """Whether a MODEL is already steered."""
     return bool(model.wrappers.get(WrappersMP.APPLY_MODEL, {}).get(KEY))
 
 
 def is_steered_clip(clip: Any) -> bool:
-    """Whether a map is already on a CLIP."""
+    """Whether a CLIP is already steered."""
     return bool(clip.patcher.get_attachment(KEY))

@@ -1,4 +1,4 @@
-"""Progress bars of nodes, which an interrupt of the user ends."""
+"""Progress bars of nodes, which also check for interrupts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class FitProgress:
     """The bar of a fit; an interrupt ends the fit at the next site.
 
     Args:
-        parts: how many fits run one after the other.
+        parts: number of fits that run one after the other.
     """
 
     def __init__(self, parts: int = 1) -> None:
@@ -26,7 +26,7 @@ class FitProgress:
 
 
 class StepProgress:
-    """The bar of something that runs in equal steps; an interrupt ends it at the next one."""
+    """The bar of a task with equal steps; an interrupt ends it at the next step."""
 
     def __init__(self, steps: int) -> None:
         self._bar = comfy.utils.ProgressBar(steps)

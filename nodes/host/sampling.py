@@ -1,4 +1,4 @@
-"""Sampling the same noise at several strengths of a map."""
+"""Samples the same noise at several strengths of a map."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def schedulers() -> list[str]:
 
 
 class StrengthSweep:
-    """What ACT Strength Sweep was asked for.
+    """The inputs of ACT Strength Sweep, and its run.
 
     Args:
         model: a MODEL, without the map.

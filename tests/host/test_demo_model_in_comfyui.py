@@ -1,4 +1,4 @@
-"""The demo model in the host's classes is the demo model of diffusers."""
+"""The demo model in the host's classes equals the demo model in diffusers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fit ACT Map in the host: models, sizes, memory, and what is refused."""
+"""Fit ACT Map in the host: models, sizes, memory, and refused inputs."""
 
 from __future__ import annotations
 

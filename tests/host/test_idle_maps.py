@@ -15,7 +15,7 @@ WINDOW = f"'demo' {IDLE}: none of its steps lies in the window of the map, "
 
 
 def run(host: Host, name: str, sampling: dict[str, Any], **changes: Any) -> tuple[str, torch.Tensor]:
-    """What the console says about a steered run, and the latent."""
+    """The console output of a steered run, and the latent."""
     graph = Graph()
     parts = Parts(graph, "demo")
     parts.sampled(apply(graph, parts.model, graph.add("LoadACTMap", name=name), **changes)[0], **sampling)

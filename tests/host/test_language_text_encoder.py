@@ -1,4 +1,4 @@
-"""A language model as the text encoder of a picture model."""
+"""A language model as the text encoder of an image model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One name, one map: what a saved map is called, and what it is loaded by."""
+"""One name, one map: the names under which maps are saved and loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CARD: dict[str, Any] = {"author": "", "description": "", "license": "", "strengt
 
 
 def saving(loaded: str, name: str) -> Graph:
-    """A workflow that saves a map under a name, which is also its title, and shows the name that it got."""
+    """A workflow that saves a map under a name, which is also its title, and shows the resulting name."""
     graph = Graph()
     act_map = graph.add("LoadACTMap", name=loaded)
     graph.add("PreviewAny", source=graph.add("SaveACTMap", act_map=act_map, name=name, title=name, **CARD))
@@ -21,7 +21,7 @@ def saving(loaded: str, name: str) -> Graph:
 
 
 def saved_as(host: Host, loaded: str, name: str) -> str:
-    """The name under which the map is listed, after checking that it is, and that it loads that very map."""
+    """The name under which the map is listed, after checking that it is listed and loads the same map."""
     outputs = host.run(saving(loaded, name)).outputs.values()
     (shown,) = (text for output in outputs for text in output["text"] if not text.startswith("Saved "))
     kind, *options = host.get("/object_info/LoadACTMap")["LoadACTMap"]["input"]["required"]["name"]

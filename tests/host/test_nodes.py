@@ -1,4 +1,4 @@
-"""The nodes in a running ComfyUI, over HTTP: fit, save, load, apply, and what must not change."""
+"""The nodes in a running ComfyUI, over HTTP: fit, save, load, apply."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_missing_clip_is_an_error_in_next_node(host: Host, saved: dict[str, str]
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"source": "one prompt only"}, "has 1 source prompts; give at least two"),
+        ({"source": "one prompt only"}, "needs at least two source prompts, one per line, but got 1"),
         ({"target": SOURCE}, "The source prompts and the target prompts are the same"),
         ({"width": 4096, "height": 4096}, "Pictures of 4096 x 4096 are too large for this model; it goes up to 128."),
     ],

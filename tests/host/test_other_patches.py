@@ -1,4 +1,4 @@
-"""Our nodes in the company of ComfyUI's own: branches, chains, hooks, interrupts, several at once."""
+"""Our nodes together with ComfyUI's own: branches, chains, hooks, interrupts, several at once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def one_step(
     change: Callable[[Graph, Node], Node] = lambda graph, model: model,
     **changes: Any,
 ) -> torch.Tensor:
-    """The latent after one step of a guider; steered where a map is named."""
+    """The latent after one step of a guider; steered if a map is given."""
     graph = Graph()
     parts = Parts(graph, kind)
     model = parts.model

@@ -1,4 +1,4 @@
-"""The presets name as many parts of the host's full-size models as these have."""
+"""The presets match all parts of the host's full-size models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the prompts of a fit may be: comments, lists, and prompt sets that change."""
+"""The prompts of a fit: comments, lists, and prompt sets that change."""
 
 from __future__ import annotations
 

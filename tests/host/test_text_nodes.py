@@ -1,4 +1,4 @@
-"""Language models in the graph, over HTTP: load, fit, write, and what must not change."""
+"""Language models in the graph, over HTTP: load, fit, write."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REAL, TINY, SHORT = "smollm2", "tiny", "nested/short"
 
 @pytest.fixture(scope="module")
 def models(host: Host, smollm2: TransformersModel) -> Path:
-    """The real SmolLM2, tiny random models, and things that are no models, where the host looks for models."""
+    """The real SmolLM2, tiny random models, and files that are not models, in the host's model folder."""
     folder = host.base / "models" / "LLM"
     chatty = tiny_llama(context=2048)
     chatty.tokenizer.chat_template = TEMPLATE
@@ -70,7 +70,7 @@ def loaded(graph: Graph, name: str) -> Node:
 
 
 def text_of(graph: Graph, name: str, prompt: str = PROMPT, **changes: Any) -> Node:
-    """A text node; its map is given by the name of its file."""
+    """A text node; its map is given by file name."""
     settings: dict[str, Any] = {"instruction": INSTRUCTION, "strength": 1.0, "mode": "continue", "max_length": 24}
     settings |= {"temperature": 0.8, "top_p": 0.95, "repetition_penalty": 1.1, "seed": 3, "compare": False}
     if act_map := changes.pop("act_map", ""):
@@ -186,7 +186,7 @@ def fit_of(graph: Graph, name: str, source: Any, target: Any, **changes: Any) ->
 @pytest.mark.parametrize(
     ("name", "source", "changes", "sentence"),
     [
-        (TINY, "one line", {}, "Fit ACT Text Map has 1 source prompts; give at least two, one a line"),
+        (TINY, "one line", {}, "Fit ACT Text Map needs at least two source prompts, one per line, but got 1"),
         (TINY, " \n ", {}, "Fit ACT Text Map has 0 source prompts"),
         (SHORT, "a\n" + "x" * 70, {}, "do not fit into the model's context of 64"),
         (SHORT, "a\nb", {"format": "question"}, "has no chat template"),

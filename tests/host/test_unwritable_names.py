@@ -1,4 +1,4 @@
-"""Names of maps that the file system refuses, and the name that Save ACT Map returns."""
+"""Map names that the file system refuses, and the name that Save ACT Map returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The example workflows over HTTP, in this host and in the oldest one that is supported."""
+"""The example workflows over HTTP, in this host and in the oldest supported one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OLDEST = "0.3.64"
 
 @pytest.fixture(scope="module")
 def oldest(host_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[Host, None, None]:
-    """The oldest ComfyUI that is supported, in the environment of the other."""
+    """The oldest supported ComfyUI, in the environment of the other."""
     root = Path(os.environ.get("COMFYUI_OLDEST_PATH") or Path.home() / "comfy" / f"ComfyUI-{OLDEST}")
     if not (root / "main.py").is_file():
         pytest.skip(f"no ComfyUI {OLDEST} at {root}; set COMFYUI_OLDEST_PATH to yours")

@@ -1,4 +1,4 @@
-"""Run by the host's own Python: what the demo model gives in the host's own classes, as a file of tensors."""
+"""Run by the host's own Python: outputs of the demo model in the host's own classes, as a file of tensors."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ OUT, *PROMPTS = inside.ARGUMENTS
 @torch.inference_mode()
 def main() -> None:
     model, clip, vae = load_demo_model()
-    told = io.StringIO()
-    logging.getLogger().addHandler(logging.StreamHandler(told))
+    log = io.StringIO()
+    logging.getLogger().addHandler(logging.StreamHandler(log))
     encoded = [clip.encode_from_tokens_scheduled(clip.tokenize(prompt))[0] for prompt in PROMPTS]
     context = torch.cat([cond for cond, _ in encoded])
     pooled = torch.cat([extra["pooled_output"] for _, extra in encoded])
@@ -30,7 +30,7 @@ def main() -> None:
     # What the host's latents are to the model's own, which carry no scale and shift.
     pictures = vae.decode(model.model.process_latent_out(latents))
     found = {"context": context, "pooled": pooled, "latents": latents, "predicted": predicted, "pictures": pictures}
-    found["cut_off"] = torch.tensor(told.getvalue().count("only the first 16 tokens are read"))
+    found["cut_off"] = torch.tensor(log.getvalue().count("only the first 16 tokens of this prompt are read"))
     save_file({name: tensor.contiguous() for name, tensor in found.items()}, Path(OUT))
 
 

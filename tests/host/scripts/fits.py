@@ -40,7 +40,7 @@ def loaded() -> tuple[Any, Any]:
 
 
 def noises(samples: int) -> list[torch.Tensor]:
-    """What the model is given in a fit: the noise of each sample, source before target."""
+    """The noise of each sample that the model gets in a fit, source before target."""
     model, clip = loaded()
     seen: list[torch.Tensor] = []
 
@@ -55,7 +55,7 @@ def noises(samples: int) -> list[torch.Tensor]:
 
 
 def out_of_memory(error: Exception) -> dict[str, Any]:
-    """A fit whose second batch has no room."""
+    """A fit whose second batch runs out of memory."""
     model, clip = loaded()
     calls = 0
 
@@ -118,7 +118,7 @@ def text_one_at_a_time() -> float:
 
 
 def unknown_model() -> str:
-    """The error of a fit on a kind of model that has no presets."""
+    """The error of a fit on a kind of model without presets."""
     model = SimpleNamespace(wrappers={}, model=SimpleNamespace(diffusion_model=torch.nn.Linear(1, 1)))
     settings = ("auto", "both", "mean", "causal", "unbounded", 2, 0, 0, 7)
     try:
@@ -129,7 +129,7 @@ def unknown_model() -> str:
 
 
 def unknown_text_encoder() -> list[str]:
-    """The error of a fit of text encoders of which none is known, and the components of a fit of the model alone."""
+    """The error of a fit of unknown text encoders, and the components of a fit of only the model."""
     known, (model, clip) = text_encoders.architecture_of, loaded()
     text_encoders.architecture_of = lambda module: Architecture(known(module).name)
     act_map, _ = fitted(model, clip, 2)
@@ -157,7 +157,7 @@ def video_sweep() -> list[list[int]]:
 
 
 def kept_alive_by_a_hook() -> bool:
-    """Whether a model that is no longer used stays in memory for a hook that steered it."""
+    """Whether a hook keeps a model in memory that it steered and that is no longer used."""
     model, clip = loaded()
     act_map, _ = fitted(model, clip, 2)
     hooks = nodes.CreateACTHook.execute(act_map, 1.0).result[0]
@@ -177,9 +177,9 @@ def kept_alive_by_a_hook() -> bool:
 
 
 def appended_rows() -> dict[str, float]:
-    """How far steering one branch moves a latent, and how far that changes when another pack appends a row inside.
+    """How much steering one branch changes a latent, and how much of that depends on another pack appending a row.
 
-    The double does what NAG does on models of the type of SD3: each block gets its last row twice.
+    The patch imitates NAG on models like SD3: each block gets its last row twice.
     """
     model, clip = loaded()
     act_map, _ = fitted(model, clip, 4)
@@ -217,7 +217,7 @@ def appended_rows() -> dict[str, float]:
 
 
 def leak_warnings() -> dict[str, int]:
-    """How often the host warns of circular references when a CLIP that was encoded with is freed."""
+    """How often the host warns of circular references when a CLIP that encoded a prompt is freed."""
     log = io.StringIO()
     handler = logging.StreamHandler(log)
     logging.getLogger().addHandler(handler)

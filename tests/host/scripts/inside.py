@@ -1,4 +1,4 @@
-"""For scripts that the host's own Python runs: makes the host's modules importable, and this pack as ``act_pack``."""
+"""Imported by scripts that the host's own Python runs: makes the host's modules and ``act_pack`` importable."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import comfy.options  # noqa: E402
 
 comfy.options.enable_args_parsing()
 
-# As the host imports a pack: under a name of its own.
+# As the host imports a pack: under a separate name.
 spec = importlib.util.spec_from_file_location("act_pack", PACK / "__init__.py", submodule_search_locations=[str(PACK)])
 assert spec is not None
 assert spec.loader is not None

@@ -56,7 +56,7 @@ def encoded(encoder: Any) -> torch.Tensor:
 
 
 def shift_of_prompts(encoder: Any) -> torch.Tensor:
-    """How far the first attention moves from source to target, meant over the tokens of the prompts alone."""
+    """Mean shift of the first attention from source to target, over only the tokens of the prompts."""
     module = encoder.cond_stage_model.qwen3_4b.transformer.model.layers[0].self_attn.o_proj
     tokenizer = encoder.tokenizer.qwen3_4b.tokenizer
     outputs: list[torch.Tensor] = []

@@ -1,4 +1,4 @@
-"""Run by the host's own Python: how many parts of its full-size models the presets name, as JSON."""
+"""Run by the host's own Python: how many parts of its full-size models match the presets, as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run by the host's own Python: what `act_core` writes without any node, as JSON."""
+"""Run by the host's own Python: the text that `act_core` writes without nodes, as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run by the host's own Python: tiny random models in the host's own formats, as files that its loaders take."""
+"""Run by the host's own Python: tiny random models in the host's own formats, as files that its loaders accept."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BUILT: dict[str, Any] = {"dtype": torch.float32, "device": "meta", "operations":
 
 
 def sd15(*widths: int) -> torch.nn.Module:
-    """320 channels times a width at each level; FreeU, for one, acts on twice and four times 320 only."""
+    """320 channels times a width at each level, since FreeU, for example, acts only on 640 and 1280 channels."""
     each = [1] * len(widths)
     return UNetModel(
         image_size=32,
@@ -100,7 +100,7 @@ def clip_l() -> torch.nn.Module:
 
 
 def filled(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Seeded noise of a size that keeps activations alive; norms are left as a new model has them."""
+    """Seeded noise, scaled so that activations neither vanish nor explode; norms keep their initial values."""
     generator = torch.Generator().manual_seed(0)
     weights: dict[str, torch.Tensor] = {}
     for name, meta in module.state_dict().items():

@@ -31,7 +31,7 @@ from benchmarks.lib.rerun import fit_by_rerunning  # noqa: E402
 
 
 class TinyUNet(FitModel[str]):
-    """A random UNet of the host; a prompt is a seed, and target prompts have another mean."""
+    """A random UNet of the host; a prompt is a seed, and target prompts have a different mean."""
 
     def __init__(self) -> None:
         self.module = UNetModel(
