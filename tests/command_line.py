@@ -1,4 +1,4 @@
-"""The command line under test: its prompts, and how it refuses."""
+"""Helpers for tests of the command line: prompts, and checks of errors."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 
 def refused(result: tuple[int, str, str], *words: str) -> None:
-    """Exit status 2 and one line, on the error stream, that says what is wrong."""
+    """Check for exit status 2 and a single line on stderr that contains these words."""
     status, _, err = result
     assert status == 2
     assert err.endswith("\n")

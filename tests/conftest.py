@@ -1,4 +1,4 @@
-"""Fixtures, and what must hold after every test."""
+"""Fixtures, and checks that run after every test."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
-# Some virtual machines announce AMX and trap when it is used: bfloat16 then ends Python with SIGILL.
+# Some virtual machines report AMX support but trap when it is used: bfloat16 then ends Python with SIGILL.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
-# On a machine that is shared, threads of one operator wait for each other many times longer than they compute.
+# On a shared machine, the threads of an operator wait for each other much longer than they compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
@@ -25,7 +25,7 @@ settings.load_profile("suite")
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """Every test begins with the same random state, and leaves no walking thread behind."""
+    """Every test starts from the same random state, and must not leave worker threads behind."""
     torch.manual_seed(0)
     before = set(walkers())
     yield

@@ -56,7 +56,7 @@ def randomise(module: nn.Module, seed: int = 0, scale: float = 0.3) -> nn.Module
 
 
 def hide_packages(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Make packages look as if they were not installed."""
+    """Make packages appear uninstalled."""
     find = importlib.util.find_spec
 
     def found(name: str, package: str | None = None) -> Any:
@@ -93,7 +93,7 @@ def tiny_llama(dtype: torch.dtype = torch.float32, *, layers: int = 3, context: 
 
 
 class Split(nn.Module):
-    """Returns a tuple, as attention and transformer blocks do; what is not an activation must be left alone."""
+    """Returns a tuple, like attention and transformer blocks; outputs that are not activations must stay unchanged."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -105,7 +105,7 @@ class Split(nn.Module):
 
 
 class Mixed(nn.Module):
-    """Activations of every layout. The submodules are registered in another order than they run in."""
+    """Activations of every layout. The submodules are registered in a different order from that in which they run."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class TensorModel(FitModel[str]):
 
     Attributes:
         module: the module; it is the component ``toy``.
-        resident: prompts whose run has begun and not ended.
+        resident: number of prompts whose run has started but not ended.
         on_run: called at the beginning of each run, with the prompts of the batch.
     """
 

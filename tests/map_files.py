@@ -1,4 +1,4 @@
-"""Map files for tests: how they are looked into and damaged."""
+"""Helpers that inspect and damage map files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from act_core import ActMap, MapError, load_map, save_map
 from act_core.transport import Transport
 
-# What a sentence for people never holds.
+# Strings that must not appear in a message for users.
 JARGON = ("Traceback", "Error(", "Exception", "object at 0x", 'File "', "torch.Size", "<class")
 
 
@@ -39,7 +39,7 @@ def header_bytes(path: Path) -> int:
 
 @contextlib.contextmanager
 def unprivileged() -> Generator[None]:
-    """As a user whom file modes do hold back, where the tests run as root."""
+    """Drop root privileges in the block, so that file modes take effect."""
     root = os.geteuid() == 0
     if root:
         os.seteuid(65534)
@@ -82,17 +82,21 @@ def rewritten(
     site: Mapping[str, Any] | None = None,
     record: Mapping[str, Any] | None = None,
 ) -> Path:
-    """A proper map file with some of its parts replaced (None takes them out); `site` is for the first site."""
+    """A valid map file with some of its parts replaced (None removes them); `site` is for the first site."""
     save_map(act_map, path, statistics=True)
     held: dict[str, Any] = {**safetensors.torch.load_file(path), **(tensors or {})}
-    told: dict[str, Any] = metadata_of(path)
-    sites, fitted = json.loads(told["act.sites"]), json.loads(told["act.record"])
+    header: dict[str, Any] = metadata_of(path)
+    sites, fitted = json.loads(header["act.sites"]), json.loads(header["act.record"])
     sites[0] |= site or {}
-    told |= {"act.sites": json.dumps(sites), "act.record": json.dumps({**fitted, **(record or {})}), **(metadata or {})}
+    header |= {
+        "act.sites": json.dumps(sites),
+        "act.record": json.dumps({**fitted, **(record or {})}),
+        **(metadata or {}),
+    }
     safetensors.torch.save_file(
         {name: tensor for name, tensor in held.items() if tensor is not None},
         path,
-        {name: text for name, text in told.items() if text is not None},
+        {name: text for name, text in header.items() if text is not None},
     )
     return path
 

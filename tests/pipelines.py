@@ -1,4 +1,4 @@
-"""Tiny random text-to-image pipelines of each kind that the adapter knows, and what tests do with them."""
+"""Tiny random text-to-image pipelines of each kind that the adapter supports, and helpers for them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from transformers import (
 from act_core import ActMap, fit
 from act_core.models.diffusers import DiffusersModel
 
-# Its annotations allow one class where there may be several, and never None.
+# Its annotations allow only one class where several are valid, and never None.
 diffusers: Any = importlib.import_module("diffusers")
 
 WIDTH = 32
@@ -75,7 +75,7 @@ def stable_diffusion_3() -> Any:
 
 
 def one_encoder() -> Any:
-    """What the demo model is: SD3 with one text encoder as wide as the context."""
+    """The kind of the demo model: SD3 with one text encoder as wide as the context."""
     return diffusers.StableDiffusion3Pipeline(
         vae=_vae(16),
         text_encoder=_clip(CLIPTextModelWithProjection),

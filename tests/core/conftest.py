@@ -25,19 +25,19 @@ def fitted() -> ActMap:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where a map can be saved."""
+    """A path to save a map to."""
     return tmp_path / "calm.safetensors"
 
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Run:
-    """Runs one command line; gives exit status, output and errors."""
+    """Runs one command line; returns exit status, output and errors."""
 
     def running(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
         try:
             status = main([str(argument) for argument in arguments])
-        except SystemExit as stop:  # how argparse ends
+        except SystemExit as stop:  # raised by argparse
             status = stop.code if isinstance(stop.code, int) else 1
         captured = capsys.readouterr()
         return status, captured.out, captured.err
@@ -88,7 +88,7 @@ def pipeline_map(tmp_path_factory: pytest.TempPathFactory, tiny_pipeline: Path, 
 
 @pytest.fixture(scope="session")
 def pipeline() -> Callable[[str], Any]:
-    """Makes a tiny random pipeline of a kind, or returns the one made before."""
+    """Creates a tiny random pipeline of a kind; the second call returns the same one."""
     return cache(lambda kind: PIPELINES[kind]())
 
 
@@ -100,5 +100,5 @@ def model(request: pytest.FixtureRequest, pipeline: Callable[[str], Any]) -> Dif
 
 @pytest.fixture
 def unet(pipeline: Callable[[str], Any]) -> DiffusersModel:
-    """Stable Diffusion, whose diffusion model is a UNet."""
+    """A Stable Diffusion pipeline, whose diffusion model is a UNet."""
     return DiffusersModel(pipeline("stable diffusion"), size=SIZE)

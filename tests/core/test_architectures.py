@@ -1,4 +1,4 @@
-"""The records of model families: on tiny models of the libraries, each finds what it promises."""
+"""The records of model families, on tiny models from the libraries."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from act_core.sites import matches
 LAYERS = 4
 COUNTS = {"norms": 2, "attention": 1, "mlp": 1, "blocks": 1}
 LANGUAGE = (LLAMA, MIXTRAL, QWEN3_NEXT, GEMMA, OLMO2, GPT2, GPT_NEOX)
-# Kinds that no record names, and the record of the family that they are built like.
+# Kinds without a record, and the record of the family that they are built like.
 BUILT_ALIKE = {
     "granite": LLAMA,
     "glm4": LLAMA,
@@ -40,7 +40,7 @@ BUILT_ALIKE = {
     "dots1": MIXTRAL,
     "minimax_m2": MIXTRAL,
 }
-# Hybrids, other norms, or a feed-forward that does not return the stream.
+# Hybrids, other norms, or a feed-forward that does not return the hidden states.
 GENERIC = ("olmo_hybrid", "jamba", "falcon_h1", "vaultgemma", "afmoe", "llama4_text", "minimax", "lfm3", "opt", "bloom")
 SIZES: dict[str, Any] = {
     "vocab_size": 257,
@@ -68,7 +68,7 @@ SIZES: dict[str, Any] = {
     "n_group": 1,
     "topk_group": 1,
 }
-# DeepSeek's attention has widths of its own, and keys and values for each head.
+# DeepSeek's attention has separate widths, and keys and values for each head.
 WIDTHS: dict[str, Any] = {
     "num_key_value_heads": 4,
     "kv_lora_rank": 8,
@@ -141,7 +141,7 @@ def test_norms_of_models_with_post_norms_follow_attention_and_feed_forward(
     assert leaves == {"post_attention_layernorm", "post_feedforward_layernorm"}
 
 
-def test_mlp_of_a_mixture_of_experts_returns_the_stream(tiny: Callable[[str], TransformersModel]) -> None:
+def test_mlp_of_a_mixture_of_experts_returns_hidden_states(tiny: Callable[[str], TransformersModel]) -> None:
     model = tiny("deepseek_v3")
     kinds = [type(model.module.model.layers[layer].mlp).__name__ for layer in range(LAYERS)]
     assert len(set(kinds)) == 2  # the first layer is dense
@@ -154,7 +154,7 @@ def test_architecture_of_recognises_a_model_that_is_built_alike(kind: str, expec
 
 
 @pytest.mark.parametrize("kind", GENERIC)
-def test_architecture_of_gives_no_presets_where_they_would_find_some_layers_only(kind: str) -> None:
+def test_architecture_of_gives_no_presets_that_would_find_only_some_layers(kind: str) -> None:
     assert not architecture_of(built(kind, "meta")).presets
 
 
@@ -210,7 +210,7 @@ def test_names_elsewhere_are_the_same_in_both_directions(ours: Architecture, the
 
 
 def linear_layers_with_bias(architecture: Architecture, module: nn.Module) -> dict[str, bool]:
-    """Of each site of the foldable presets, whether it has a weight and a bias."""
+    """Whether each site of the foldable presets has a weight and a bias."""
     patterns = [p.partition("#")[0] for preset in architecture.foldable for p in architecture.patterns(preset)]
     parts = {name: part for name, part in submodules(module).items() if matches(patterns, name)}
     vectors = {name: (getattr(part, "weight", None), getattr(part, "bias", None)) for name, part in parts.items()}

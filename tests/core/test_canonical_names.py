@@ -1,4 +1,4 @@
-"""Maps of a model that another version of its library, an adapter or compilation names differently."""
+"""Maps of models whose names differ by library version, adapter or compilation."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_warning_of_other_weights_holds_in_other_version() -> None:
     assert "other weights" in warning
 
 
-def test_transformers_clip_takes_map_of_either_version() -> None:
+def test_transformers_clip_accepts_map_of_either_version() -> None:
     config = CLIPTextConfig(
         vocab_size=50,
         hidden_size=8,
@@ -88,7 +88,7 @@ def test_transformers_clip_takes_map_of_either_version() -> None:
 
 
 class LoraLinear(nn.Module):
-    """As `peft` wraps a linear layer."""
+    """Wraps a linear layer like `peft`."""
 
     def __init__(self, base_layer: nn.Linear) -> None:
         super().__init__()
@@ -144,7 +144,7 @@ def test_weights_hash_ignores_wrapping(prefix: str) -> None:
 )
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_hash_that_version_0_1_recorded_is_recognised(prefix: str, recorded: str) -> None:
-    """That version hashed the names as they stood, with ``text_model.`` or without."""
+    """That version hashed the unmodified names, with or without ``text_model.``."""
     assert has_weights(encoder(prefix), recorded)
     assert not has_weights(encoder(prefix, seed=1), recorded)
 

@@ -1,4 +1,4 @@
-"""The command line: exit status 2 and one sentence for what it refuses."""
+"""The command line: exit status 2 and a one-sentence error for invalid input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text-to-image model that ships, and what a map does to it."""
+"""The shipped text-to-image model, and the effect of a map on it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def model() -> DiffusersModel:
 
 @pytest.fixture(scope="module")
 def ink(model: DiffusersModel, tmp_path_factory: pytest.TempPathFactory) -> ActMap:
-    """Fitted, saved and loaded again."""
+    """A map, fitted, saved and loaded again."""
     act_map = fit(model, PROMPTS.source[:48], PROMPTS.target[:48], batch_size=48)
     return load_map(save_map(act_map, tmp_path_factory.mktemp("maps") / "ink.safetensors"))
 
@@ -78,7 +78,7 @@ def test_colour_falls_as_strength_rises(model: DiffusersModel, ink: ActMap) -> N
     images = sweep(model, ink, SUBJECTS, (0.0, 0.5, 1.0), guidance=3.0)
     none, half, full = (colour(list(column)).mean() for column in zip(*images, strict=True))
     assert full < half < none
-    # Prompting for ink leaves a tenth and less; a third is well below what chance gives.
+    # Prompting for ink leaves at most a tenth; a third is far below chance.
     assert full < none / 3
 
 

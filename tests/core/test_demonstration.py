@@ -1,4 +1,4 @@
-"""What ``act-steering demo`` measures and writes."""
+"""The measurements and files of ``act-steering demo``."""
 
 from __future__ import annotations
 

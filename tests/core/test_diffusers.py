@@ -1,4 +1,4 @@
-"""Text-to-image pipelines: sites and fits, on tiny random ones of every kind."""
+"""Text-to-image pipelines: sites and fits, on tiny random pipelines of every kind."""
 
 from __future__ import annotations
 

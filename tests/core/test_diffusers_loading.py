@@ -1,4 +1,4 @@
-"""Loading text-to-image pipelines, and what they refuse."""
+"""Loading text-to-image pipelines, and the input that they refuse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Steered text-to-image pipelines: tiny random ones of every kind."""
+"""Steered text-to-image pipelines, on tiny random ones of every kind."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_steer_changes_nothing_at_strength_zero_and_after_block(model: Diffusers
 
 @pytest.mark.parametrize("kind", [kind for kind in PIPELINES if kind != "flux"])
 @pytest.mark.parametrize("branch", ["positive", "negative"])
-def test_steer_moves_only_rows_of_branch(pipeline: Callable[[str], Any], kind: str, branch: Any) -> None:
+def test_steer_steers_only_rows_of_branch(pipeline: Callable[[str], Any], kind: str, branch: Any) -> None:
     model = DiffusersModel(pipeline(kind), size=SIZE)
     every = keys(fitted(model))
     # Not the first of the diffusion model, which does not know the prompt yet: there the map is the identity.
@@ -111,7 +111,7 @@ def test_compiled_pipeline_behaves_like_plain_one(pipeline: Callable[[str], Any]
         assert not steering.coverage.silent
 
 
-def test_steer_takes_strength_for_each_component(unet: DiffusersModel) -> None:
+def test_steer_accepts_strength_for_each_component(unet: DiffusersModel) -> None:
     act_map = fitted(unet)
     with unet.steer(act_map, {"clip_l": 0.0, DIFFUSION_MODEL: 3.0}):
         one = pixels(unet)
@@ -142,7 +142,7 @@ def test_steer_refuses_map_of_another_pipeline(unet: DiffusersModel, pipeline: C
     assert "\n" not in str(caught.value)
 
 
-def test_generate_takes_numbers_of_numpy_and_calls_step(pipeline: Callable[[str], Any]) -> None:
+def test_generate_accepts_numbers_of_numpy_and_calls_step(pipeline: Callable[[str], Any]) -> None:
     model = DiffusersModel(pipeline("one encoder"), size=SIZE)  # some schedulers call the model more often
     steps: list[int] = []
     plain = model.generate(["rain"], steps=2, guidance=1.5, seed=3)

@@ -1,4 +1,4 @@
-"""Finding sites by patterns and a dry run, and where the channels of an activation lie."""
+"""Finding sites by patterns and a dry run, and the layouts of activations."""
 
 from __future__ import annotations
 
@@ -184,7 +184,7 @@ def test_fit_keeps_the_order_of_discovery() -> None:
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """Norms the channels of a feature map, as libraries write it themselves."""
+    """Normalises the channels of a feature map, as libraries define it themselves."""
 
 
 class RMSNormWithoutWeight(nn.Module):
@@ -217,7 +217,7 @@ LAYOUTS: dict[str, tuple[nn.Module, str, tuple[int, ...], Layout | None]] = {
         (2, 3, 4, 5),
         "spatial",
     ),
-    "picture of a norm of its own": (LayerNorm2d(3), "norm", (2, 3, 4, 5), "spatial"),
+    "picture of a custom norm": (LayerNorm2d(3), "norm", (2, 3, 4, 5), "spatial"),
     "picture without a channel axis": (nn.SiLU(), "act", (2, 3, 4, 5), None),
     "video of a convolution": (nn.Conv3d(1, 3, 1), "conv", (2, 3, 1, 4, 5), "spatial"),
     "grid of tokens": (nn.LayerNorm(5), "blocks.0.norm", (2, 3, 4, 5), "tokens"),
@@ -227,7 +227,7 @@ LAYOUTS: dict[str, tuple[nn.Module, str, tuple[int, ...], Layout | None]] = {
     "heads": (nn.RMSNorm(5), "layers.0.self_attn.q_norm", (2, 3, 4, 5), None),
     "heads of Attention": (nn.RMSNorm(5), "blocks.0.SelfAttention.k_norm", (2, 3, 4, 5), None),
     "queries before they are split into heads": (nn.RMSNorm(4), "layers.0.self_attn.q_norm", (2, 3, 4), "tokens"),
-    "one number a prompt": (nn.Linear(1, 1), "scale", (2,), None),
+    "one number per prompt": (nn.Linear(1, 1), "scale", (2,), None),
 }
 
 
@@ -242,7 +242,7 @@ def test_layout_of_whole_numbers_is_none() -> None:
 
 
 class Heads(nn.Module):
-    """An attention that norms its queries and keys, heads before channels, as most newer models do."""
+    """An attention that normalises queries and keys with heads before channels, as most newer models do."""
 
     def __init__(self) -> None:
         super().__init__()

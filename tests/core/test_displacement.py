@@ -1,4 +1,4 @@
-"""Moving activations of every layout by the coefficients of a transport."""
+"""Displacing activations of every layout by the coefficients of a transport."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from act_core.sites import Site
 from act_core.transport import Transport
 
 ROOT = Path(__file__).parents[2]
-# What an example may use without importing it, beside the names of its own module.
+# Names that an example may use without importing them, in addition to those of its own module.
 SHARED: dict[str, Any] = {
     **{name: getattr(act_core, name) for name in ("ActMap", "MapError", "fit", "load_map", "save_map", "steer")},
     "Component": Component,

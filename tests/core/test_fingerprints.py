@@ -1,4 +1,4 @@
-"""Recognising the model that a map was fitted on."""
+"""Fingerprints, which recognise the model that a map was fitted on."""
 
 from __future__ import annotations
 

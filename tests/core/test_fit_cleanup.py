@@ -1,4 +1,4 @@
-"""However a fit ends, the model is what it was before, and no thread is left."""
+"""However a fit ends, the model is restored and no thread is left."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ LAYERS = "toy/layers.*"
 
 
 class OddError(Exception):
-    """Something that only the model knows."""
+    """An exception class of the model."""
 
 
 @contextlib.contextmanager
@@ -103,7 +103,7 @@ def test_progress_callback_can_cancel_the_fit(at: int) -> None:
 
 @pytest.fixture
 def python_handles_ctrl_c() -> Iterator[None]:
-    """Where the parent process ignores SIGINT, as `nohup` does, Python installs no handler of its own."""
+    """If the parent process ignores SIGINT, as `nohup` does, Python does not install its handler."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -122,7 +122,7 @@ def test_ctrl_c_ends_the_fit() -> None:
         fit(model, SOURCE, TARGET, sites=LAYERS, batch_size=1)
 
 
-# What patches the model, or handles threads.
+# Files that patch the model or handle threads.
 SENSITIVE = ("fit.py", "lockstep.py", "workers.py", "prepare.py", "memory.py", "interception.py", "threading.py")
 
 

@@ -1,4 +1,4 @@
-"""What a fit refuses before the model runs, and what it takes."""
+"""The input that a fit accepts, and that it refuses before the model runs."""
 
 from __future__ import annotations
 

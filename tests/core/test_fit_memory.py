@@ -1,4 +1,4 @@
-"""How a fit keeps within a memory budget, and what it does when memory runs out."""
+"""How a fit stays within a memory budget, and what happens when memory runs out."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ MANY_SOURCE, MANY_TARGET = prompts("source", 30), prompts("target", 30)
 
 
 class LongPrompts(TensorModel):
-    """30 KiB an activation, so that some dozens of prompts take more than a mebibyte."""
+    """30 KiB per activation, so that a few dozen prompts take more than a mebibyte."""
 
     def rows(self, prompts: Sequence[str]) -> Tensor:
         tokens = torch.stack([encoded(f"tokens of {prompt}", (480, 16)) for prompt in prompts])
@@ -78,13 +78,13 @@ def test_small_budget_streams_the_prompts() -> None:
     for key in rest:
         one, other, statistics = exact[key], streamed[key], exact[key].statistics
         assert statistics is not None
-        # The first groups walk with maps of eight prompts a side, whose means err by a third of a deviation.
+        # The first groups walk with maps of eight prompts per side, whose means err by a third of a standard deviation.
         shift = (other.apply(statistics.source_mean) - one.apply(statistics.source_mean)) / statistics.source_std
         assert float(shift.abs().median()) < 0.5
         assert float((other.omega - one.omega).norm() / one.omega.norm()) < 0.25
 
 
-def test_streamed_fit_depends_on_its_seed_alone() -> None:
+def test_streamed_fit_depends_only_on_its_seed() -> None:
     maps = [
         fit(long_prompts(), MANY_SOURCE, MANY_TARGET, sites=LAYERS, memory_budget=streaming_budget(), seed=seed)
         for seed in (3, 3, 4)
@@ -94,7 +94,7 @@ def test_streamed_fit_depends_on_its_seed_alone() -> None:
     assert [m.record.seed for m in maps] == [3, 3, 4]
 
 
-def test_streamed_fit_keeps_within_its_budget() -> None:
+def test_streamed_fit_stays_within_its_budget() -> None:
     model, most = long_prompts(), 0
 
     def note(_: object) -> None:
@@ -147,7 +147,7 @@ def test_budget_streams_a_language_model(llama: TransformersModel) -> None:
 
 
 class Small(TensorModel):
-    """Raises as CUDA does when too many prompts are under way, or too many run in one batch."""
+    """Raises like CUDA when too many prompts are in the walk, or too many run in one batch."""
 
     def __init__(self, resident: int = 10**6, rows: int = 10**6) -> None:
         super().__init__(Chain(), (4,))
@@ -176,11 +176,11 @@ def test_out_of_memory_restarts_in_smaller_groups(limits: dict[str, int], caplog
 
 
 @pytest.mark.parametrize("resident", [4, 5])
-def test_out_of_memory_goes_down_to_two_prompts_a_side(resident: int) -> None:
+def test_out_of_memory_goes_down_to_two_prompts_per_side(resident: int) -> None:
     assert len(fit(Small(resident), SOURCE, TARGET, sites=LAYERS)) == 3
 
 
-def test_out_of_memory_with_two_prompts_a_side_is_an_error() -> None:
+def test_out_of_memory_with_two_prompts_per_side_is_an_error() -> None:
     with pytest.raises(MapError, match="out of memory even with two prompts per side"):
         fit(Small(resident=3), SOURCE, TARGET, sites=LAYERS)
 

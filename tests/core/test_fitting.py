@@ -1,4 +1,4 @@
-"""What `fit` promises: its settings, its budget, its progress, and that it ends cleanly whatever happens."""
+"""The fit: its record, settings, progress and activations."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_simultaneous_fit_uses_the_unsteered_model() -> None:
 
 
 def outputs(model: TensorModel, name: str, side: Sequence[str]) -> Tensor:
-    """What a submodule of the untouched model returns."""
+    """The output of a submodule of the unsteered model."""
     seen: list[Tensor] = []
     handle = model.module.get_submodule(name).register_forward_hook(lambda *call: seen.append(call[2]))
     with torch.no_grad():
@@ -166,7 +166,7 @@ def test_progress_is_called_after_each_site_in_the_callers_thread() -> None:
 
 
 def test_progress_callback_may_run_the_model() -> None:
-    """As a preview does; what it runs is neither measured nor moved."""
+    """Like a preview; its activations are neither measured nor steered."""
     model, plain, previews = chain(), fit(chain(), SOURCE, TARGET, sites=LAYERS), []
     preview = model.batches(SOURCE, len(SOURCE))[0]
     untouched = cast("torch.Tensor", preview.run())
@@ -222,6 +222,6 @@ def test_compiled_submodule_keeps_its_site_name() -> None:
 
 
 def test_encoded_prompts_differ() -> None:
-    """The other tests rely on it."""
+    """The other tests rely on this."""
     rows = [encoded(prompt, (4,)) for prompt in (*SOURCE, *TARGET)]
     assert len({tuple(row.tolist()) for row in rows}) == 12

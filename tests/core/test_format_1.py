@@ -1,4 +1,4 @@
-"""Maps that version 0.1.0 wrote load for ever, with equal tensors and records: see data/format_1."""
+"""Maps written by version 0.1.0 still load, with equal tensors and records: see data/format_1."""
 
 from __future__ import annotations
 

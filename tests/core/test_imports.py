@@ -1,4 +1,4 @@
-"""What imports what: the layers of the project, and where the libraries of models and the host may be imported."""
+"""Import rules: the layers of the project, and where model libraries and the host may be imported."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def names_in(statement: ast.AST) -> set[str]:
 
 
 def imported(path: Path) -> set[str]:
-    """Packages that are imported when the module is."""
+    """Packages that importing the module imports."""
     return set[str]().union(*map(names_in, at_module_level(ast.parse(path.read_text("utf-8")))))
 
 

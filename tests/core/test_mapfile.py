@@ -1,4 +1,4 @@
-"""Map files: what is saved comes back."""
+"""Map files: saving and loading round trips."""
 
 from __future__ import annotations
 

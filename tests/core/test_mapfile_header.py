@@ -157,8 +157,8 @@ def test_load_ignores_unknown_keys(path: Path, fitted: ActMap) -> None:
 
 def test_load_refuses_map_without_sites(path: Path, fitted: ActMap) -> None:
     save_map(fitted, path)
-    told = metadata_of(path)
-    safetensors.torch.save_file({}, path, {**told, "act.sites": "[]"})
+    metadata = metadata_of(path)
+    safetensors.torch.save_file({}, path, {**metadata, "act.sites": "[]"})
     assert "at least one site" in refused(path)
 
 
@@ -173,17 +173,17 @@ def sound(tmp_path_factory: pytest.TempPathFactory, fitted: ActMap) -> tuple[Pat
 def test_load_of_changed_values_is_valid_or_refused(sound: tuple[Path, bytes], data: st.DataObject) -> None:
     path, content = sound
     path.write_bytes(content)
-    tensors, told = safetensors.torch.load_file(path), metadata_of(path)
+    tensors, metadata = safetensors.torch.load_file(path), metadata_of(path)
     values = st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
         lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
         max_leaves=4,
     )
-    sites, record = json.loads(told["act.sites"]), json.loads(told["act.record"])
+    sites, record = json.loads(metadata["act.sites"]), json.loads(metadata["act.record"])
     place = data.draw(st.sampled_from([*sites, record]))
     place[data.draw(st.sampled_from(sorted(place)))] = data.draw(values)
-    told |= {"act.sites": json.dumps(sites), "act.record": json.dumps(record)}
-    safetensors.torch.save_file(tensors, path, told)
+    metadata |= {"act.sites": json.dumps(sites), "act.record": json.dumps(record)}
+    safetensors.torch.save_file(tensors, path, metadata)
     try:
         loaded = load_map(path)
     except MapError as error:

@@ -1,4 +1,4 @@
-"""Map files are written whole or not at all."""
+"""Map files are written atomically."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_killed_save_leaves_nothing_under_final_name(path: Path) -> None:
         writer.send_signal(signal.SIGKILL)
     assert writer.returncode == -signal.SIGKILL
     assert not path.exists()
-    # What is left is no map that a list of maps would show.
+    # The leftover is not a file that a list of maps would show.
     assert not list(path.parent.glob("[!.]*"))
 
 

@@ -1,4 +1,4 @@
-"""Measuring what a run takes, and planning how many prompts fit."""
+"""Measuring the memory of a run, and planning how many prompts fit."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_plan_with_a_large_budget_keeps_all_samples_resident() -> None:
     budget=st.integers(1, 10**9),
     channels=st.lists(st.integers(1, 512), min_size=1, max_size=5),
 )
-def test_plan_keeps_within_the_budget(
+def test_plan_stays_within_the_budget(
     running: int, share: float, prompts: int, batch: int, budget: int, channels: list[int]
 ) -> None:
     need = SampleMemory(running, max(1, int(running * share)))
@@ -79,7 +79,7 @@ def test_plan_keeps_within_the_budget(
         plan = need.plan(prompts, batch, budget, channels)
     except MapError as error:
         least = int(re.findall(r"at least (\d+) MiB", str(error))[0]) << 20
-        # What the sentence asks for is enough, and more than what was refused.
+        # The budget that the message asks for is enough, and larger than the refused one.
         assert least > budget
         assert need.plan(prompts, batch, least, channels).resident >= 4
         return
@@ -90,7 +90,7 @@ def test_plan_keeps_within_the_budget(
     assert plan.batch * running + waiting * need.waiting + fitting + streamed * kept + SCRATCH <= budget
 
 
-def test_halved_goes_down_to_two_samples_a_side() -> None:
+def test_halved_goes_down_to_two_samples_per_side() -> None:
     plan, tried = BatchPlan(12, 32), []
     while plan.resident >= 4:
         tried.append(plan.resident)
@@ -127,7 +127,7 @@ print(held, resident() - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 def test_free_at_once_returns_memory_to_the_system() -> None:
-    # In a process of its own: what other tests left in the heap is taken first.
+    # In a separate process, since memory that other tests left in the heap would be used first.
     done = subprocess.run([sys.executable, "-c", GAPS], capture_output=True, text=True, check=True)
     held, left = map(int, done.stdout.split())
     assert held > 90 << 20

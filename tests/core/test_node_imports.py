@@ -1,4 +1,4 @@
-"""The wall between the nodes and the host: which modules a file may import."""
+"""The boundary between the nodes and the host: which modules a file may import."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PACK = Path(__file__).resolve().parents[2]
-# Of the host, and what comes with it.
+# Modules of the host, and packages that come with it.
 HOST_API = "comfy_api"
 LIBRARIES = {"PIL", "numpy", "torch"}
 

@@ -1,4 +1,4 @@
-"""The package: what it installs into the environment of an artist, its version, and what a wheel holds."""
+"""The package: its dependencies, its version, and the content of a wheel."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 PROJECT: dict[str, Any] = PYPROJECT["project"]
 TOOLS: dict[str, Any] = PYPROJECT["tool"]
-# What ComfyUI's own requirements.txt asks for; tighter than that would change the artist's environment.
+# Requirements of ComfyUI itself; tighter ones would change the user's environment.
 HOST = {"torch": None, "numpy": "1.25", "safetensors": "0.4.2", "transformers": "4.50.3"}
 
 

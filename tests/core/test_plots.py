@@ -11,7 +11,7 @@ from act_core import fonts
 from act_core.plots import grid
 
 SIZE = 13
-# The Pillow font has none of these, and shows the same box for each.
+# The Pillow font lacks all of these, and draws the same box for each.
 LABELS = ["é", "猫", "🐱"]
 
 
@@ -39,7 +39,7 @@ def same(one: Image.Image, other: Image.Image) -> bool:
 
 
 def box() -> Image.Image:
-    """How the Pillow font draws what it does not have."""
+    """How the Pillow font draws a missing character."""
     picture = Image.new("L", (160, 20), "white")
     ImageDraw.Draw(picture).text((2, 2 + SIZE), "\U0010ffff", "black", fonts._default(SIZE), anchor="ls")
     return picture

@@ -76,7 +76,7 @@ def test_load_accepts_headings_however_written(file: Path, heading: str) -> None
 
 
 def test_load_accepts_joined_files_with_byte_order_marks(file: Path) -> None:
-    """As ``cat source.txt target.txt`` makes it of two files from Notepad."""
+    """The output of ``cat source.txt target.txt`` for two files from Notepad."""
     file.write_bytes("\ufeff[source] a\r\nx\r\n\ufeff[target] b\r\n\ufeffy\r\n".encode())
     assert load_prompt_set(file) == PromptSet("a", "b", ("x",), ("y",))
 

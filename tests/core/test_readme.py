@@ -1,4 +1,4 @@
-"""Every snippet of the README runs as it stands, in an empty folder with the files that it names."""
+"""Every snippet of the README runs unmodified, in an empty folder with the files that it names."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def snippets(language: str) -> list[str]:
 
 
 def commands() -> list[list[str]]:
-    """For each snippet of a shell its ``act-steering`` commands."""
+    """The ``act-steering`` commands of each shell snippet."""
     found = [[line for line in code.splitlines() if line.startswith("act-steering ")] for code in snippets("sh")]
     return [lines for lines in found if lines]
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a reader would try the snippets: with the shipped folders, a pipeline and two files of prompts."""
+    """A folder to run the snippets in: with the shipped folders, a pipeline and two prompt files."""
     monkeypatch.chdir(tmp_path)
     for name in ("prompt_sets", "pretrained_maps", "example_workflows", "demo_model"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -48,7 +48,7 @@ def test_readme_has_snippets() -> None:
 @pytest.mark.parametrize("number", range(len(snippets("python"))))
 def test_python_snippet_runs(number: int, folder: Path) -> None:
     code = snippets("python")[number]
-    # An ellipsis is valid Python, and never what a reader can use.
+    # An ellipsis is valid Python, but a reader cannot use it.
     assert not [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant) and node.value is ...]
     namespace: dict[str, Any] = {"__name__": "__main__"}
     exec(compile(code, f"README snippet {number}", "exec"), namespace)

@@ -1,4 +1,4 @@
-"""Steering a live model: what a map does to it, at which strength."""
+"""Steering a live model: the effect of a map at different strengths."""
 
 from __future__ import annotations
 
@@ -155,7 +155,7 @@ def test_active_maps_returns_titles() -> None:
     assert active_maps(model.module) == ()
 
 
-def test_map_of_several_components_takes_module_for_each() -> None:
+def test_map_of_several_components_accepts_module_for_each() -> None:
     modules, act_map = two_components()
     x = torch.randn(2, 4)
     before = {name: module(x) for name, module in modules.items()}
@@ -174,7 +174,7 @@ def test_absent_components_are_listed_and_not_an_error() -> None:
     steering.check()
 
 
-def test_each_component_takes_its_own_strength() -> None:
+def test_each_component_has_its_own_strength() -> None:
     modules, act_map = two_components()
     x = torch.randn(2, 4)
     before = {name: module(x) for name, module in modules.items()}

@@ -1,4 +1,4 @@
-"""What `steer` takes: strengths of any kind of number, modules and adapters."""
+"""The arguments of `steer`: strengths of any number type, modules and adapters."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NUMBERS = [np.float32(0.5), np.float64(0.5), np.float16(0.5), torch.tensor(0.5),
 
 
 @pytest.mark.parametrize("number", [*NUMBERS, np.array(0.5)], ids=lambda number: type(number).__name__)
-def test_strength_takes_any_real_number(number: Any) -> None:
+def test_strength_accepts_any_real_number(number: Any) -> None:
     model, act_map = chain(), chain_map()
     expected = steered(model, act_map, 0.5)
     with steer(model.module, act_map, number) as steering:
@@ -36,7 +36,7 @@ def test_strength_takes_any_real_number(number: Any) -> None:
 
 
 @pytest.mark.parametrize("one", [1, np.int64(1), np.uint8(1), torch.tensor(1)], ids=lambda one: type(one).__name__)
-def test_strength_takes_whole_numbers(one: Any) -> None:
+def test_strength_accepts_whole_numbers(one: Any) -> None:
     model, act_map = chain(), chain_map()
     with steer(model.module, act_map, one):
         assert torch.equal(output(model), steered(model, act_map, 1.0))
@@ -58,14 +58,14 @@ class Adapter:
         return steer({"toy": self.model.module}, act_map, strength)
 
 
-def test_steer_takes_adapter() -> None:
+def test_steer_accepts_adapter() -> None:
     adapter, act_map = Adapter(), chain_map()
     with steer(adapter, act_map, 0.5) as steering:
         assert torch.equal(output(adapter.model), steered(chain(), act_map, 0.5))
     assert len(steering.coverage.fired) == 3
 
 
-def test_steer_takes_models_of_library(llama: TransformersModel) -> None:
+def test_steer_accepts_models_of_library(llama: TransformersModel) -> None:
     act_map = fitted(llama, "norms")
     with steer(llama.module, act_map):
         expected = logits(llama)

@@ -57,7 +57,7 @@ def test_gradients_flow_through_steered_model() -> None:
 
 
 def test_changing_strength_before_backward_is_not_a_silent_error() -> None:
-    """Autograd either uses the coefficients of the forward pass, or says that they have changed."""
+    """Autograd either uses the coefficients of the forward pass, or reports that they have changed."""
     model = identity()
     rows = model.rows(SOURCE).requires_grad_()
     with steer(model.module, one_site("0", 3, 0)) as steering:

@@ -39,7 +39,7 @@ def counter() -> Generator[CompileCounter]:
 
 @pytest.mark.parametrize("support", ["unbounded", "observed"])
 @pytest.mark.parametrize("make", [chain, mixed])
-def test_changing_strength_makes_no_second_graph(
+def test_changing_strength_causes_no_recompilation(
     make: Callable[[], TensorModel], support: Any, counter: CompileCounter
 ) -> None:
     model = make()
@@ -51,7 +51,7 @@ def test_changing_strength_makes_no_second_graph(
         first = counter.frame_count
         for strength in (0.3, -1.0, 2, 1.0):
             steering.strength = strength
-            # The graph is run by the same eager kernels.
+            # The graph runs the same eager kernels.
             assert torch.equal(compiled(rows), steered(model, act_map, strength))
         assert counter.frame_count == first
         steering.strength = 0
@@ -77,7 +77,7 @@ def test_model_compiled_before_is_steered(counter: CompileCounter) -> None:
         assert torch.equal(compiled(rows), plain)
 
 
-def test_map_put_on_again_makes_no_new_graph(counter: CompileCounter) -> None:
+def test_applying_map_again_causes_no_recompilation(counter: CompileCounter) -> None:
     model, act_map = chain(), chain_map()
     compiled: Any = torch.compile(model.module, backend=counter)
     rows = model.rows(SOURCE)

@@ -70,7 +70,7 @@ def test_shallow_copy_made_inside_block_is_not_steered() -> None:
 
 
 class Doubling(nn.Linear):
-    """Has a forward of its own in each instance, and copies its attributes by itself."""
+    """Has its own forward in each instance, and copies its attributes itself."""
 
     def __init__(self, channels: int) -> None:
         super().__init__(channels, channels)

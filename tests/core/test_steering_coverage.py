@@ -59,7 +59,7 @@ def test_missing_and_silent_sites_are_reported() -> None:
     steering.check()
 
 
-def test_check_raises_only_if_map_was_due_and_nothing_fired() -> None:
+def test_check_raises_only_if_map_should_act_and_nothing_fired() -> None:
     model, act_map = chain(), chain_map()
     with steer(model.module, act_map) as steering:
         with pytest.raises(MapMismatchError, match="had no effect: 0 of 3 sites fired"):
@@ -115,7 +115,7 @@ def test_leaving_block_warns_if_branch_is_absent(caplog: pytest.LogCaptureFixtur
     assert "the branch that it steers is absent" in caplog.text
 
 
-def test_map_with_strength_zero_does_not_count_runs_of_map_beside_it() -> None:
+def test_map_with_strength_zero_does_not_count_runs_of_other_map() -> None:
     model, act_map = chain(), chain_map()
     with steer(model.module, act_map, 0) as off, steer(model.module, act_map) as on:
         output(model)

@@ -69,7 +69,10 @@ def test_absent_output_is_refused() -> None:
     transport = Transport(torch.ones(4), torch.ones(4))
     act_map = ActMap({Site("toy", "layers.0", 1, "vector", 4): transport})
     model = chain()
-    with pytest.raises(MapMismatchError, match=r"toy/layers\.0#1 does not return the activation"), steer(model.module, act_map):
+    with (
+        pytest.raises(MapMismatchError, match=r"toy/layers\.0#1 does not return the activation"),
+        steer(model.module, act_map),
+    ):
         output(model)
     assert swapped(model.module) == []
 

@@ -1,4 +1,4 @@
-"""What a block leaves behind: nothing, whatever happened inside it."""
+"""A block leaves nothing behind, whatever happens inside it."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_block_that_is_never_left_does_not_keep_modules_alive(runs: bool, keep_s
 
 
 class Wrapper:
-    """Adds to the output of a module, and is removed as libraries do: by what was there, or by deleting it."""
+    """Adds to the output of a module; removing it restores the previous forward, or deletes its own."""
 
     def __init__(self, module: nn.Module, number: float) -> None:
         self.module = module
@@ -147,7 +147,7 @@ class Wrapper:
 
 @pytest.mark.parametrize("how", ["delete", "restore"])
 @pytest.mark.parametrize("inside", [False, True])
-def test_wrapper_put_on_inside_block_leaves_site_usable(how: str, inside: bool) -> None:
+def test_wrapper_added_inside_block_leaves_site_usable(how: str, inside: bool) -> None:
     model, act_map = identity(), one_site("0", 1, 5)
     x, module = model.rows(SOURCE), model.module.get_submodule("0")
     with steer(model.module, act_map):
@@ -169,7 +169,7 @@ def test_wrapper_put_on_inside_block_leaves_site_usable(how: str, inside: bool) 
         assert torch.equal(output(model), x)
 
 
-def test_map_put_on_over_wrapper_acts_on_its_output() -> None:
+def test_map_applied_over_wrapper_acts_on_its_output() -> None:
     model = identity()
     x = model.rows(SOURCE)
     with steer(model.module, one_site("0", 1, 5)):
@@ -183,7 +183,7 @@ def test_map_put_on_over_wrapper_acts_on_its_output() -> None:
 
 
 @pytest.mark.parametrize("how", ["delete", "restore"])
-def test_module_can_be_collected_after_wrapper_was_put_on_inside_block(how: str) -> None:
+def test_module_can_be_collected_after_wrapper_was_added_inside_block(how: str) -> None:
     model = identity()
     with steer(model.module, one_site("0", 1, 5)):
         wrapper = Wrapper(model.module.get_submodule("0"), 100)

@@ -77,7 +77,7 @@ class Appending(nn.Module):
 
 @pytest.mark.parametrize("parts", [(0,), (1,)])
 def test_rows_appended_inside_model_are_left_alone(parts: tuple[int, ...]) -> None:
-    """With 3 rows where the call has 2, the second half of the rows is not the second branch."""
+    """With 3 rows in a call of 2, the second half of the rows is not the second branch."""
     layer, seen = nn.Identity(), []
     model, x = Appending(nn.Sequential(layer), 1), torch.randn(2, 4)
     rows = BatchRows(parts, of=2, rows=2)
@@ -97,7 +97,7 @@ def test_rows_appended_inside_model_are_left_alone_without_branches() -> None:
     assert_close(seen[0], torch.cat([x + 5, x]))
 
 
-def test_rows_that_are_not_known_cannot_be_divided() -> None:
+def test_unknown_rows_cannot_be_divided() -> None:
     model, x = Appending(nn.Sequential(nn.Identity()), 1), torch.randn(2, 4)
     with (
         pytest.raises(MapMismatchError, match=r"site toy/inner\.0 has 3 rows, which cannot be divided into 2"),

@@ -1,4 +1,4 @@
-"""Several maps on one model, and forwards that a host puts in place itself."""
+"""Several maps on one model, and forwards that a host installs itself."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_maps_of_both_spatial_rules_nest() -> None:
 
 
 @pytest.mark.parametrize("closing_order", [(0, 1, 2), (1, 0, 2), (2, 1, 0), (1, 2, 0)])
-def test_maps_can_be_taken_off_in_any_order(closing_order: Sequence[int]) -> None:
+def test_maps_can_be_removed_in_any_order(closing_order: Sequence[int]) -> None:
     model, plain = chain(), output(chain())
     maps = [one_site(f"layers.{i % 2}", 1 + i, i - 0.5) for i in range(3)]
     active = [steer(model.module, m).__enter__() for m in maps]
@@ -120,7 +120,7 @@ def test_maps_can_be_taken_off_in_any_order(closing_order: Sequence[int]) -> Non
     assert torch.equal(output(model), plain)
 
 
-def test_map_put_on_again_acts_as_before() -> None:
+def test_map_applied_again_acts_as_before() -> None:
     model, act_map = chain(), chain_map()
     one, other = (steer(model.module, act_map, strength) for strength in (0.3, 1.0))
     outputs: list[Tensor] = []

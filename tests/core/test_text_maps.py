@@ -1,4 +1,4 @@
-"""The text maps that ship, and the prompt sets they were fitted on."""
+"""The shipped text maps, and the prompt sets they were fitted on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_map_matches_default_model_and_changes_its_text(
 ) -> None:
     act_map = load_map(text_map.file)
     prompts = load_prompt_set(ROOT / "prompt_sets" / f"{text_map.prompt_set}.txt")
-    # A prompt set that was changed without fitting the map anew would make the table of maps untrue.
+    # If a prompt set changes, the map must be refitted, or the table of maps is wrong.
     assert act_map.record.source_prompts == prompts.source
     assert act_map.record.target_prompts == prompts.target
     assert (act_map.card.license, act_map.card.strength_range) == ("CC0-1.0", STRENGTHS)

@@ -1,4 +1,4 @@
-"""Language models: what a fit does with them, and the perplexity of texts."""
+"""Language models: fits, steering, and the perplexity of texts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PROMPT = "When I woke up this morning, I"
 
 @pytest.fixture(scope="module")
 def fitted(smollm2: TransformersModel, tmp_path_factory: pytest.TempPathFactory) -> ActMap:
-    """Fitted, saved and loaded again."""
+    """A map, fitted, saved and loaded again."""
     act_map = fit(smollm2, SAD, GLAD, sites="norms", batch_size=4)
     return load_map(save_map(act_map, tmp_path_factory.mktemp("maps") / "cheerful.safetensors"))
 
@@ -94,8 +94,8 @@ def test_perplexity_equals_exp_of_model_loss(llama: TransformersModel) -> None:
 
 
 def test_perplexity_refuses_empty_texts(llama: TransformersModel) -> None:
-    for texts in ([], [""], ["a"]):  # a first token has nothing before it
-        with pytest.raises(MapError, match="no text to measure"):
+    for texts in ([], [""], ["a"]):  # nothing precedes a first token
+        with pytest.raises(MapError, match="too short to measure"):
             llama.perplexity(texts)
 
 

@@ -61,7 +61,7 @@ def test_generate_refuses_empty_prompts(llama: TransformersModel, texts: list[st
 
 
 def test_generate_keeps_leading_space(llama: TransformersModel) -> None:
-    """Tokenizers in the way of SentencePiece drop the space before the first token that they decode."""
+    """Tokenizers like SentencePiece drop the space before the first token that they decode."""
     pieces = {"<end>": 0, "▁rain": 1, "▁falls": 2, "▁down": 3, "<unk>": 4}
     tokenizer = Tokenizer(models.WordLevel(pieces, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -73,7 +73,7 @@ def test_generate_keeps_leading_space(llama: TransformersModel) -> None:
 
 @contextmanager
 def favoured(model: TransformersModel, token: int) -> Generator[None, None, None]:
-    """The model always finds one token the likeliest."""
+    """Makes one token always the most likely."""
     hook = model.module.lm_head.register_forward_hook(
         lambda _module, _inputs, logits: (
             torch.nn.functional.one_hot(torch.tensor(token), logits.shape[-1]).float().expand_as(logits)
@@ -98,7 +98,7 @@ def test_generate_calls_step_after_each_token(llama: TransformersModel) -> None:
 
 
 def test_repetition_penalty_spares_prompt() -> None:
-    ids = torch.tensor([[5, 6, 7, 1, 2]])  # three of the prompt, and two that were written
+    ids = torch.tensor([[5, 6, 7, 1, 2]])  # three prompt tokens, and two generated ones
     scores = torch.tensor([[0.0, 4.0, -4.0, 1.0, 1.0, 3.0, -3.0, 3.0]])
     penalised = RepetitionPenalty(2.0, 3)(ids, scores)  # pyright: ignore[reportArgumentType]
     assert penalised.tolist() == [[0.0, 2.0, -8.0, 1.0, 1.0, 3.0, -3.0, 3.0]]
@@ -156,7 +156,7 @@ def test_generate_refuses_settings_in_one_sentence(
     assert "\n" not in str(caught.value)
 
 
-def test_generate_takes_numbers_of_numpy_and_torch(llama: TransformersModel) -> None:
+def test_generate_accepts_numbers_of_numpy_and_torch(llama: TransformersModel) -> None:
     plain = llama.generate(["rain"], max_new_tokens=5, temperature=0.5, top_p=0.75, seed=3)
     numbers: dict[str, Any] = {
         "max_new_tokens": np.int64(5),

@@ -1,4 +1,4 @@
-"""The estimators, and what a transport does to activations."""
+"""The estimators, and the transports that they fit."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def samples(draw: st.DrawFn, least: int = 2, most: int = 9) -> Tensor:
 
 
 def reference(a: np.ndarray, b: np.ndarray, estimator: Estimator) -> tuple[np.ndarray, np.ndarray]:
-    """Slopes and offsets for equally many values, written down from the paper, channel by channel."""
+    """Slopes and offsets for equal numbers of values, as in the paper, channel by channel."""
     omega, beta = np.ones(a.shape[1]), np.zeros(a.shape[1])
     for channel in range(a.shape[1]):
         x, y = np.sort(a[:, channel]), np.sort(b[:, channel])

@@ -1,4 +1,4 @@
-"""What a transport does to activations; inverting, composing and scaling it."""
+"""Applying a transport to activations; inverting, composing and scaling it."""
 
 from __future__ import annotations
 

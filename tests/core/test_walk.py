@@ -1,4 +1,4 @@
-"""How micro-batches walk past the sites: what each thread inherits, and which sites cannot be passed."""
+"""The walk of micro-batches past the sites: what each thread inherits, and which sites cannot be fitted."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_walk_gathers_both_sides_at_each_site() -> None:
 
 
 class NormedTwice(nn.Module):
-    """As text encoders that skip their last layers: the same norm on one result, and then on the one that is used."""
+    """Like text encoders that skip layers: applies the same norm to one result, then to the one that is used."""
 
     def __init__(self) -> None:
         super().__init__()
