@@ -1,4 +1,4 @@
-# Everything runs in the project's own environment, made from pinned versions.
+# Everything runs in a virtual environment of the project, with pinned versions.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 
 .PHONY: demo test demo-model clean
 
-# The model is in a package: nothing is to be fetched while it runs.
+# The model comes as a package: nothing may be downloaded at run time.
 export HF_HUB_OFFLINE = 1
 
 demo: $(INSTALLED)
@@ -25,7 +25,7 @@ demo-model: $(INSTALLED)
 	npm install --prefix tools/train_demo_model --no-package-lock --no-audit --no-fund
 	$(BIN)/python -m tools.train_demo_model
 
-# torch comes first and alone: any other package that asks for it then takes the one that is there.
+# torch is installed first and separately: packages that depend on it then use this build.
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) (a few minutes the first time) ..."
 	$(PYTHON) -m venv $(VENV)

@@ -102,7 +102,7 @@ class Step:
             if self.low is not None and self.high is not None:
                 self.low, self.high = self.low.to(device), self.high.to(device)
 
-    def takes(self, other: Step) -> bool:
+    def update_from(self, other: Step) -> bool:
         """Copy the values of `other` in place, if it acts on the same activation in the same way."""
         if (self.site, self.spatial, self.low is None) != (other.site, other.spatial, other.low is None):
             return False
@@ -162,7 +162,7 @@ class Slot:
         self._composed = []
         with torch.inference_mode(False):  # the steps outlive the mode in which they were made
             steps = list(_composed(self.layers))
-        if len(steps) != len(self.steps) or not all(a.takes(b) for a, b in zip(self.steps, steps, strict=True)):
+        if len(steps) != len(self.steps) or not all(a.update_from(b) for a, b in zip(self.steps, steps, strict=True)):
             self.steps = steps
         self._composed = layers
 

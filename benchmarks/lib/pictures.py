@@ -70,7 +70,8 @@ class StyleBench:
     """The demo model, the judge, and held-out concepts to draw; prompted pictures are drawn once."""
 
     def __init__(self, count: int, seeds: int, pictures: Emoji, *, last: bool = False) -> None:
-        """
+        """Choose the concepts.
+
         Args:
             count: concepts to draw.
             seeds: pictures of each.
