@@ -104,7 +104,7 @@ class ActMap:
         card: what its author says about it.
 
     Raises:
-        MapError: there are no sites, or a transport and its site differ in channels.
+        MapError: an empty map, or a transport and its site differ in channels.
 
     Example:
         >>> site = Site("toy", "layer", None, "tokens", 2)

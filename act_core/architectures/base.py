@@ -25,7 +25,7 @@ class Architecture:
             `is_built_alike`.
         exclusion: regular expression; a model with a submodule of such a name is not built alike.
         foldable: presets of which every site can be folded into weights: a norm or linear layer with a bias.
-        library: the library that uses these names, if another library names the parts of the same model differently.
+        built_by: the library that uses these names, if another library names the parts of the same model differently.
         elsewhere: names of the same parts in another library, by the name of that library's record. Only parts that
             return the same tensor are listed. ``{}`` stands for the number of a block.
 
@@ -42,7 +42,7 @@ class Architecture:
     marker: str = ""
     exclusion: str = ""
     foldable: tuple[str, ...] = ()
-    library: str = ""
+    built_by: str = ""
     elsewhere: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
 
     @property

@@ -26,7 +26,7 @@ DIFFUSERS_FLUX = Architecture(
     },
     auto=_AUTO,
     foldable=_AUTO,
-    library="diffusers",
+    built_by="diffusers",
     elsewhere={"Flux": _IN_COMFYUI},
 )
 COMFYUI_FLUX = Architecture(
@@ -39,6 +39,6 @@ COMFYUI_FLUX = Architecture(
     },
     auto=_AUTO,
     foldable=_AUTO,
-    library="ComfyUI",
+    built_by="ComfyUI",
     elsewhere={"FluxTransformer2DModel": {theirs: ours for ours, theirs in _IN_COMFYUI.items()}},
 )

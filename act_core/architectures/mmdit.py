@@ -27,7 +27,7 @@ DIFFUSERS_MMDIT = Architecture(
     },
     auto=_AUTO,
     foldable=_AUTO,
-    library="diffusers",
+    built_by="diffusers",
     elsewhere={"OpenAISignatureMMDITWrapper": _IN_COMFYUI},
 )
 COMFYUI_MMDIT = Architecture(
@@ -40,6 +40,6 @@ COMFYUI_MMDIT = Architecture(
     },
     auto=_AUTO,
     foldable=_AUTO,
-    library="ComfyUI",
+    built_by="ComfyUI",
     elsewhere={"SD3Transformer2DModel": {theirs: ours for ours, theirs in _IN_COMFYUI.items()}},
 )

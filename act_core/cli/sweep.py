@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
         "sweep",
         _run,
         "Draw the same prompts at increasing strength, as one labelled picture.",
-        "--model demo_model --map pretrained_maps/plain_to_ink.safetensors --out sweep.png 'cat, flat sticker'",
+        "--model demo_model --map demo_output/plain_to_ink.safetensors --out sweep.png 'cat, flat sticker'",
     )
     parser.add_argument("prompt", type=words, nargs="+", help="one or several prompts, a row each")
     parser.add_argument("--model", required=True, help="pipeline folder of the diffusers library")

@@ -126,9 +126,9 @@ def _built_elsewhere(base: Fingerprint | None, root: nn.Module) -> tuple[str, st
     if recorded is None or recorded.name not in kind.elsewhere:
         return None
     return (
-        f"the build of this model in {recorded.library} ({recorded.name}), whose parts have other names than in "
-        f"{kind.library},",
-        f"use it in {recorded.library}, or fit a map for this build",
+        f"the build of this model in {recorded.built_by} ({recorded.name}), whose parts have other names than in "
+        f"{kind.built_by},",
+        f"use it in {recorded.built_by}, or fit a map for this build",
     )
 
 
