@@ -187,7 +187,7 @@ def fit_of(graph: Graph, name: str, source: Any, target: Any, **changes: Any) ->
     ("name", "source", "changes", "sentence"),
     [
         (TINY, "one line", {}, "Fit ACT Text Map needs at least two source prompts, one per line, but got 1"),
-        (TINY, " \n ", {}, "Fit ACT Text Map has 0 source prompts"),
+        (TINY, " \n ", {}, "Fit ACT Text Map needs at least two source prompts, one per line, but got 0"),
         (SHORT, "a\n" + "x" * 70, {}, "do not fit into the model's context of 64"),
         (SHORT, "a\nb", {"format": "question"}, "has no chat template"),
     ],
