@@ -51,8 +51,8 @@ def load_map(path: str | os.PathLike[str]) -> ActMap:
         return read_map(path)
     except MapError as error:
         raise MapFileError(f"{path.name or path} is not a usable map: {error}") from error
-    except OSError as error:
-        raise MapFileError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (OSError, ValueError) as error:  # a name with a null character is a ValueError
+        raise MapFileError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from error
 
 
 def read_map(path: Path) -> ActMap:

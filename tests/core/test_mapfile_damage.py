@@ -34,6 +34,10 @@ def test_rewritten_file_without_damage_loads(path: Path, fitted: ActMap) -> None
     assert_identical(load_map(rewritten(path, fitted)), fitted)
 
 
+def test_load_refuses_name_with_null_character(path: Path) -> None:
+    assert "cannot be read" in refused(path.with_name("a\0b.safetensors"))
+
+
 def test_load_refuses_missing_file(path: Path) -> None:
     assert "No such file" in refused(path)
 
