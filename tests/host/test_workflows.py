@@ -65,7 +65,7 @@ def test_headless_client_fetches_pictures(host: Host, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "server", "says"),
     [
-        ({"source": "one prompt"}, "{host}", "FitACTMap: Fit ACT Map has 1 source prompts"),
+        ({"source": "one prompt"}, "{host}", "FitACTMap: Fit ACT Map needs at least two source prompts"),
         ({"order": "backwards"}, "{host}", "Value not in list"),  # ComfyUI does not take it
         ({}, "http://127.0.0.1:9", "is ComfyUI running there?"),
     ],
