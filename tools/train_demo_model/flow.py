@@ -14,8 +14,9 @@ from .emoji import Emoji
 from .training import Chance, Plan, train
 
 WIDTH = 192
-BATCH = 128
-PLAN = Plan(steps=12000, rate=1e-3, decay=0.9995)
+# Pictures in one of the parts of a batch.
+PART = 64
+PLAN = Plan(steps=24000, decay_steps=6000, rate=1e-3, muon_rate=0.01, average=0.9995, parts=2)
 
 
 class _Flow(nn.Module):
@@ -63,7 +64,7 @@ class _Flow(nn.Module):
 
 
 def train_flow(
-    emoji: Emoji, latents: Tensor, tokenizer: PreTrainedTokenizerFast, work: Path
+    emoji: Emoji, latents: Tensor, tokenizer: PreTrainedTokenizerFast, work: Path, plan: Plan = PLAN
 ) -> tuple[CLIPTextModelWithProjection, SD3Transformer2DModel, list[tuple[int, float]]]:
     """Train both on ``latents [styles, concepts, 16, 8, 8]`` of the seen pictures; returns them with their curve.
 
@@ -75,15 +76,15 @@ def train_flow(
     pictures = [(int(style), int(concept)) for style, concept in emoji.seen.nonzero()]
 
     def loss(model: nn.Module, chance: Chance) -> Tensor:
-        drawn = chance.words.choices(pictures, k=BATCH)
+        drawn = chance.words.choices(pictures, k=PART)
         ids = torch.tensor([captions.draw(style, concept, chance.words) for style, concept in drawn])
         styles, concepts = torch.tensor(drawn).T
         clean = latents[styles, concepts]
         noise = torch.randn(clean.shape, generator=chance.numbers)
-        sigma = torch.randn(BATCH, generator=chance.numbers).sigmoid()
+        sigma = torch.randn(PART, generator=chance.numbers).sigmoid()
         weight = sigma.view(-1, 1, 1, 1)
         velocity = model(ids, (1 - weight) * clean + weight * noise, sigma)
         return nn.functional.mse_loss(velocity.float(), noise - clean)
 
-    average, curve = train(_Flow(), loss, PLAN, work / "flow.pt", "Flow model")
+    average, curve = train(_Flow(), loss, plan, work / "flow.pt", "Flow model")
     return average.text_encoder, average.transformer, curve
