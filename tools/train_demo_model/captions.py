@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from .emoji import STYLES, Emoji
 
-VOCABULARY = 1400
+VOCABULARY = 3200
 # Tokens of a prompt, with <s> and </s>; shorter ones are padded always.
 LENGTH = 16
 # CLIPTextModel pools at the end token, and takes the number 2 for a sign of an old checkpoint: </s> must have another.
