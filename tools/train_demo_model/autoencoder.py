@@ -1,4 +1,4 @@
-"""The autoencoder: pictures of 64 x 64 pixels, 16 x 8 x 8 latents, in the architecture of TAESD."""
+"""The autoencoder: 64 x 64 pixels to 16 x 8 x 8 latents and back, in the architecture of TAESD."""
 
 from __future__ import annotations
 
@@ -111,18 +111,25 @@ def augmented(images: Tensor, size: int, chance: random.Random) -> Tensor:
 
 @torch.inference_mode()
 def encode(autoencoder: AutoencoderTiny, images: Tensor) -> Tensor:
-    """Latents ``[n, 16, 8, 8]`` of uint8 pictures ``[n, 3, 64, 64]``."""
-    return torch.cat([autoencoder.encode(as_float(part)).latents for part in images.split(64)])
+    """Return the latents ``[n, 16, 8, 8]`` of uint8 pictures ``[n, 3, 64, 64]``, computed in bfloat16."""
+    parts: list[Tensor] = []
+    for part in images.split(64):
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = autoencoder.encode(as_float(part).contiguous(memory_format=torch.channels_last)).latents
+        parts.append(latents.float().contiguous())
+    return torch.cat(parts)
 
 
 def as_float(images: Tensor) -> Tensor:
-    """uint8 pictures as values from -1 to 1."""
+    """Map uint8 pictures to values from -1 to 1."""
     return images.float() / 127.5 - 1
 
 
 def psnr(autoencoder: AutoencoderTiny, images: Tensor) -> float:
-    """Peak signal-to-noise ratio in decibels of reconstructed uint8 pictures, over all of their values."""
-    with torch.inference_mode():
-        decoded = torch.cat([autoencoder.decode(part).sample for part in encode(autoencoder, images).split(64)])
-    error = (decoded.clamp(-1, 1) - as_float(images)).square().mean() / 4
-    return float(-10 * error.log10())
+    """Return the peak signal-to-noise ratio in dB of reconstructed uint8 pictures, over all values."""
+    squares: list[Tensor] = []
+    for part in images.split(64):
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            decoded = autoencoder.decode(encode(autoencoder, part)).sample.float()
+        squares.append((decoded.clamp(-1, 1) - as_float(part)).square().flatten(1).mean(1) / 4)
+    return float(-10 * torch.cat(squares).mean().log10())

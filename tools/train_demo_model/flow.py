@@ -11,7 +11,7 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrained
 
 from .captions import LENGTH, SPECIAL, VOCABULARY, Captions
 from .emoji import Emoji
-from .training import Chance, Plan, train
+from .training import Chance, Curve, Plan, train
 
 WIDTH = 192
 # Pictures in one of the parts of a batch.
@@ -64,12 +64,12 @@ class _Flow(nn.Module):
 
 
 def train_flow(
-    emoji: Emoji, latents: Tensor, tokenizer: PreTrainedTokenizerFast, work: Path, plan: Plan = PLAN
-) -> tuple[CLIPTextModelWithProjection, SD3Transformer2DModel, list[tuple[int, float]]]:
-    """Train both on ``latents [styles, concepts, 16, 8, 8]`` of the seen pictures; returns them with their curve.
+    emoji: Emoji, latents: Tensor, tokenizer: PreTrainedTokenizerFast, checkpoint: Path, plan: Plan = PLAN
+) -> tuple[CLIPTextModelWithProjection, SD3Transformer2DModel, Curve]:
+    """Train both on ``latents [styles, concepts, 16, 8, 8]`` of the seen pictures; returns both and the curve.
 
-    Rectified flow (Liu et al., arXiv 2209.03003): at ``x = (1 - sigma) * latent + sigma * noise`` the model is to tell
-    ``noise - latent``, with sigma from the logistic of a normal distribution (Esser et al., arXiv 2403.03206, 3.1).
+    Rectified flow (Liu et al., arXiv 2209.03003): at ``x = (1 - sigma) * latent + sigma * noise`` the model
+    predicts ``noise - latent``, with sigma from a logit-normal distribution (Esser et al., arXiv 2403.03206, 3.1).
     """
     torch.manual_seed(0)
     captions = Captions(emoji, tokenizer)
@@ -86,5 +86,5 @@ def train_flow(
         velocity = model(ids, (1 - weight) * clean + weight * noise, sigma)
         return nn.functional.mse_loss(velocity.float(), noise - clean)
 
-    average, curve = train(_Flow(), loss, plan, work / "flow.pt", "Flow model")
+    average, curve = train(_Flow(), loss, plan, checkpoint, "Flow model")
     return average.text_encoder, average.transformer, curve
