@@ -96,9 +96,7 @@ def assert_same_weights(one: nn.Module, other: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("stop_at", [10, 20])
-def test_training_resumes_with_the_same_result(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int
-) -> None:
+def test_training_resumes_with_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_at: int) -> None:
     monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
     whole, curve, calls = run(tmp_path / "whole.pt")
     assert calls == PLAN.steps * PLAN.parts
