@@ -16,7 +16,7 @@ from .training import Chance, Curve, Plan, train
 WIDTH = 192
 # Pictures in one of the parts of a batch.
 PART = 64
-PLAN = Plan(steps=24000, decay_steps=6000, rate=1e-3, muon_rate=0.01, average=0.9995, parts=4)
+PLAN = Plan(steps=12000, decay_steps=3000, rate=1e-3, muon_rate=0.02, average=0.9995, parts=4)
 
 
 class _Flow(nn.Module):
