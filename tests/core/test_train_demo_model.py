@@ -135,6 +135,16 @@ def test_learning_rate_rises_stays_and_falls() -> None:
     assert 0 < factors[-1] < 0.01
 
 
+def test_moving_average_soon_forgets_the_random_start(tmp_path: Path) -> None:
+    def loss(model: nn.Module, _: Chance) -> Tensor:
+        return (model(torch.ones(1, 4)) - 5).square().mean()
+
+    average, _ = train(nn.Linear(4, 1), loss, Plan(300, 100, 0.1, 0.0, 0.9999), tmp_path / "c.pt", "")
+    with torch.inference_mode():
+        # With a constant decay, 97% of the average would still be the start, whose output is near 0.
+        assert float(average(torch.ones(1, 4))) == pytest.approx(5, abs=0.5)
+
+
 def test_training_that_diverges_is_stopped(tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="lower the rates"):
         train(nn.Linear(4, 1), lambda model, _: model(torch.full((1, 4), torch.nan)).sum(), PLAN, tmp_path / "c.pt", "")

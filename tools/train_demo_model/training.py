@@ -23,7 +23,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 from .optimizer import Muon, is_hidden
@@ -132,6 +132,19 @@ class _Parts:
         self._threads.shutdown()
 
 
+def _moving_average(decay: float) -> Callable[[Sequence[Tensor], Sequence[Tensor], Tensor | int], None]:
+    """Return the update of a moving average that is short at first, so that it soon forgets the random start."""
+
+    @torch.no_grad()
+    def update(averages: Sequence[Tensor], current: Sequence[Tensor], count: Tensor | int) -> None:
+        number = int(count)
+        short = min(decay, (1 + number) / (10 + number))
+        for average, value in zip(averages, current, strict=True):
+            average.lerp_(value, 1 - short)
+
+    return update
+
+
 class _State:
     """Everything that a checkpoint holds."""
 
@@ -144,7 +157,7 @@ class _State:
         }
         if hidden:
             self.optimizers["muon"] = Muon(hidden, plan.muon_rate)
-        self.average = AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(plan.average))
+        self.average = AveragedModel(module, multi_avg_fn=_moving_average(plan.average))
         self.parts: dict[str, Any] = {"module": module, "average": self.average, **self.optimizers}
         self.rates = {"adam": plan.rate, "muon": plan.muon_rate}
         self.step = 0
