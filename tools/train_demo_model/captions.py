@@ -1,4 +1,4 @@
-"""What the model is told about a picture: captions, and the tokenizer that reads them."""
+"""Captions of the pictures, and the tokenizer that reads them."""
 
 from __future__ import annotations
 
@@ -10,22 +10,28 @@ from transformers import PreTrainedTokenizerFast
 
 from .emoji import STYLES, Emoji
 
-VOCABULARY = 1400
-# Tokens of a prompt, with <s> and </s>; shorter ones are padded always.
+VOCABULARY = 3200
+# Tokens per prompt, including <s> and </s>; shorter prompts are padded.
 LENGTH = 16
-# CLIPTextModel pools at the end token, and takes the number 2 for a sign of an old checkpoint: </s> must have another.
+# CLIPTextModel pools at the end token. It treats an end token of 2 as the mark of an old checkpoint, so </s> is 3.
 SPECIAL = ("<pad>", "<s>", "<unk>", "</s>")
+# Share of empty captions, and of captions of the default style without its phrase.
 NO_CAPTION = 0.10
 NO_PHRASE = 0.5
 
 
 def caption(name: str, keywords: Sequence[str] = (), style: int | None = None) -> str:
-    """``name[, keyword ...][, style phrase]``."""
+    """Write ``name[, keyword ...][, style phrase]``.
+
+    Example:
+        >>> caption("snail", ["slow"], 1)
+        'snail, slow, glossy cartoon'
+    """
     return ", ".join((name, *keywords, *(() if style is None else (STYLES[style].phrase,))))
 
 
 class Captions:
-    """Captions to train on, as token ids."""
+    """Draws captions to train on, as token ids."""
 
     def __init__(self, emoji: Emoji, tokenizer: PreTrainedTokenizerFast) -> None:
         self._emoji = emoji
@@ -33,9 +39,9 @@ class Captions:
         self._ids: dict[str, list[int]] = {}
 
     def draw(self, style: int, concept: int, chance: random.Random) -> list[int]:
-        """One caption of a picture: at times empty, and for the base style at times without its phrase.
+        """Draw one caption of a picture: sometimes empty, and in the default style sometimes without its phrase.
 
-        Keywords are given only where there is room: what is cut off is the end, and there stands the style.
+        Keywords are added only if they fit, since truncation would cut off the style at the end.
         """
         if chance.random() < NO_CAPTION:
             return self._padded("")
@@ -54,7 +60,7 @@ class Captions:
 
 
 def train_tokenizer(emoji: Emoji) -> PreTrainedTokenizerFast:
-    """A byte-pair tokenizer of its own, trained on all names, keywords and style phrases."""
+    """Train a byte-pair tokenizer on all names, keywords and style phrases."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)

@@ -1,4 +1,4 @@
-"""The pictures and their names: the emoji that all five sets draw, at 64 x 64 pixels on white."""
+"""Pictures and their names: the emoji that all five sets contain, 64 x 64 pixels, on white."""
 
 from __future__ import annotations
 
@@ -17,20 +17,26 @@ from torch import Tensor
 
 SIZE = 64
 _NO_QUOTES = str.maketrans("", "", "“”")
-# Shares of the concepts that are trained on in no style, and in four of the five styles.
+# Shares of the concepts that are held out in all styles, and in one of the five styles.
 HELD_OUT = 0.05
 HELD_OUT_PAIRS = 0.10
 
 
 class Style(NamedTuple):
-    """One emoji set: what captions call it, the npm package that holds it, who made it under which licence."""
+    """One emoji set.
+
+    Attributes:
+        phrase: what captions call it.
+        package: npm package that contains it.
+        credit: authors and licence.
+    """
 
     phrase: str
     package: str
     credit: str
 
 
-# The first one is the base style: captions may leave its phrase out, so that a plain caption has a style.
+# The first one is the default style: captions may omit its phrase, so that a plain caption has a style too.
 STYLES = (
     Style("flat sticker", "@iconify-json/twemoji", "Twemoji, Twitter and contributors, CC-BY-4.0"),
     Style("glossy cartoon", "@iconify-json/noto", "Noto Emoji, Google, Apache-2.0"),
@@ -46,9 +52,9 @@ class Emoji:
 
     Attributes:
         images: uint8 ``[styles, concepts, 3, 64, 64]``.
-        names: of the concepts, such as ``red heart``.
-        keywords: further words for each.
-        seen: bool ``[styles, concepts]``, False where a picture is never trained on.
+        names: one per concept, such as ``red heart``.
+        keywords: further words per concept.
+        seen: bool ``[styles, concepts]``, False if a picture is held out.
     """
 
     images: Tensor
@@ -58,20 +64,24 @@ class Emoji:
 
     @property
     def held_out(self) -> list[int]:
-        """The concepts that are not trained on in any style."""
+        """Concepts that are held out in all styles."""
         return [int(i) for i in (~self.seen.any(0)).nonzero()]
 
     @property
     def held_out_pairs(self) -> list[tuple[int, int]]:
-        """Style and concept of pictures that are not trained on, of concepts that are in other styles."""
+        """Style and concept of each held-out picture whose concept is trained in other styles."""
         return [(int(s), int(c)) for s, c in (~self.seen & self.seen.any(0)).nonzero()]
 
 
 def load_emoji(packages: Path, kept: Path) -> Emoji:
-    """Read the emoji from the npm packages in a folder; drawn once, then kept in an ``.npz`` file.
+    """Read the emoji from npm packages; the drawn pictures are cached in an ``.npz`` file.
+
+    Args:
+        packages: folder ``node_modules``.
+        kept: the cache, written on the first call.
 
     Raises:
-        FileNotFoundError: the packages are not there.
+        FileNotFoundError: a package is missing.
     """
     sets: list[_Drawings] = [_Folder(packages, s) if "3d" in s.package else _Icons(packages, s) for s in STYLES]
     known = _json(packages / "unicode-emoji-json" / "data-by-emoji.json")
@@ -92,7 +102,7 @@ def load_emoji(packages: Path, kept: Path) -> Emoji:
 
 
 def _split(concepts: int) -> Tensor:
-    """Which pictures are trained on: bool ``[styles, concepts]``, the same in every run."""
+    """Choose which pictures to train on: bool ``[styles, concepts]``, the same in every run."""
     order = random.Random(0).sample(range(concepts), concepts)
     seen = torch.ones(len(STYLES), concepts, dtype=torch.bool)
     absent, partly = round(HELD_OUT * concepts), round(HELD_OUT_PAIRS * concepts)
@@ -121,7 +131,7 @@ class _Icons:
             f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
             f'viewBox="0 0 {width} {height}">{self._set["icons"][self._name(code, slug)]["body"]}</svg>'
         )
-        # currentColor is black where nothing says otherwise.
+        # currentColor defaults to black.
         png = bytes(resvg_py.svg_to_bytes(svg_string=svg, width=SIZE, height=SIZE))
         return _on_white(Image.open(io.BytesIO(png)))
 
@@ -158,7 +168,7 @@ def _code_point(emoji: str) -> str:
 
 
 def _plain(code: str) -> str:
-    """A code point without the variation selector, which some sets write and others do not."""
+    """Drop the variation selector from a code point: some sets write it, others do not."""
     return "-".join(part for part in code.split("-") if part != "fe0f")
 
 

@@ -1,10 +1,11 @@
-"""The folder that ships: the pipeline in half precision, as diffusers loads it, and its model card."""
+"""Export: the pipeline in half precision, as diffusers loads it, with its curves and contact sheets."""
 
 from __future__ import annotations
 
 import json
+import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -17,10 +18,14 @@ from act_core.plots import grid
 
 from .captions import caption
 from .emoji import STYLES, Emoji
+from .training import Curve
 
 GUIDANCE = 3.0
 SHIFT = 3.0
+# Concepts on a contact sheet.
 SHOWN = 16
+# Width and height of a curve.
+PANEL = (640, 240)
 
 
 def export(
@@ -43,15 +48,15 @@ def export(
         tokenizer_3=None,  # pyright: ignore[reportArgumentType]
     )
     pipeline.save_pretrained(folder)
-    # AutoencoderTiny writes an entry that it complains of when it reads it.
+    # AutoencoderTiny warns about this entry of its own when it loads the file.
     config = folder / "vae" / "config.json"
     entries = json.loads(config.read_text(encoding="utf-8"))
     entries.pop("block_out_channels", None)
     config.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
 
 
-def draw_sheets(folder: Path, emoji: Emoji, curve: Sequence[tuple[int, float]]) -> None:
-    """Beside the pipeline: its curve, and contact sheets of concepts it was trained on and of such it never saw."""
+def draw_sheets(folder: Path, emoji: Emoji, curves: Mapping[str, Curve]) -> None:
+    """Draw contact sheets beside the pipeline, of trained and of held-out concepts, and the curves by their titles."""
     model = DiffusersModel.from_pretrained(folder)
     trained = [int(concept) for concept in emoji.seen.all(0).nonzero()]
     for name, concepts in (("trained", trained), ("held_out", emoji.held_out)):
@@ -62,33 +67,43 @@ def draw_sheets(folder: Path, emoji: Emoji, curve: Sequence[tuple[int, float]]) 
             rows.append(model.generate(prompts, guidance=GUIDANCE))
         sheet = grid(rows, [style.phrase for style in STYLES], [emoji.names[concept] for concept in chosen])
         sheet.save(folder / f"{name}.png", optimize=True)
-    _draw_curve(curve).save(folder / "curve.png", optimize=True)
+    _draw_curves(curves).save(folder / "curve.png", optimize=True)
 
 
-def _draw_curve(curve: Sequence[tuple[int, float]]) -> Image.Image:
-    width, height, edge = 640, 240, 36
-    image = Image.new("RGB", (width, height), "white")
+def _draw_curves(curves: Mapping[str, Curve]) -> Image.Image:
+    """Draw one panel per curve."""
+    image = Image.new("RGB", (PANEL[0], PANEL[1] * len(curves)), "white")
+    for number, (title, curve) in enumerate(curves.items()):
+        image.paste(_draw_curve(title, curve), (0, number * PANEL[1]))
+    return image
+
+
+def _draw_curve(title: str, curve: Curve) -> Image.Image:
+    """Draw a curve with its losses on a logarithmic scale."""
+    (width, height), edge = PANEL, 36
+    image = Image.new("RGB", PANEL, "white")
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(11)
     steps, losses = zip(*curve, strict=True)
     low, high = min(losses), max(losses)
+    span = max(math.log(high / low), 1e-9)
 
     def place(step: int, loss: float) -> tuple[float, float]:
-        across, up = step / steps[-1], (loss - low) / (high - low)
+        across, up = step / steps[-1], math.log(loss / low) / span
         return edge + across * (width - 2 * edge), height - edge - up * (height - 2 * edge)
 
     draw.line([place(*point) for point in curve], "black", 2)
-    draw.text((edge, 8), f"flow: mean squared error, {steps[-1]} steps", "black", font)
+    draw.text((edge, 8), f"{title}, {steps[-1]} steps", "black", font)
     for loss in (low, high):
         draw.text((2, place(0, loss)[1] - 6), f"{loss:.2f}", "black", font)
     return image
 
 
 def as_trained(autoencoder: AutoencoderTiny) -> AutoencoderTiny:
-    """The autoencoder with the rounding that it will be shipped with, so that latents are made by what ships."""
+    """Round the autoencoder to half precision, so that the latents come from the weights that ship."""
     return autoencoder.half().float()
 
 
 @torch.no_grad()
 def size_in_bytes(folder: Path) -> int:
-    """Of everything in the folder."""
+    """Return the size of all files in a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

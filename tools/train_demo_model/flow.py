@@ -11,11 +11,12 @@ from transformers import CLIPTextConfig, CLIPTextModelWithProjection, PreTrained
 
 from .captions import LENGTH, SPECIAL, VOCABULARY, Captions
 from .emoji import Emoji
-from .training import Chance, Plan, train
+from .training import Chance, Curve, Plan, train
 
 WIDTH = 192
-BATCH = 128
-PLAN = Plan(steps=12000, rate=1e-3, decay=0.9995)
+# Pictures in one of the parts of a batch.
+PART = 64
+PLAN = Plan(steps=12000, decay_steps=3000, rate=1e-3, muon_rate=0.02, average=0.9995, parts=4)
 
 
 class _Flow(nn.Module):
@@ -63,27 +64,27 @@ class _Flow(nn.Module):
 
 
 def train_flow(
-    emoji: Emoji, latents: Tensor, tokenizer: PreTrainedTokenizerFast, work: Path
-) -> tuple[CLIPTextModelWithProjection, SD3Transformer2DModel, list[tuple[int, float]]]:
-    """Train both on ``latents [styles, concepts, 16, 8, 8]`` of the seen pictures; returns them with their curve.
+    emoji: Emoji, latents: Tensor, tokenizer: PreTrainedTokenizerFast, checkpoint: Path, plan: Plan = PLAN
+) -> tuple[CLIPTextModelWithProjection, SD3Transformer2DModel, Curve]:
+    """Train both on ``latents [styles, concepts, 16, 8, 8]`` of the seen pictures; returns both and the curve.
 
-    Rectified flow (Liu et al., arXiv 2209.03003): at ``x = (1 - sigma) * latent + sigma * noise`` the model is to tell
-    ``noise - latent``, with sigma from the logistic of a normal distribution (Esser et al., arXiv 2403.03206, 3.1).
+    Rectified flow (Liu et al., arXiv 2209.03003): at ``x = (1 - sigma) * latent + sigma * noise`` the model
+    predicts ``noise - latent``, with sigma from a logit-normal distribution (Esser et al., arXiv 2403.03206, 3.1).
     """
     torch.manual_seed(0)
     captions = Captions(emoji, tokenizer)
     pictures = [(int(style), int(concept)) for style, concept in emoji.seen.nonzero()]
 
     def loss(model: nn.Module, chance: Chance) -> Tensor:
-        drawn = chance.words.choices(pictures, k=BATCH)
+        drawn = chance.words.choices(pictures, k=PART)
         ids = torch.tensor([captions.draw(style, concept, chance.words) for style, concept in drawn])
         styles, concepts = torch.tensor(drawn).T
         clean = latents[styles, concepts]
         noise = torch.randn(clean.shape, generator=chance.numbers)
-        sigma = torch.randn(BATCH, generator=chance.numbers).sigmoid()
+        sigma = torch.randn(PART, generator=chance.numbers).sigmoid()
         weight = sigma.view(-1, 1, 1, 1)
         velocity = model(ids, (1 - weight) * clean + weight * noise, sigma)
         return nn.functional.mse_loss(velocity.float(), noise - clean)
 
-    average, curve = train(_Flow(), loss, PLAN, work / "flow.pt", "Flow model")
+    average, curve = train(_Flow(), loss, plan, checkpoint, "Flow model")
     return average.text_encoder, average.transformer, curve
