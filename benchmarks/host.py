@@ -107,10 +107,10 @@ def diffusion_fits(report: Report, model: Any, clip: Any) -> None:
     prompts = load_prompt_set(PROMPTS)
     texts = prompts.source[:128], prompts.target[:128]
     conditionings = [conditioning for side in texts for conditioning in encoders.encode(side)]
-    samples = denoising.encoded_sides(*texts)
+    source, target = denoising.encoded_sides(*texts)
     ways = {
-        "lockstep": lambda denoiser: lockstep(denoiser, *samples, memory_budget=denoiser.budget()),
-        "one pass per site": lambda denoiser: fit_by_rerunning(denoiser, *samples, "auto"),
+        "lockstep": lambda denoiser: lockstep(denoiser, source, target, memory_budget=denoiser.budget()),
+        "one pass per site": lambda denoiser: fit_by_rerunning(denoiser, source, target, "auto"),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     maps: dict[str, ActMap] = {}
