@@ -96,7 +96,7 @@ def test_size_that_model_cannot_draw_is_refused(
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"prompts": []}, "no prompt"),
+        ({"prompts": []}, "list of prompts is empty"),
         ({"prompts": "rain"}, r"takes a list of prompts; write \['rain'\]"),
         ({"prompts": [None]}, "Prompt 1 is None"),
         ({"negative": None}, "is None, not a text"),
