@@ -193,16 +193,19 @@ def test_refused_fit_leaves_model_unchanged(host: Host, change: dict[str, Any], 
 
 def test_saving_never_overwrites(host: Host, saved: dict[str, str]) -> None:
     folder = host.base / "models" / "act_maps"
-    before = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
-    graph = Graph()
-    loaded = graph.add("LoadACTMap", name=saved["demo"])
-    details = {"title": "again", "author": "", "description": "", "license": ""}
-    graph.add("SaveACTMap", act_map=loaded, name="demo", strength_low=0.0, strength_high=1.0, **details)
-    host.run(graph)
-    after = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+
+    def save(title: str) -> dict[str, bytes]:
+        graph = Graph()
+        loaded = graph.add("LoadACTMap", name=saved["demo"])
+        details = {"title": title, "author": "", "description": "", "license": ""}
+        graph.add("SaveACTMap", act_map=loaded, name="twice", strength_low=0.0, strength_high=1.0, **details)
+        host.run(graph)
+        return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+
+    before, after = save("once"), save("again")
     assert {name: after[name] for name in before} == before
-    assert set(after) - set(before) == {"demo_002.safetensors"}
-    assert after["demo_002.safetensors"] != before["demo.safetensors"]
+    assert set(after) - set(before) == {"twice_002.safetensors"}
+    assert after["twice_002.safetensors"] != before["twice.safetensors"]
 
 
 def test_save_keeps_card_unless_changed(host: Host, saved: dict[str, str]) -> None:
