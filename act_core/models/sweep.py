@@ -33,7 +33,7 @@ def sweep(
         settings: for the model's ``generate``, such as ``seed``.
 
     Raises:
-        MapError: an empty list of strengths, or a map that does not fit the model or has no effect.
+        MapError: an empty list of strengths, or a map that does not fit the model or never fires.
 
     Example::
 
