@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import re
 import string
-import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import MapError
+from .text import is_blank
 
 _HEADING = re.compile(r"\[\s*(source|target)\s*\]\s*(.*)", re.IGNORECASE)
 # Joining files leaves byte order marks in mid-file; the others come from text copied from web pages.
@@ -42,7 +42,7 @@ def prompt_lines(text: str) -> list[str]:
         ['a cat', 'a dog']
     """
     stripped = (line.strip(_AROUND) for line in text.splitlines())
-    return [line for line in stripped if not line.startswith("#") and not _invisible(line)]
+    return [line for line in stripped if not line.startswith("#") and not is_blank(line)]
 
 
 def load_prompt_set(path: str | os.PathLike[str]) -> PromptSet:
@@ -84,7 +84,3 @@ def read_lines(path: str | os.PathLike[str]) -> list[str]:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise MapError(f"{path} cannot be read: {reason}.") from error
     return prompt_lines(text)
-
-
-def _invisible(line: str) -> bool:
-    return all(unicodedata.category(character) in ("Cf", "Cc", "Zs", "Zl", "Zp") for character in line)

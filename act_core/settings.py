@@ -208,7 +208,8 @@ def as_strength(value: object) -> float:
         1.0
     """
     number = math.nan
-    if not isinstance(value, (str, bytes, bool)):
+    is_bool = isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
+    if not is_bool and not isinstance(value, (str, bytes)):
         with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
             number = float(cast("SupportsFloat", value))
     if not abs(number) <= MAX_STRENGTH:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 
 _REPLACEMENT = "\ufffd"
+# Letters and symbols that show nothing: the fillers of Hangul and the empty pattern of Braille.
+_FILLERS = "\u115f\u1160\u3164\uffa0\u2800"
 
 
 def plain_text(text: str) -> str:
@@ -30,6 +32,19 @@ def is_unsafe(character: str) -> bool:
         [False, False, True]
     """
     return character not in "\n\t" and unicodedata.category(character) in ("Cc", "Cs")
+
+
+def is_blank(text: str) -> bool:
+    """Whether a text shows nothing: it consists of white space, control characters, fillers and marks without a letter.
+
+    Example:
+        >>> [is_blank(text) for text in ("", "\u200b \u3164", "\ufe0f", "a")]
+        [True, True, True, False]
+    """
+    return all(
+        character in _FILLERS or unicodedata.category(character) in ("Cc", "Cf", "Mn", "Zl", "Zp", "Zs")
+        for character in text
+    )
 
 
 def shorten(text: str, width: int) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 _EXPORT = "In ComfyUI choose File > Export (API) and give the file that it saves."
+_STRANGER = "does not answer as ComfyUI does; check the address and the port."
 
 
 def call(url: str, body: dict[str, Any] | None = None) -> bytes:
@@ -42,7 +43,7 @@ def call_json(url: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     except ValueError:
         answer = None
     if not isinstance(answer, dict):
-        raise SystemExit(f"{url} does not answer as ComfyUI does; check the address and the port.")
+        raise SystemExit(f"{url} {_STRANGER}")
     return answer
 
 
@@ -68,7 +69,10 @@ def load_workflow(path: Path) -> dict[str, Any]:
 
 def run(server: str, workflow: dict[str, Any]) -> dict[str, Any]:
     """Queue a workflow and wait for it; returns the outputs of its nodes."""
-    number = call_json(f"{server}/prompt", {"prompt": workflow})["prompt_id"]
+    url = f"{server}/prompt"
+    number = call_json(url, {"prompt": workflow}).get("prompt_id")
+    if number is None:
+        raise SystemExit(f"{url} {_STRANGER}")
     while not (history := call_json(f"{server}/history/{number}")):
         time.sleep(0.2)
     ended = history[number]
@@ -89,7 +93,10 @@ def main() -> None:
     args = parser.parse_args()
 
     workflow, server = load_workflow(args.workflow), args.server.rstrip("/")
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SystemExit(f"{args.out} is not a folder for pictures: {error.strerror}. Change --out.") from error
     for node in workflow.values():
         if node["class_type"] == "ApplyACTSteering" and args.strength is not None:
             node["inputs"].update(strength=args.strength, strength_clip=args.strength)

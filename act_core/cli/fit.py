@@ -81,6 +81,11 @@ def _run(args: argparse.Namespace) -> None:
     settings = FitSettings(
         **{name: getattr(args, name) for name in names}, memory_budget=_bytes_of_mebibytes(args.memory)
     )
+    from ..fitting.samples import check_number, check_prompts
+
+    check_number(prompts.source, "source")
+    check_number(prompts.target, "target")
+    check_prompts(prompts.source, prompts.target)
     model = any_model(args, components=args.components, seed=args.seed)
     from ..mapfile import save_map
     from ..progress import fit_with_bar

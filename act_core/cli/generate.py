@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ..text import plain_text
 from .arguments import Commands, add_command, add_model, add_seed, add_strength, number, words
 from .load import language_model
 
@@ -48,4 +49,5 @@ def _run(args: argparse.Namespace) -> None:
                 args.prompt, max_new_tokens=args.tokens, temperature=args.temperature, seed=args.seed
             )
         for prompt, text in zip(args.prompt, texts, strict=True):
-            print(f"\n[strength {strength:g}] {prompt}{between}{text}")
+            # A model may write control characters, which the terminal would obey.
+            print(plain_text(f"\n[strength {strength:g}] {prompt}{between}{text}"))

@@ -31,7 +31,7 @@ from .lockstep import Walk
 from .memory import BatchPlan, MemoryMeter, SampleMemory
 from .pooling import SiteValues, Values
 from .prepare import prepared
-from .samples import FitModel, Sample, Side
+from .samples import FitModel, Sample, Side, check_number
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ def fit(
         kind = type(model).__name__
         raise FitError(f"The model is a {kind}; give an adapter, such as TransformersModel(module, tokenizer).")
     settings = _settings(settings or FitSettings(), changes)
-    sides = [_samples(samples, side) for side, samples in (("source", source), ("target", target))]
+    sides = _samples(source, "source"), _samples(target, "target")
     model.check(*sides)
     components = list(model.components)
     _check_weights(components)
@@ -109,14 +109,12 @@ def _settings(settings: FitSettings, changes: dict[str, Any]) -> FitSettings:
     return replace(settings, **changes)
 
 
-def _samples(samples: Iterable[Sample], side: str) -> list[Sample]:
+def _samples(samples: Iterable[Sample], side: Side) -> list[Sample]:
     if isinstance(samples, (str, bytes)) or not isinstance(samples, Iterable):
         kind = "one text" if isinstance(samples, (str, bytes)) else repr(samples)
         raise FitError(f"The {side} prompts are {kind}; give a list of prompts.")
     listed = list(samples)
-    if len(listed) < 2:
-        count = "is 1 prompt" if len(listed) == 1 else "are no prompts"
-        raise FitError(f"There {count} on the {side} side; a fit needs at least two on each side.")
+    check_number(listed, side)
     return listed
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..components import Component
 from ..errors import FitError
+from ..text import is_blank
 
 Side = Literal["source", "target"]
 Sample = TypeVar("Sample")
@@ -89,30 +90,50 @@ class FitModel(Generic[Sample]):
         Raises:
             FitError: a sample that cannot be used, or sides that do not differ.
         """
-        sides: dict[Side, Sequence[Sample]] = {"source": source, "target": target}
-        for side, samples in sides.items():
-            check_prompts([self.describe(sample) for sample in samples], side)
-        if sorted(map(self.describe, source)) == sorted(map(self.describe, target)):
-            raise FitError("The source prompts and the target prompts are the same; change one of the two lists.")
+        check_prompts(*([self.describe(sample) for sample in samples] for samples in (source, target)))
 
 
-def check_prompts(prompts: Sequence[object], side: Side) -> None:
-    """Refuse prompts that are not texts, are empty, or cannot be encoded.
+def check_prompts(source: Sequence[str], target: Sequence[str]) -> None:
+    """Refuse prompts that cannot be fitted: not texts, empty, not encodable, or the same on both sides.
 
     Raises:
-        FitError: a prompt cannot be used; the message names the first one.
+        FitError: they cannot be used; the message names the first one.
 
     Example:
-        >>> check_prompts(["a cat", " "], "source")
+        >>> check_prompts(["a cat", " "], ["a dog", "a cow"])
         Traceback (most recent call last):
         ...
         act_core.errors.FitError: Source prompt 2 is empty; write something there, or remove it.
     """
+    _check_texts(source, "source")
+    _check_texts(target, "target")
+    if sorted(source) == sorted(target):
+        raise FitError("The source prompts and the target prompts are the same; change one of the two lists.")
+
+
+def check_number(samples: Sequence[object], side: Side) -> None:
+    """Refuse fewer than two samples.
+
+    Raises:
+        FitError: there are fewer.
+
+    Example:
+        >>> check_number(["a cat"], "target")
+        Traceback (most recent call last):
+        ...
+        act_core.errors.FitError: There is 1 prompt on the target side; a fit needs at least two on each side.
+    """
+    if len(samples) < 2:
+        count = "is 1 prompt" if len(samples) == 1 else "are no prompts"
+        raise FitError(f"There {count} on the {side} side; a fit needs at least two on each side.")
+
+
+def _check_texts(prompts: Sequence[object], side: Side) -> None:
     for number, prompt in enumerate(prompts, start=1):
         where = f"{side.capitalize()} prompt {number}"
         if not isinstance(prompt, str):
             raise FitError(f"{where} is {prompt!r}; every prompt must be a text.")
-        if not prompt.strip():
+        if is_blank(prompt):
             raise FitError(f"{where} is empty; write something there, or remove it.")
         try:
             prompt.encode()

@@ -14,6 +14,7 @@ from PIL import Image
 
 from act_core import load_map, save_map
 from act_core.models.transformers import TransformersModel
+from act_core.text import plain_text
 
 
 def test_fit_inspect_and_generate_on_real_model(run: Run, tmp_path: Path, prompt_set: Path) -> None:
@@ -112,7 +113,16 @@ def test_generate_at_several_strengths(run: Run, tiny: Path, tiny_map: Path) -> 
 def test_generate_at_strength_zero_equals_model_without_map(run: Run, tiny: Path, tiny_map: Path) -> None:
     _, text, _ = run("generate", "rain", "--model", tiny, "--map", tiny_map, "--strength", "0", "--tokens", 9)
     plain = TransformersModel.from_pretrained(tiny).generate(["rain"], max_new_tokens=9)[0]
-    assert text.endswith(f"[strength 0] rain{plain}\n")
+    assert text.endswith(f"[strength 0] rain{plain_text(plain)}\n")
+
+
+def test_generated_control_characters_do_not_reach_the_terminal(
+    run: Run, tiny: Path, tiny_map: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = TransformersModel.generate
+    monkeypatch.setattr(TransformersModel, "generate", lambda *a, **b: [" and \x1b[31mred" for _ in real(*a, **b)])
+    _, text, _ = run("generate", "rain", "--model", tiny, "--map", tiny_map)
+    assert text.endswith("[strength 1] rain and \ufffd[31mred\n")
 
 
 def test_other_weights_are_a_warning(run: Run, tmp_path: Path, tiny: Path, tiny_map: Path) -> None:

@@ -170,6 +170,18 @@ def test_fit_refuses_output_path_before_loading(run: Run, tmp_path: Path, prompt
     assert "Loading" not in text
 
 
+@pytest.mark.parametrize(
+    ("source", "target", "reason"),
+    [("one", "a\nb", "There is 1 prompt on the source side"), ("a\nb", "b\na", "are the same")],
+)
+def test_fit_refuses_prompts_before_loading(run: Run, tmp_path: Path, source: str, target: str, reason: str) -> None:
+    path = tmp_path / "set.txt"
+    path.write_text(f"[source]\n{source}\n[target]\n{target}\n")
+    status, text, err = run("fit", "--prompts", path, "--out", tmp_path / "a.safetensors", "--model", tmp_path / "gone")
+    refused((status, text, err), reason)
+    assert "Loading" not in text
+
+
 def test_fit_refuses_missing_prompts(run: Run, tmp_path: Path, tiny: Path, prompt_set: Path) -> None:
     out = ("--out", tmp_path / "out.safetensors", "--model", tiny)
     refused(run("fit", *out), "--prompts", "--source", "--target")

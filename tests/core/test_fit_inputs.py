@@ -50,6 +50,7 @@ def test_fit_names_closest_sites_for_a_misspelt_pattern() -> None:
         (["one"], "There is 1 prompt on the {side} side"),
         (["one", ""], "{Side} prompt 2 is empty"),
         ([" \n", "one"], "{Side} prompt 1 is empty"),
+        (["one", "\u3164"], "{Side} prompt 2 is empty"),
         (["one", None], "{Side} prompt 2 is None; every prompt must be a text"),
         ([float("nan"), "one"], "{Side} prompt 1 is nan; every prompt must be a text"),
         (["one", "\ud800"], r"{Side} prompt 2 contains U\+D800"),

@@ -86,6 +86,11 @@ def test_prompt_lines_skips_lines_without_a_prompt(line: str) -> None:
     assert prompt_lines(f"a\n{line}\nb") == ["a", "b"]
 
 
+@pytest.mark.parametrize("line", ["\u3164", "\u2800", "\uffa0", "\ufe0f", "\u0301"])
+def test_prompt_lines_skips_lines_that_show_nothing(line: str) -> None:
+    assert prompt_lines(f"a\n{line}\nb") == ["a", "b"]
+
+
 def test_prompt_lines_keeps_characters_inside_a_prompt() -> None:
     texts = ["a # b", "\u200f\u05d7\u05ea\u05d5\u05dc", "\u0645\u06cc\u200c\u062e\u0648\u0627", "👩\u200d🎨", "[source"]
     assert prompt_lines("\r\n".join(texts)) == texts

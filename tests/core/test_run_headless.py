@@ -116,6 +116,7 @@ def test_client_refuses_editor_form_of_shipped_workflows() -> None:
     [
         (b"HTTP/1.0 200 OK\r\n\r\n<html>", "does not answer as ComfyUI does"),
         (b"HTTP/1.0 200 OK\r\n\r\n[]", "does not answer as ComfyUI does"),
+        (b'HTTP/1.0 200 OK\r\n\r\n{"status": "ok"}', "does not answer as ComfyUI does"),
         (b"HTTP/1.0 200 OK\r\nContent-Length: 9\r\n\r\n{", "broke off the connection"),
         (b"", "broke off the connection"),
     ],
@@ -130,6 +131,15 @@ def test_client_names_the_server_that_is_not_comfyui(
     assert server in ended.stderr
     assert reason in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
+
+
+def test_client_names_the_folder_that_cannot_be_made(tmp_path: Path, server: str) -> None:
+    (tmp_path / "workflow.json").write_text(json.dumps(NODES), "utf-8")
+    ended = run(tmp_path / "workflow.json", "--server", server, "--out", tmp_path / "workflow.json" / "pictures")
+    assert ended.returncode == 1
+    assert "workflow.json/pictures is not a folder for pictures" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert FakeComfyUI.queued == []
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "127.0.0.1"])

@@ -42,8 +42,14 @@ def test_strength_accepts_whole_numbers(one: Any) -> None:
         assert torch.equal(output(model), steered(model, act_map, 1.0))
 
 
-@pytest.mark.parametrize("strength", ["0.5", None, True, [0.5], torch.zeros(2), 1j, np.array([1, 2])])
+@pytest.mark.parametrize("strength", ["0.5", None, [0.5], torch.zeros(2), 1j, np.array([1, 2])])
 def test_strength_of_other_type_is_refused(strength: Any) -> None:
+    with pytest.raises(MapError, match="a number from -1000 to 1000"):
+        steer(chain().module, chain_map(), strength)
+
+
+@pytest.mark.parametrize("strength", [True, np.True_, torch.tensor(True)], ids=lambda value: type(value).__name__)
+def test_strength_that_is_true_or_false_is_refused(strength: Any) -> None:
     with pytest.raises(MapError, match="a number from -1000 to 1000"):
         steer(chain().module, chain_map(), strength)
 

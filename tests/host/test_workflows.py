@@ -45,6 +45,19 @@ def test_each_example_has_a_cover() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_nodes_of_example_have_titles_of_their_own(name: str) -> None:
+    """Clients that send a workflow find its nodes by their titles."""
+    titles = [node["_meta"]["title"] for node in api_form(name).prompt.values()]
+    assert all(titles)
+    assert len(set(titles)) == len(titles)
+
+
+def test_titles_tell_the_two_prompts_apart() -> None:
+    titles = {node["_meta"]["title"] for node in api_form("style_slider").prompt.values()}
+    assert {"Positive prompt", "Negative prompt"} <= titles
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_example_runs(host: Host, host_python: Path, name: str) -> None:
     require_language_model(host_python, name)
     pictures = host.images(host.run(api_form(name)))
