@@ -142,6 +142,8 @@ class ModelSteering:
                 # Later calls may be answered from a cache of another pack, which skips parts of the model.
                 if run.calls == 1 or run is self._without_run:
                     steering.check()
+                if run is self._without_run:
+                    logging.info("ACT Steering: %s", self._fired(steering))
         return output
 
     def _on(self, module: nn.Module) -> tuple[Steering, BatchRows]:
@@ -178,14 +180,16 @@ class ModelSteering:
         """Log how many sites fired in a run, or why the map did not act."""
         if run.acted and not any(steering.coverage.fired for steering in run.acted):
             next(iter(run.acted)).check()
-        called = self.act_map.card.title or "map"
-        lines = [f"{called}: {steering.coverage}." for steering in run.acted]
+        lines = [self._fired(steering) for steering in run.acted]
         for line in lines:
             logging.info("ACT Steering: %s", line)
         if not lines and (reason := self._why_not(run)):
             lines = [f"{self.act_map.called} did not act in this run: {reason}"]
             logging.warning("ACT Steering: %s", lines[0])
         self.outcome = " ".join(lines)
+
+    def _fired(self, steering: Steering) -> str:
+        return f"{self.act_map.card.title or 'map'}: {steering.coverage}."
 
     def _why_not(self, run: _Run) -> str:
         if run.without_branch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -32,6 +33,16 @@ def test_hook_equals_positive_branch(host: Host, saved: dict[str, str]) -> None:
         expected = steered(host, "demo", saved["demo"], strength=strength, strength_clip=0.0)
         # Another batch, so another order of rounding, over all steps.
         torch.testing.assert_close(hooked(host, saved["demo"], strength=strength), expected, atol=1e-2, rtol=1e-2)
+
+
+def test_hook_reports_in_the_console_how_many_sites_fired(host: Host, saved: dict[str, str]) -> None:
+    before = len(host.log.read_text())
+    hooked(host, saved["demo"], strength=0.75)
+    reports = [line for line in host.log.read_text()[before:].splitlines() if "sites fired" in line]
+    assert len(reports) == 1
+    count = re.search(r"(\d+) of (\d+) sites fired", reports[0])
+    assert count is not None
+    assert count[1] == count[2]
 
 
 def test_keyframes_end_hook(host: Host, saved: dict[str, str]) -> None:
