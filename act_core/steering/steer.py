@@ -47,17 +47,15 @@ def steer(
     what the outer one returns. After the block every ``forward`` is what it was before, also after an error or
     Ctrl-C. A copy of the model that is made or saved inside the block (`copy.deepcopy`, `torch.save`) is not steered.
 
-    Threads: steering applies to the model, not to a request. Inside the block *every* call of the model is steered,
-    whichever thread makes it, and two blocks that are open at the same time in two threads stack. A server that
-    shares one model between requests must let a steered request run alone (one lock around the block and the
-    calls in it), steer parts of a batch by `rows`, or give each strength a copy of the model.
+    Threads: inside the block *every* call of the model is steered, whichever thread makes it, and the blocks of two
+    threads stack. A server that shares one model between requests must let a steered request run alone (one lock
+    around the block and the calls in it), steer parts of a batch by `rows`, or copy the model.
 
     Args:
         model: the module whose submodules are the sites, one module for each component of the map, or an adapter
             with its own `steer` method, such as those in `act_core.models`.
         act_map: map of this model, or of one of the same structure.
-        strength: any finite number of Python, numpy or torch, or one for each component. It can be changed inside
-            the block: ``steering.strength = 0.3``.
+        strength: a number, or one for each component; inside the block, assign ``steering.strength`` to change it.
         rows: which rows of a batch are steered, by component; by default all.
         must_fire: whether leaving the block is an error if the map should have acted but none of its sites fired. False
             is for hosts that enter the block for every call of a model, even if a cache answers the call.
@@ -66,7 +64,7 @@ def steer(
         A context manager that steers inside its block. Its `warnings` are available without entering it.
 
     Raises:
-        MapError: the strength is not a finite number, or names other components than the map.
+        MapError: the strength is not a number from -1000 to 1000, or names other components than the map.
         MapMismatchError: no site of the map is in the model, or one has another number of channels. On leaving the
             block without an exception: the map should have acted, but none of its sites fired.
 
