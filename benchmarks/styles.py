@@ -112,10 +112,10 @@ def all_pairs(report: Report, bench: StyleBench, sheets: Path | None) -> None:
         titles = ["unsteered", "steered", "prompted"] * SHOWN
         _save_sheet(sheets / "styles.jpg", shown, [str(row[0]) for row in table.rows], titles)
     absolute, real, relative, contents = (np.array([_number(row[at]) for row in table.rows]) for at in (2, 4, 5, 6))
-    report.figure("median_style", MEDIAN_STYLE, float(np.median(relative)), at_least(0.9))
+    report.figure("median_style", MEDIAN_STYLE, float(np.median(relative)), at_least(0.92))
     report.figure("high_pairs", HIGH_PAIRS, int((absolute >= 0.85).sum()), at_least(12))
     report.figure("high_real", HIGH_REAL, int((real >= 0.85).sum()))
-    report.figure("worst_style", WORST_STYLE, float(relative.min()), at_least(0.5))
+    report.figure("worst_style", WORST_STYLE, float(relative.min()), at_least(0.8))
     report.figure("median_content", MEDIAN_CONTENT, float(np.median(contents)), at_least(0.75))
 
 
