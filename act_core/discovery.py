@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from .architectures import PRESETS
+from .architectures.by_rule import Call, record_by_rule
 from .components import Component
 from .errors import FitError
 from .interception import intercepted, output_tensors, submodules
@@ -39,27 +41,28 @@ def patterns_for(component: Component, sites: str) -> tuple[str, ...]:
 
     A preset that only other families have, such as the output of a text encoder, yields no patterns.
 
-    Raises:
-        FitError: a preset for an architecture that has none.
-
     Example:
         >>> from act_core.architectures import LLAMA
         >>> patterns_for(Component("language_model", nn.Identity(), LLAMA), "attention, */lm_head")
         ('language_model/*.self_attn.o_proj', '*/lm_head')
     """
-    architecture = component.architecture
     patterns: list[str] = []
     for name in _listed(sites):
-        if not _is_preset(name):
-            patterns.append(name)
-        elif architecture.presets:
-            patterns += [f"{component.name}/{pattern}" for pattern in architecture.patterns(name)]
-        else:
-            raise FitError(
-                f"There are no presets for the architecture {architecture.name!r}; "
-                f"give patterns instead, such as '*norm*' or '*.layers.*.mlp'."
-            )
+        own = [f"{component.name}/{pattern}" for pattern in component.architecture.patterns(name)]
+        patterns += own if _is_preset(name) else [name]
     return tuple(patterns)
+
+
+def is_by_rule(component: Component, sites: str) -> bool:
+    """Whether the sites of a component are found by rule, because its architecture has no presets of its own.
+
+    Example:
+        >>> from act_core.architectures import Architecture
+        >>> toy = Component("model", nn.Identity(), Architecture("toy"))
+        >>> is_by_rule(toy, "auto"), is_by_rule(toy, "model/*norm*")
+        (True, False)
+    """
+    return not component.architecture.presets and any(map(_is_preset, _listed(sites)))
 
 
 def discover(
@@ -73,10 +76,11 @@ def discover(
 
     Args:
         components: parts of the pipeline.
-        sites: preset or patterns, see `patterns_for`.
+        sites: preset or patterns, see `patterns_for`. For an architecture without presets they are found by rule, see
+            `act_core.architectures.by_rule`.
         run: runs the pipeline once, on `rows` samples.
         rows: first dimension of an output that counts as a site.
-        at_site: called whenever one fires.
+        at_site: called whenever an output that may be a site is made.
 
     Raises:
         FitError: a pattern matches nothing (the message lists the closest names), or none of its matches runs.
@@ -88,40 +92,67 @@ def discover(
         >>> [site.key for site in discover([component], "model/0", lambda: model(torch.ones(4, 2)), rows=4)]
         ['model/0']
     """
-    found: dict[str, Site] = {}
-    passed = Counter[str]()
-
-    def note(component: Component, name: str, module: nn.Module, patterns: tuple[str, ...], output: Any) -> Any:
-        for index, tensor in output_tensors(output).items():
-            layout = layout_of(module, name, tensor)
-            if layout is None or tensor.shape[0] != rows:
-                continue
-            channels = tensor.shape[1 if layout == "spatial" else -1]
-            site = Site(component.name, name, index, layout, channels)
-            if not matches(patterns, site.key):
-                continue
-            passed[site.key] += 1
-            if passed[site.key] > component.passes.get(name, 0):
-                found.setdefault(site.key, site)
-                at_site()
-        return output
-
     handlers: dict[nn.Module, Callable[[Any], Any]] = {}
     everything: list[str] = []
-    for component in components:
-        patterns = patterns_for(component, sites)
+    watch = _Watch(rows, at_site)
+    parts = [(component, submodules(component.module), is_by_rule(component, sites)) for component in components]
+    for component, modules, by_rule in parts:
         # Patterns may name an output, but outputs are known only once the module has run.
-        modules = tuple(pattern.partition("#")[0] for pattern in patterns)
-        for name, module in submodules(component.module).items():
+        names = tuple(pattern.partition("#")[0] for pattern in patterns_for(component, sites))
+        for name, module in modules.items():
             key = f"{component.name}/{name}"
             everything.append(key)
-            if name and matches(modules, key):
-                handlers[module] = partial(note, component, name, module, patterns)
+            if name and (by_rule or matches(names, key)):
+                handlers[module] = partial(watch.note, component, name, module)
     _check_names(sites, everything, any_module=bool(handlers))
     with intercepted(handlers):
         run()
-    _check_found(sites, found)
-    return list(found.values())
+    patterns: list[str] = []
+    for component, modules, by_rule in parts:
+        if by_rule:
+            calls = list(watch.calls[component.name].values())
+            found = record_by_rule(component.architecture.name, modules, calls)
+            component = replace(component, architecture=found)
+        patterns += patterns_for(component, sites)
+    chosen = [site for key, site in watch.sites.items() if matches(patterns, key)]
+    _check_found(sites, [site.key for site in chosen], [c.architecture.name for c, _, by_rule in parts if by_rule])
+    return chosen
+
+
+class _Watch:
+    """Notes what the submodules return in a dry run.
+
+    Attributes:
+        sites: every output that may be a site, in the order in which they first fire.
+        calls: by component, the first call of each submodule, in the order in which they return.
+    """
+
+    def __init__(self, rows: int, at_site: Callable[[], None]) -> None:
+        self.sites: dict[str, Site] = {}
+        self.calls: defaultdict[str, dict[str, Call]] = defaultdict(dict)
+        self._rows = rows
+        self._at_site = at_site
+        self._passed = Counter[str]()
+
+    def note(self, component: Component, name: str, module: nn.Module, output: Any) -> Any:
+        sizes: dict[int | None, tuple[int, int]] = {}
+        rank = 0
+        for index, tensor in output_tensors(output).items():
+            layout = layout_of(module, name, tensor)
+            if layout is None or tensor.shape[0] != self._rows:
+                continue
+            channels = tensor.shape[1 if layout == "spatial" else -1]
+            # Attention weights, which some blocks also return, have another rank than the stream.
+            rank = rank or tensor.ndim
+            if layout != "vector" and tensor.ndim == rank and tensor.numel():
+                sizes[index] = tensor[0].numel() // channels, channels
+            site = Site(component.name, name, index, layout, channels)
+            self._passed[site.key] += 1
+            if self._passed[site.key] > component.passes.get(name, 0):
+                self.sites.setdefault(site.key, site)
+                self._at_site()
+        self.calls[component.name].setdefault(name, Call(name, sizes))
+        return output
 
 
 def _listed(sites: str) -> list[str]:
@@ -150,13 +181,24 @@ def _check_names(sites: str, names: Sequence[str], *, any_module: bool) -> None:
     raise FitError(f"No part of the model matches the sites {wrong!r}; the closest names are {', '.join(close)}.")
 
 
-def _check_found(sites: str, found: Collection[str]) -> None:
-    """Raise an error for a pattern that found no site; a preset may have none in one of several components."""
+def _check_found(sites: str, found: Collection[str], by_rule: Sequence[str]) -> None:
+    """Raise an error for a pattern that found no site; a preset may have none in one of several components.
+
+    Args:
+        sites: as in `discover`.
+        found: keys of the sites.
+        by_rule: names of the architectures whose sites were looked for by rule.
+    """
     silent = [
         pattern
         for pattern in _listed(sites)
         if not _is_preset(pattern) and not any(matches((pattern,), k) for k in found)
     ]
+    if by_rule and not silent and not found:
+        raise FitError(
+            f"The architecture {by_rule[0]!r} has no presets, and no sites {sites!r} were found in it by rule; "
+            "give patterns instead, such as '*norm*' or '*.layers.*.mlp'."
+        )
     if silent or not found:
         raise FitError(
             f"No part of the model that matches the sites {(silent or [sites])[0]!r} returns activations, one row for "

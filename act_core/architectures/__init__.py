@@ -1,8 +1,8 @@
 """The supported model families, one record each. To support another family, add its record here.
 
 A model is recognised by the ``model_type`` of its configuration, by its class or a base class of it, or by the names
-of its parts. Models that are not recognised get a generic record without presets; their sites must be given as
-patterns.
+of its parts. Models that are not recognised get a generic record without presets; their sites are found by rule, see
+`act_core.architectures.by_rule`.
 """
 
 from __future__ import annotations

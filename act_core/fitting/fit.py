@@ -15,7 +15,7 @@ from typing import Any, Generic
 import torch
 
 from ..components import Component
-from ..discovery import discover
+from ..discovery import discover, is_by_rule
 from ..errors import FitError
 from ..fingerprints import fingerprint
 from ..interception import submodules
@@ -189,7 +189,8 @@ class _Fit(Generic[Sample]):
         plan = BatchPlan(count, self.settings.batch_size)
         if budget is not None:
             plan = memory.plan(count, plan.batch, budget, [site.channels for site in sites])
-        notes: list[str] = []
+        by_rule = [part.name for part in self.components if is_by_rule(part, self.settings.sites)]
+        notes = [f"sites of the {name.replace('_', ' ')} found by rule" for name in by_rule]
         while True:
             parts = groups(source, target, plan.resident, self.settings.seed)
             try:

@@ -5,30 +5,23 @@ from __future__ import annotations
 import importlib
 import re
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from helpers import byte_tokenizer
+from language_models import LAYERS, built, sites_of, tiny
 from pipelines import PIPELINES
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from act_core.architectures import ARCHITECTURES, PRESETS, Architecture, architecture_of, family
 from act_core.architectures.flux import COMFYUI_FLUX, DIFFUSERS_FLUX
 from act_core.architectures.language import GEMMA, GPT2, GPT_NEOX, LLAMA, MIXTRAL, OLMO2, QWEN3_NEXT
 from act_core.architectures.mmdit import COMFYUI_MMDIT, DIFFUSERS_MMDIT
-from act_core.components import Component
-from act_core.discovery import discover, patterns_for
-from act_core.errors import FitError
 from act_core.interception import submodules
 from act_core.models.diffusers import DiffusersModel
-from act_core.models.transformers import TransformersModel
 from act_core.settings import SITE_PRESETS
 from act_core.sites import matches
 
-LAYERS = 4
 COUNTS = {"norms": 2, "attention": 1, "mlp": 1, "blocks": 1}
 LANGUAGE = (LLAMA, MIXTRAL, QWEN3_NEXT, GEMMA, OLMO2, GPT2, GPT_NEOX)
 # Kinds without a record, and the record of the family that they are built like.
@@ -42,69 +35,6 @@ BUILT_ALIKE = {
 }
 # Hybrids, other norms, or a feed-forward that does not return the hidden states.
 GENERIC = ("olmo_hybrid", "jamba", "falcon_h1", "vaultgemma", "afmoe", "llama4_text", "minimax", "lfm3", "opt", "bloom")
-SIZES: dict[str, Any] = {
-    "vocab_size": 257,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "ffn_dim": 48,
-    "word_embed_proj_dim": 32,
-    "num_hidden_layers": LAYERS,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "max_position_embeddings": 128,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-    "pad_token_id": 0,
-    # Mixtures of experts; the first layer may be dense.
-    "num_experts": 4,
-    "num_local_experts": 4,
-    "n_routed_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 16,
-    "shared_expert_intermediate_size": 16,
-    "first_k_dense_replace": 1,
-    "n_shared_experts": 1,
-    "n_group": 1,
-    "topk_group": 1,
-}
-# DeepSeek's attention has separate widths, and keys and values for each head.
-WIDTHS: dict[str, Any] = {
-    "num_key_value_heads": 4,
-    "kv_lora_rank": 8,
-    "q_lora_rank": 8,
-    "qk_nope_head_dim": 8,
-    "qk_rope_head_dim": 8,
-    "v_head_dim": 8,
-}
-
-
-def built(kind: str, device: str = "cpu") -> Any:
-    """A random model of a kind, as the transformers library makes it."""
-    if kind not in CONFIG_MAPPING:
-        pytest.skip(f"this version of transformers does not know {kind}")
-    sizes: dict[str, Any] = {name: size for name, size in SIZES.items() if name != "head_dim"} | WIDTHS
-    config = CONFIG_MAPPING[kind](**(sizes if kind.startswith("deepseek") else SIZES))
-    with torch.device(device):
-        return AutoModelForCausalLM.from_config(config).eval()
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Callable[[str], TransformersModel]:
-    made: dict[str, TransformersModel] = {}
-
-    def get(kind: str) -> TransformersModel:
-        if kind not in made:
-            made[kind] = TransformersModel(built(kind), byte_tokenizer(), kind)  # pyright: ignore[reportArgumentType]
-        return made[kind]
-
-    return get
-
-
-def sites_of(model: TransformersModel, sites: str) -> list[str]:
-    batch = model.batches(["rain", "sunny"], 2)[0]
-    with torch.inference_mode():
-        return [site.name for site in discover(model.components, sites, batch.run, batch.rows)]
 
 
 def layer_of(name: str) -> int:
@@ -115,7 +45,7 @@ KINDS = [kind for architecture in LANGUAGE for kind in architecture.kinds] + lis
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_presets_find_their_sites_in_every_layer(tiny: Callable[[str], TransformersModel], kind: str) -> None:
+def test_presets_find_their_sites_in_every_layer(kind: str) -> None:
     model = tiny(kind)
     for preset, count in COUNTS.items():
         names = sites_of(model, preset)
@@ -124,7 +54,7 @@ def test_presets_find_their_sites_in_every_layer(tiny: Callable[[str], Transform
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_is_in_order_of_layers_and_contains_auto(tiny: Callable[[str], TransformersModel], kind: str) -> None:
+def test_all_is_in_order_of_layers_and_contains_auto(kind: str) -> None:
     every = sites_of(tiny(kind), "all")
     assert len(every) == sum(COUNTS.values()) * LAYERS
     assert list(map(layer_of, every)) == sorted(map(layer_of, every))
@@ -134,14 +64,12 @@ def test_all_is_in_order_of_layers_and_contains_auto(tiny: Callable[[str], Trans
 
 
 @pytest.mark.parametrize("kind", ["olmo2", "olmo3", "gemma2"])
-def test_norms_of_models_with_post_norms_follow_attention_and_feed_forward(
-    tiny: Callable[[str], TransformersModel], kind: str
-) -> None:
+def test_norms_of_models_with_post_norms_follow_attention_and_feed_forward(kind: str) -> None:
     leaves = {name.rpartition(".")[2] for name in sites_of(tiny(kind), "norms")}
     assert leaves == {"post_attention_layernorm", "post_feedforward_layernorm"}
 
 
-def test_mlp_of_a_mixture_of_experts_returns_hidden_states(tiny: Callable[[str], TransformersModel]) -> None:
+def test_mlp_of_a_mixture_of_experts_returns_hidden_states() -> None:
     model = tiny("deepseek_v3")
     kinds = [type(model.module.model.layers[layer].mlp).__name__ for layer in range(LAYERS)]
     assert len(set(kinds)) == 2  # the first layer is dense
@@ -156,13 +84,6 @@ def test_architecture_of_recognises_a_model_that_is_built_alike(kind: str, expec
 @pytest.mark.parametrize("kind", GENERIC)
 def test_architecture_of_gives_no_presets_that_would_find_only_some_layers(kind: str) -> None:
     assert not architecture_of(built(kind, "meta")).presets
-
-
-def test_architecture_of_an_unknown_model_asks_for_patterns() -> None:
-    module = nn.Linear(1, 1)
-    component = Component("model", module, architecture_of(module))
-    with pytest.raises(FitError, match=r"no presets for the architecture 'Linear'; give patterns"):
-        patterns_for(component, "norms")
 
 
 def test_architecture_of_a_compiled_model_is_that_of_the_model() -> None:

@@ -1,0 +1,84 @@
+"""Random language models of any kind that the transformers library has, and the sites in them."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from helpers import byte_tokenizer
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+from act_core.discovery import discover
+from act_core.models.transformers import TransformersModel
+
+LAYERS = 4
+SIZES: dict[str, Any] = {
+    "vocab_size": 257,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "ffn_dim": 48,
+    "word_embed_proj_dim": 32,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 128,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
+    # Mixtures of experts; the first layer may be dense.
+    "num_experts": 4,
+    "num_local_experts": 4,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 16,
+    "first_k_dense_replace": 1,
+    "n_shared_experts": 1,
+    "n_group": 1,
+    "topk_group": 1,
+}
+_DEEPSEEK: dict[str, Any] = {
+    "head_dim": None,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 8,
+    "q_lora_rank": 8,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 8,
+}
+# Sizes of other kinds; None leaves one out.
+OWN_SIZES: dict[str, dict[str, Any]] = {
+    # Its attention has separate widths, and keys and values for each head.
+    "deepseek_v2": _DEEPSEEK,
+    "deepseek_v3": _DEEPSEEK,
+    "falcon": {"head_dim": None},
+    "gptj": {"rotary_dim": 4},
+    "gpt_neo": {"attention_types": [[["global", "local"], LAYERS // 2]], "num_layers": LAYERS},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "state_size": 8, "chunk_size": 16},
+}
+
+
+def built(kind: str, device: str = "cpu") -> Any:
+    """A random model of a kind, as the transformers library makes it."""
+    if kind not in CONFIG_MAPPING:
+        pytest.skip(f"this version of transformers does not know {kind}")
+    sizes = SIZES | OWN_SIZES.get(kind, {})
+    config = CONFIG_MAPPING[kind](**{name: size for name, size in sizes.items() if size is not None})
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config).eval()
+
+
+@cache
+def tiny(kind: str) -> TransformersModel:
+    """A random model of a kind, which tests share."""
+    return TransformersModel(built(kind), byte_tokenizer(), kind)  # pyright: ignore[reportArgumentType]
+
+
+def sites_of(model: TransformersModel, sites: str) -> list[str]:
+    batch = model.batches(["rain", "sunny"], 2)[0]
+    with torch.inference_mode():
+        return [site.name for site in discover(model.components, sites, batch.run, batch.rows)]
