@@ -14,11 +14,13 @@ from torch import Tensor, nn
 
 from .architectures import PRESETS
 from .architectures.by_rule import Call, record_by_rule
-from .components import Component
+from .components import LANGUAGE_MODEL, Component
 from .errors import FitError
 from .interception import intercepted, output_tensors, submodules
 from .sites import Layout, Site, matches
 
+# What `auto` selects by rule. Steering attention alone keeps texts fluent.
+_AUTO, _AUTO_IN_TEXT = ("attention", "mlp"), ("attention",)
 _CHANNELS_FIRST = (
     nn.Conv1d,
     nn.Conv2d,
@@ -111,7 +113,8 @@ def discover(
     for component, modules, by_rule in parts:
         if by_rule:
             calls = list(watch.calls[component.name].values())
-            found = record_by_rule(component.architecture.name, modules, calls)
+            auto = _AUTO_IN_TEXT if component.name == LANGUAGE_MODEL else _AUTO
+            found = record_by_rule(component.architecture.name, modules, calls, auto)
             component = replace(component, architecture=found)
         patterns += patterns_for(component, sites)
     chosen = [site for key, site in watch.sites.items() if matches(patterns, key)]

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 
 from ..act_core import ActMap, MapError, fit, steer
-from ..act_core.errors import FitError
 from ..act_core.settings import MAX_SEED
 from ..act_core.summary import describe
 from .common import (
@@ -95,12 +94,6 @@ class FitACTTextMap(io.ComfyNode):
         sides = prompts_of(source, "source", _FIT), prompts_of(target, "target", _FIT)
         loaded: LanguageModel = only("language_model", language_model)
         model = loaded.on_device(_FIT_TOKENS)
-        architecture = model.components[0].architecture
-        if not architecture.presets:
-            raise FitError(
-                f"Fit ACT Text Map does not know this kind of language model yet ({architecture.name}); use one that "
-                "is built like Llama, such as SmolLM, Qwen, Mistral or Gemma."
-            )
         kind = only("format", format)
         if kind != BARE:
             texts = (

@@ -49,19 +49,22 @@ class Call:
         return size if size is not None and size in streams else None
 
 
-def record_by_rule(name: str, modules: Mapping[str, nn.Module], calls: Sequence[Call]) -> Architecture:
+def record_by_rule(
+    name: str, modules: Mapping[str, nn.Module], calls: Sequence[Call], auto: tuple[str, ...]
+) -> Architecture:
     """A record whose presets name the parts of one model exactly.
 
     Args:
         name: of the architecture.
         modules: all submodules by dotted name.
         calls: of these submodules, in the order in which they returned.
+        auto: presets that ``auto`` selects.
 
     Example:
         >>> block = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 4))
         >>> modules = dict(nn.ModuleDict({"blocks": nn.ModuleList([block])}).named_modules())
         >>> calls = [Call("blocks.0.1", {None: (3, 4)}), Call("blocks.0", {None: (3, 4)})]
-        >>> record = record_by_rule("toy", modules, calls)
+        >>> record = record_by_rule("toy", modules, calls, auto=("mlp",))
         >>> record.presets["mlp"], record.presets["blocks"]
         (('blocks.0.1',), ('blocks.0',))
     """
@@ -73,7 +76,7 @@ def record_by_rule(name: str, modules: Mapping[str, nn.Module], calls: Sequence[
         "blocks": [pattern for block in blocks for pattern in block.outputs()],
     }
     found = {preset: tuple(patterns) for preset, patterns in presets.items() if patterns}
-    return Architecture(name, found, auto=("attention", "mlp"))
+    return Architecture(name, found, auto=auto)
 
 
 def _blocks(modules: Mapping[str, nn.Module], calls: Sequence[Call]) -> list[Call]:

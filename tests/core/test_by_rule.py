@@ -108,8 +108,9 @@ def test_rule_finds_the_parts_of_every_block(kind: str) -> None:
     assert not architecture_of(built(kind, "meta")).presets
     attention, mlp = WITHOUT_RECORD[kind]
     kinds = attention.split()
-    expected = dict.fromkeys(kinds, LAYERS // len(kinds)) | ({mlp: LAYERS} if mlp else {})
-    assert leaves(sites_of(tiny(kind), "auto")) == expected
+    mixed = dict.fromkeys(kinds, LAYERS // len(kinds))
+    assert leaves(sites_of(tiny(kind), "attention, mlp")) == mixed | ({mlp: LAYERS} if mlp else {})
+    assert leaves(sites_of(tiny(kind), "auto")) == mixed  # as for language models with a record
     assert len(sites_of(tiny(kind), "blocks")) == LAYERS
     assert len(sites_of(tiny(kind), "norms")) >= LAYERS
     everything = sites_of(tiny(kind), "all")
@@ -310,5 +311,5 @@ def test_patterns_and_presets_mix_in_models_without_a_record() -> None:
 
 
 def test_record_by_rule_of_nothing_has_no_presets() -> None:
-    assert record_by_rule("toy", {"": nn.Identity()}, []).presets == {}
-    assert record_by_rule("toy", {"": nn.Identity(), "0": nn.Identity()}, [Call("0", {})]).presets == {}
+    assert record_by_rule("toy", {"": nn.Identity()}, [], ()).presets == {}
+    assert record_by_rule("toy", {"": nn.Identity(), "0": nn.Identity()}, [Call("0", {})], ()).presets == {}

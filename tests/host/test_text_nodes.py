@@ -70,11 +70,11 @@ def loaded(graph: Graph, name: str) -> Node:
 
 
 def text_of(graph: Graph, name: str, prompt: str = PROMPT, **changes: Any) -> Node:
-    """A text node; its map is given by file name."""
+    """A text node; its map is a node, or given by file name."""
     settings: dict[str, Any] = {"instruction": INSTRUCTION, "strength": 1.0, "mode": "continue", "max_length": 24}
     settings |= {"temperature": 0.8, "top_p": 0.95, "repetition_penalty": 1.1, "seed": 3, "compare": False}
     if act_map := changes.pop("act_map", ""):
-        settings["act_map"] = graph.add("LoadACTMap", name=act_map)
+        settings["act_map"] = act_map if isinstance(act_map, Node) else graph.add("LoadACTMap", name=act_map)
     node = graph.add("ACTSteeredText", language_model=loaded(graph, name), prompt=prompt, **settings | changes)
     for output in range(3):
         graph.add("PreviewAny", source=node[output])
@@ -231,10 +231,14 @@ def test_load_refuses_what_is_not_a_model(host: Host, models: Path) -> None:
     assert written(host, TINY, max_length=3)[0]  # the queue runs on
 
 
-def test_text_fit_names_unknown_model(host: Host, models: Path) -> None:
+def test_text_fit_takes_a_model_without_a_record(host: Host, models: Path) -> None:
     graph = Graph()
-    graph.add("PreviewAny", source=fit_of(graph, "opt", "a cat\na dog", "the cat\nthe dog")[1])
-    assert "does not know this kind of language model yet (opt)" in host.fail(graph).error
+    act_map = fit_of(graph, "opt", "a cat\na dog", "the cat\nthe dog")
+    graph.add("PreviewAny", source=act_map[1])
+    text_of(graph, "opt", act_map=act_map, max_length=3)
+    reports = "\n".join(text for output in host.run(graph).outputs.values() for text in output["text"])
+    assert "sites of the language model found by rule" in reports
+    assert "1 of 1 sites fired" in reports
 
 
 def listed(host: Host) -> list[str]:
