@@ -169,7 +169,7 @@ def _contains(outer: str, inner: str) -> bool:
 
 
 def _outermost(names: Iterable[str]) -> list[str]:
-    known = list(dict.fromkeys(names))
+    known = dict.fromkeys(names)
     return [name for name in known if not any(parent in known for parent in _parents(name))]
 
 
