@@ -20,7 +20,7 @@ PART = 8
 # Most parts hold crops: more pictures for the same time, and less white.
 CROPPED = 0.75
 CROP = 32
-PLAN = Plan(steps=16000, decay_steps=4000, rate=1e-3, muon_rate=0.01, average=0.999, parts=2)
+PLAN = Plan(steps=8000, decay_steps=2000, rate=1e-3, muon_rate=0.01, average=0.999, parts=2)
 # Latents are kept near mean 0 and deviation 1, so that the flow model needs no scale and no shift.
 MOMENTS = 0.01
 # The decoder sees latents with noise of this deviation, since those that the flow model draws are not exact.
