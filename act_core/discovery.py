@@ -199,7 +199,7 @@ def _check_found(sites: str, found: Collection[str], by_rule: Sequence[str]) -> 
     ]
     if by_rule and not silent and not found:
         raise FitError(
-            f"The architecture {by_rule[0]!r} has no presets, and no sites {sites!r} were found in it by rule; "
+            f"The architecture {by_rule[0]!r} has no presets, and a search for {sites!r} found nothing in it; "
             "give patterns instead, such as '*norm*' or '*.layers.*.mlp'."
         )
     if silent or not found:

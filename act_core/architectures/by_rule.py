@@ -100,7 +100,7 @@ class _Block:
         self._call = call
         self._inside = {c.name: modules[c.name] for c in calls if c.name.startswith(f"{call.name}.")}
         self._calls = [c for c in calls if c.name in self._inside]
-        own = list(dict.fromkeys(call.sizes.values()))
+        own = list(call.sizes.values())
         widths = {channels for _, channels in own}
         joint = {(sum(tokens for tokens, _ in own), width) for width in widths if len(widths) == 1}
         self._streams = {*own, *joint}

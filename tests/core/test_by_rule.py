@@ -288,7 +288,7 @@ def test_model_without_numbered_blocks_asks_for_patterns(sites: str) -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
     component = Component("toy", model, architecture_of(model))
     with pytest.raises(
-        FitError, match=rf"'Sequential' has no presets, and no sites '{sites}' were found.*give patterns"
+        FitError, match=rf"'Sequential' has no presets, and a search for '{sites}' found nothing in it; give patterns"
     ):
         discover([component], sites, lambda: model(torch.ones(2, 5, 3)), 2)
 
@@ -298,7 +298,7 @@ def test_model_that_hides_its_rows_asks_for_patterns() -> None:
         def forward(self, x: Tensor, text: Tensor) -> Tensor:
             return super().forward(x.flatten(0, 1)[None], text.flatten(0, 1)[None])
 
-    with pytest.raises(MapError, match="no sites 'auto' were found in it by rule"):
+    with pytest.raises(MapError, match="a search for 'auto' found nothing in it"):
         names(Flattened(), "auto")
     with pytest.raises(MapError, match="returns activations, one row for each prompt"):
         names(Flattened(), "toy/double_blocks.0.mlp")
