@@ -16,8 +16,8 @@ from .training import Chance, Curve, Plan, train
 
 WIDTH = 192
 # Pictures in one of the parts of a batch.
-PART = 64
-PLAN = Plan(steps=12000, decay_steps=3000, rate=1e-3, muon_rate=0.02, average=0.9995, parts=4)
+PART = 128
+PLAN = Plan(steps=12000, decay_steps=3000, rate=1e-3, muon_rate=0.02, average=0.9995, parts=2)
 
 
 class _Flow(nn.Module):
