@@ -127,7 +127,7 @@ class Walk:
         return displace_at(x, site.layout, self._spatial, t.omega - 1, t.beta, t.low, t.high)
 
     def _measure(self, site: Site, x: Tensor, worker: Worker) -> Values:
-        mask = worker.batch.mask
+        mask = worker.batch.masks.get(site.component)
         if site.layout == "tokens" and mask is not None and mask.shape[1] != x.shape[1]:
             raise FitError(
                 f"Site {site.key} has {x.shape[1]} tokens where its prompt has {mask.shape[1]}; choose other sites."

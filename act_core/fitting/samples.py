@@ -7,7 +7,7 @@ does not inspect it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar, cast
 
 from torch import Tensor, nn
@@ -27,13 +27,13 @@ class MicroBatch:
     Attributes:
         rows: number of samples; the first dimension of every activation.
         run: runs the model on them once.
-        mask: bool ``[rows, tokens]``, True at the tokens that count, False elsewhere, such as at padding; None if all
-            count.
+        masks: by component, bool ``[rows, tokens]``: True at the tokens that count, False elsewhere, such as at
+            padding. All tokens of the other components count.
     """
 
     rows: int
     run: Callable[[], object]
-    mask: Tensor | None = None
+    masks: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 class FitModel(Generic[Sample]):

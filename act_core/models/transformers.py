@@ -275,7 +275,7 @@ class TransformersModel(SteerableModel[str]):
             position = torch.arange(ids.shape[1], device=ids.device)
             spans = [(position >= prompt.begin) & (position < prompt.end) for prompt in tokens]
             mask = torch.stack(spans)
-        return MicroBatch(len(tokens), run, None if bool(mask.all()) else mask)
+        return MicroBatch(len(tokens), run, {} if bool(mask.all()) else {LANGUAGE_MODEL: mask})
 
     def _padded(self, tokens: Sequence[list[int]], *, left: bool = False) -> tuple[Tensor, Tensor]:
         """Token ids and mask of real tokens, ``[rows, tokens]`` each."""

@@ -101,7 +101,7 @@ def _run_up_to(
             try:
                 batch.run()
             except _SiteReached as reached:
-                pooled.append(pool(reached.activation, last.layout, batch.mask))
+                pooled.append(pool(reached.activation, last.layout, batch.masks.get(last.component)))
                 dtype = reached.activation.dtype
             else:
                 raise MapError(f"Some prompts never pass site {last.key}; leave that site out.")

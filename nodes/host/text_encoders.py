@@ -84,7 +84,7 @@ class TextEncoders(FitModel[str]):
             lengths = tuple((name, len(own[0]) if are_sections(own) else str(own)) for name, own in tokens.items())
             alike.setdefault(lengths, []).append(tokens)
         groups = [group[at : at + size] for group in alike.values() for at in range(0, len(group), size)]
-        return [MicroBatch(len(group), partial(self._run, group), self._mask(group)) for group in groups]
+        return [MicroBatch(len(group), partial(self._run, group), self._masks(group)) for group in groups]
 
     def encode(self, prompts: Sequence[str], act_map: ActMap | None = None) -> list[Conditioning]:
         """The conditioning of prompts, with all their weights and sections; steered if a map is given."""
@@ -97,16 +97,16 @@ class TextEncoders(FitModel[str]):
         conditioning, extra = self._clip.encode_from_tokens_scheduled(self._clip.tokenize(prompt))[0]
         return conditioning, extra
 
-    def _mask(self, group: Sequence[dict[str, Any]]) -> Tensor | None:
+    def _masks(self, group: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """Mask out padding and chat template, which are the same for all prompts and would dilute the means."""
         if self._template is None:
-            return None
+            return {}
         spans = [self._template.prompt(tokens) for tokens in group]
         mask = torch.zeros(len(spans), spans[0][2], dtype=torch.bool)
         for row, (begin, end, _) in zip(mask, spans, strict=True):
             row[begin:end] = True
             row |= not row.any()
-        return mask
+        return {self._components[0].name: mask}
 
     def _run(self, group: Sequence[dict[str, Any]]) -> None:
         # The host runs the sections of a long prompt as rows of one batch; here each row is another prompt.

@@ -102,7 +102,7 @@ def test_perplexity_refuses_empty_texts(llama: TransformersModel) -> None:
 def test_batches_group_prompts_of_similar_length(llama: TransformersModel) -> None:
     batches = llama.batches(["aaaa", "a", "bbbb", "b"], 2)
     assert [batch.rows for batch in batches] == [2, 2]
-    assert [batch.mask for batch in batches] == [None, None]
+    assert [batch.masks for batch in batches] == [{}, {}]
 
 
 def test_batches_contain_all_prompts(llama: TransformersModel) -> None:
@@ -116,7 +116,8 @@ def lengths_of(batch: MicroBatch) -> list[int]:
     with torch.no_grad():
         hidden: Any = batch.run()
     width = hidden.last_hidden_state.shape[1]
-    return [width] * batch.rows if batch.mask is None else batch.mask.sum(1).tolist()
+    mask = batch.masks.get("language_model")
+    return [width] * batch.rows if mask is None else mask.sum(1).tolist()
 
 
 def test_batches_padding_does_not_change_activations(llama: TransformersModel) -> None:

@@ -23,10 +23,10 @@ def test_batches_in_chat_mask_everything_but_prompts(smollm2: TransformersModel,
     # Words of the template itself among them.
     texts = ["a red house", "two old boats in the harbour", "art", "assistant", "Describe:", "🦊"]
     batch = smollm2.in_chat(chat).batches(texts, 6)[0]
-    assert batch.mask is not None
+    own_tokens = batch.masks["language_model"]
     run: Any = batch.run
     ids: torch.Tensor = run.keywords["input_ids"]
-    own = [smollm2.tokenizer.decode(row[mask]) for row, mask in zip(ids, batch.mask, strict=True)]
+    own = [smollm2.tokenizer.decode(row[mask]) for row, mask in zip(ids, own_tokens, strict=True)]
     assert sorted(own) == sorted(texts)
     row = own.index("a red house")
     whole = smollm2.tokenizer.decode(ids[row][run.keywords["attention_mask"][row].bool()])

@@ -238,7 +238,7 @@ def test_site_with_another_number_of_tokens_is_named() -> None:
     class Masked(TensorModel):
         def batches(self, samples: Sequence[str], size: int) -> list[MicroBatch]:
             mask = torch.ones(size, 6, dtype=torch.bool)
-            return [MicroBatch(b.rows, b.run, mask[: b.rows]) for b in super().batches(samples, size)]
+            return [MicroBatch(b.rows, b.run, {"toy": mask[: b.rows]}) for b in super().batches(samples, size)]
 
     with pytest.raises(MapError, match=r"Site toy/second has 3 tokens where its prompt has 6"):
         fit(Masked(Shorter(), (6, 4)), SOURCE, TARGET, sites="toy/*")
