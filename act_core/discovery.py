@@ -6,6 +6,7 @@ import difflib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,6 +18,7 @@ from .architectures.by_rule import Call, record_by_rule
 from .components import LANGUAGE_MODEL, Component
 from .errors import FitError
 from .interception import intercepted, output_tensors, submodules
+from .joins import JoinWatch
 from .sites import Layout, Site, matches
 
 # What `auto` selects by rule. Steering attention alone keeps texts fluent.
@@ -73,6 +75,8 @@ def discover(
     run: Callable[[], object],
     rows: int,
     at_site: Callable[[], None] = lambda: None,
+    *,
+    apart: bool = False,
 ) -> list[Site]:
     """The sites that fire in a dry run, in the order in which they first fire.
 
@@ -83,6 +87,7 @@ def discover(
         run: runs the pipeline once, on `rows` samples.
         rows: first dimension of an output that counts as a site.
         at_site: called whenever an output that may be a site is made.
+        apart: whether the two parts of a joined stream, such as the tokens of text and picture, are two sites.
 
     Raises:
         FitError: a pattern matches nothing (the message lists the closest names), or none of its matches runs.
@@ -95,8 +100,9 @@ def discover(
         ['model/0']
     """
     handlers: dict[nn.Module, Callable[[Any], Any]] = {}
+    matched = False
     everything: list[str] = []
-    watch = _Watch(rows, at_site)
+    watch = _Watch(rows, at_site, JoinWatch() if apart else None)
     parts = [(component, submodules(component.module), is_by_rule(component, sites)) for component in components]
     for component, modules, by_rule in parts:
         # Patterns may name an output, but outputs are known only once the module has run.
@@ -104,10 +110,12 @@ def discover(
         for name, module in modules.items():
             key = f"{component.name}/{name}"
             everything.append(key)
-            if name and (by_rule or matches(names, key)):
+            chosen = bool(name) and (by_rule or matches(names, key))
+            matched |= chosen
+            if chosen or (apart and name):
                 handlers[module] = partial(watch.note, component, name, module)
-    _check_names(sites, everything, any_module=bool(handlers))
-    with intercepted(handlers):
+    _check_names(sites, everything, any_module=matched)
+    with intercepted(handlers), watch.joins or nullcontext():
         run()
     patterns: list[str] = []
     for component, modules, by_rule in parts:
@@ -117,9 +125,9 @@ def discover(
             found = record_by_rule(component.architecture.name, modules, calls, auto)
             component = replace(component, architecture=found)
         patterns += patterns_for(component, sites)
-    chosen = [site for key, site in watch.sites.items() if matches(patterns, key)]
-    _check_found(sites, [site.key for site in chosen], [c.architecture.name for c, _, by_rule in parts if by_rule])
-    return chosen
+    found = [site for key, site in watch.sites.items() if matches(patterns, key)]
+    _check_found(sites, [site.key for site in found], [c.architecture.name for c, _, by_rule in parts if by_rule])
+    return [part for site in found for part in watch.parts(site)]
 
 
 class _Watch:
@@ -128,14 +136,18 @@ class _Watch:
     Attributes:
         sites: every output that may be a site, in the order in which they first fire.
         calls: by component, the first call of each submodule, in the order in which they return.
+        joins: where streams of tokens are joined; None if that is not needed.
     """
 
-    def __init__(self, rows: int, at_site: Callable[[], None]) -> None:
+    def __init__(self, rows: int, at_site: Callable[[], None], joins: JoinWatch | None) -> None:
         self.sites: dict[str, Site] = {}
         self.calls: defaultdict[str, dict[str, Call]] = defaultdict(dict)
         self._rows = rows
+        self.joins = joins
         self._at_site = at_site
         self._passed = Counter[str]()
+        # By site key, its tokens, and how many joins came before it.
+        self._joined: dict[str, tuple[int, int]] = {}
 
     def note(self, component: Component, name: str, module: nn.Module, output: Any) -> Any:
         sizes: dict[int | None, tuple[int, int]] = {}
@@ -152,10 +164,22 @@ class _Watch:
             site = Site(component.name, name, index, layout, channels)
             self._passed[site.key] += 1
             if self._passed[site.key] > component.passes.get(name, 0):
+                if self.joins is not None and site.key not in self.sites:
+                    self._joined[site.key] = tensor.shape[1], self.joins.count
                 self.sites.setdefault(site.key, site)
                 self._at_site()
+            if self.joins is not None:
+                self.joins.note(component.name, name, index, tensor)
         self.calls[component.name].setdefault(name, Call(name, sizes))
         return output
+
+    def parts(self, site: Site) -> list[Site]:
+        """The site itself, or one for each part of its stream, if that is joined."""
+        if self.joins is None or site.layout != "tokens":
+            return [site]
+        tokens, before = self._joined[site.key]
+        segments = self.joins.segments(site.component, tokens, site.channels, before)
+        return [replace(site, segment=segment) for segment in segments] or [site]
 
 
 def _listed(sites: str) -> list[str]:

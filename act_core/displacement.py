@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -60,6 +62,23 @@ def displace_at(
         return displace(x, gain, offset, low, high)
     mean = x.mean(tuple(range(2, x.ndim)), keepdim=True, dtype=torch.float32)
     return x + displacement(mean, gain, offset, low, high).to(x.dtype)
+
+
+def displace_tokens(x: Tensor, tokens: slice | None, move: Callable[[Tensor], Tensor]) -> Tensor:
+    """`x` ``[rows, tokens, channels]`` with only some tokens displaced.
+
+    Args:
+        x: activation, of any layout if `tokens` is None.
+        tokens: which of them, see `act_core.sites.Segment`; None for everything.
+        move: displaces these.
+
+    Example:
+        >>> displace_tokens(torch.ones(1, 3, 1), slice(0, 2), lambda part: part * 2).flatten()
+        tensor([2., 2., 1.])
+    """
+    if tokens is None:
+        return move(x)
+    return torch.cat([x[:, : tokens.start], move(x[:, tokens]), x[:, tokens.stop :]], 1)
 
 
 def has_layout(x: Tensor, layout: Layout, channels: int) -> bool:

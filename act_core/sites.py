@@ -8,6 +8,41 @@ from fnmatch import fnmatchcase
 from typing import Literal
 
 Layout = Literal["vector", "tokens", "spatial"]
+End = Literal["leading", "trailing"]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """The leading or the trailing tokens of a stream that joins two others, such as those of text and picture.
+
+    Where one ends and the other begins depends on the prompt and on the size of the picture. A gauge measures it at
+    each call of the model: another submodule, which runs before and returns the tokens of one of the two alone.
+
+    Attributes:
+        end: which of the two.
+        gauge: dotted name of that submodule, in the same component.
+        output: index of its output; None for a lone tensor.
+        measures: which of the two it returns.
+    """
+
+    end: End
+    gauge: str
+    output: int | None
+    measures: End
+
+    def of(self, tokens: int, measured: int) -> slice:
+        """The tokens of the segment.
+
+        Args:
+            tokens: number of tokens in the stream.
+            measured: number of tokens that the gauge returned.
+
+        Example:
+            >>> Segment("trailing", "text_in", None, "leading").of(tokens=20, measured=4)
+            slice(4, 20, None)
+        """
+        start = measured if self.measures == "leading" else tokens - measured
+        return slice(0, start) if self.end == "leading" else slice(start, tokens)
 
 
 @dataclass(frozen=True)
@@ -21,6 +56,7 @@ class Site:
         layout: ``vector`` ``[rows, channels]``, ``tokens`` ``[rows, tokens, channels]`` or
             ``spatial`` ``[rows, channels, height, width]``.
         channels: how many.
+        segment: the tokens that are read and moved; None for all of them.
     """
 
     component: str
@@ -28,20 +64,27 @@ class Site:
     output: int | None
     layout: Layout
     channels: int
+    segment: Segment | None = None
 
     @property
     def key(self) -> str:
-        """``component/name``, with ``#index`` where the submodule has several outputs."""
-        return f"{self.component}/{self.name}" + ("" if self.output is None else f"#{self.output}")
+        """``component/name``, with ``#index`` where the submodule has several outputs, and ``@end`` for a segment."""
+        index = "" if self.output is None else f"#{self.output}"
+        return f"{self.component}/{self.name}{index}" + (f"@{self.segment.end}" if self.segment else "")
 
 
 def matches(patterns: Sequence[str], key: str) -> bool:
-    """Whether a site key fits one of the fnmatch patterns, with or without its output index.
+    """Whether a site key fits one of the fnmatch patterns, with or without its output index and segment.
 
     A lone output also matches ``#0``.
+
+    Example:
+        >>> matches(["*.mlp"], "model/layers.0.mlp@leading"), matches(["*.mlp@trailing"], "model/layers.0.mlp@leading")
+        (True, False)
     """
-    name, index = key.partition("#")[::2]
-    return any(fnmatchcase(text, p) for p in patterns for text in (key, name, f"{name}#{index or 0}"))
+    place = key.partition("@")[0]
+    name, index = place.partition("#")[::2]
+    return any(fnmatchcase(text, p) for p in patterns for text in (key, place, name, f"{name}#{index or 0}"))
 
 
 @dataclass(frozen=True)

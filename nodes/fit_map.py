@@ -77,8 +77,10 @@ class FitACTMap(io.ComfyNode):
         height: Any,
         seed: Any,
         latent: Any = None,
+        pattern: Any = "",
     ) -> io.NodeOutput:
         started = time.perf_counter()
+        sites = only("pattern", pattern).strip() or only("sites", sites)
         method = {"sites": sites, "estimator": estimator, "order": order, "support": support, "seed": seed}
         fit = PictureFit(
             model=only("model", model),
@@ -122,6 +124,14 @@ def _picture_inputs() -> list[io.Input]:
         io.Latent.Input(
             "latent",
             optional=True,
-            tooltip="An empty latent that sets the size instead. Video and audio models need one.",
+            tooltip="An empty latent that sets the size instead. Audio models need one. Without it, video models are "
+            "fitted on a single frame.",
+        ),
+        io.String.Input(
+            "pattern",
+            default="",
+            optional=True,
+            tooltip="Layers of your own choice in place of sites: comma-separated patterns such as *.attn.to_out.0 or "
+            "*single_blocks.*. An error about sites lists the closest names.",
         ),
     ]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import glob
 import re
+from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -100,10 +101,11 @@ class _Block:
         self._call = call
         self._inside = {c.name: modules[c.name] for c in calls if c.name.startswith(f"{call.name}.")}
         self._calls = [c for c in calls if c.name in self._inside]
-        own = list(call.sizes.values())
+        own = Counter(call.sizes.values())
         widths = {channels for _, channels in own}
-        joint = {(sum(tokens for tokens, _ in own), width) for width in widths if len(widths) == 1}
-        self._streams = {*own, *joint}
+        joint = {(sum(tokens for tokens, _ in own.elements()), width) for width in widths if len(widths) == 1}
+        # How many streams there are of each size: text and picture may have equally many tokens.
+        self._streams = own | Counter(joint)
         # Some models call the parts of an attention, but not the attention itself.
         self._attentions = _outermost(
             name for name, module in modules.items() if name.startswith(f"{call.name}.") and _is_attention(name, module)
@@ -147,12 +149,12 @@ class _Block:
 
     def _last(self, calls: Iterable[Call]) -> list[str]:
         """Patterns of the last call for each stream, without what is not added to it."""
-        last: dict[tuple[int, int], str] = {}
+        found: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
         for call in calls:
             size = call.first(self._streams)
             if size and not _NOT_ADDED.search(call.name.rpartition(".")[2]):
-                last[size] = _pattern(call.name, next(iter(call.sizes)))
-        return list(last.values())
+                found[size].append(_pattern(call.name, next(iter(call.sizes))))
+        return [name for size, names in found.items() for name in names[-self._streams[size] :]]
 
 
 def _pattern(name: str, index: int | None) -> str:

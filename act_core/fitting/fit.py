@@ -9,7 +9,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, Generic
 
 import torch
@@ -191,6 +191,8 @@ class _Fit(Generic[Sample]):
             plan = memory.plan(count, plan.batch, budget, [site.channels for site in sites])
         by_rule = [part.name for part in self.components if is_by_rule(part, self.settings.sites)]
         notes = [f"sites of the {name.replace('_', ' ')} found by rule" for name in by_rule]
+        if any(site.segment for site in sites):
+            notes.append("text and picture tokens of joined streams steered apart")
         while True:
             parts = groups(source, target, plan.resident, self.settings.seed)
             try:
@@ -209,10 +211,12 @@ class _Fit(Generic[Sample]):
         by_cost = sorted(samples, key=self.model.cost)
         # Samples with conditioning of different shapes come in several batches, which all pass the same sites.
         batch = self.model.batches(by_cost[-2:] if metered else by_cost[:2], 2)[0]
+        apart = len({self.model.batch_key(sample) for sample in samples}) > 1
+        find = partial(discover, self.components, self.settings.sites, batch.run, batch.rows, apart=apart)
         if not metered:
-            return discover(self.components, self.settings.sites, batch.run, batch.rows), SampleMemory(0, 0)
+            return find(), SampleMemory(0, 0)
         with MemoryMeter() as meter:
-            found = discover(self.components, self.settings.sites, batch.run, batch.rows, at_site=meter.sample)
+            found = find(at_site=meter.sample)
         return found, SampleMemory(-(-meter.peak // batch.rows), -(-meter.held // batch.rows))
 
     def _walk(

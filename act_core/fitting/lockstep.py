@@ -16,6 +16,7 @@ are restored.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence, Set
 from functools import partial
 from typing import Any
@@ -23,7 +24,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..components import Component
-from ..displacement import displace_at
+from ..displacement import displace_at, displace_tokens
 from ..errors import FitError
 from ..interception import intercepted, output_tensors, submodules, with_output
 from ..settings import Interval, Spatial
@@ -31,7 +32,7 @@ from ..sites import Site
 from ..transport import Transport
 from .pooling import Values, extremes, pool
 from .samples import MicroBatch, Side
-from .workers import Worker, started, thread_state
+from .workers import GaugePlace, Worker, started, thread_state
 
 FitSite = Callable[[Site, dict[Side, list[Values]]], Transport]
 
@@ -95,13 +96,21 @@ class Walk:
                 self._transports.append(fit_site(site, values))
 
     def _handlers(self) -> dict[nn.Module, Callable[[Any], Any]]:
-        by_module: dict[nn.Module, list[Site]] = {}
+        sites: defaultdict[nn.Module, list[Site]] = defaultdict(list)
+        gauges: defaultdict[nn.Module, set[GaugePlace]] = defaultdict(set)
         modules = {name: submodules(component.module) for name, component in self._components.items()}
         for site in self._sites:
-            by_module.setdefault(modules[site.component][site.name], []).append(site)
-        return {module: partial(self._pass, sites) for module, sites in by_module.items()}
+            sites[modules[site.component][site.name]].append(site)
+            if site.segment is not None:
+                module = modules[site.component][site.segment.gauge]
+                gauges[module].add((site.component, site.segment.gauge, site.segment.output))
+        return {module: partial(self._pass, sites[module], gauges[module]) for module in {*sites, *gauges}}
 
-    def _pass(self, sites: Sequence[Site], output: Any) -> Any:
+    def _pass(self, sites: Sequence[Site], gauges: Set[GaugePlace], output: Any) -> Any:
+        worker = self._running
+        if gauges and worker is not None and worker.is_current_thread():
+            tensors = output_tensors(output)
+            worker.gauges.update({place: tensors[place[2]].shape[1] for place in gauges})
         for site in sites:
             tensor = output_tensors(output).get(site.output)
             if tensor is not None:
@@ -119,12 +128,26 @@ class Walk:
                 return x
             if x.shape[0] != worker.batch.rows or index != worker.position + 1:
                 raise FitError(f"Not all prompts pass site {site.key} in the same way; choose other sites.")
-            worker.wait_at_site(self._measure(site, x, worker))
+            tokens = self._tokens(site, x, worker)
+            worker.wait_at_site(self._measure(site, x if tokens is None else x[:, tokens], worker))
         # A later pass of the same site, as in a second denoising step, is steered but not measured.
         if worker.side not in self._moved:
             return x
         t = self._transports[index]
-        return displace_at(x, site.layout, self._spatial, t.omega - 1, t.beta, t.low, t.high)
+        return displace_tokens(
+            x,
+            self._tokens(site, x, worker),
+            lambda part: displace_at(part, site.layout, self._spatial, t.omega - 1, t.beta, t.low, t.high),
+        )
+
+    def _tokens(self, site: Site, x: Tensor, worker: Worker) -> slice | None:
+        """The tokens that the site reads; None for all."""
+        if site.segment is None:
+            return None
+        measured = worker.gauges.get((site.component, site.segment.gauge, site.segment.output))
+        if measured is None or not 0 < measured < x.shape[1]:
+            raise FitError(f"The text and picture tokens at site {site.key} cannot be told apart; choose other sites.")
+        return site.segment.of(x.shape[1], measured)
 
     def _measure(self, site: Site, x: Tensor, worker: Worker) -> Values:
         mask = worker.batch.masks.get(site.component)

@@ -6,7 +6,7 @@ does not inspect it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Literal, TypeVar, cast
 
@@ -83,6 +83,14 @@ class FitModel(Generic[Sample]):
     def cost(self, sample: Sample) -> int:
         """How much memory a sample takes, relative to others of the same fit."""
         return len(self.describe(sample))
+
+    def batch_key(self, sample: Sample) -> Hashable:
+        """What must be equal for samples to share a micro-batch, such as the number of tokens.
+
+        If it differs between the samples of a fit, the parts of a joined stream are pooled and steered apart, such as
+        text and picture tokens: their shares of the tokens differ, and the mean over both would depend on that.
+        """
+        return None
 
     def check(self, source: Sequence[Sample], target: Sequence[Sample]) -> None:
         """Refuse samples that cannot be fitted, before anything runs.

@@ -14,6 +14,7 @@ from ..interrupts import Restoring
 from .pooling import Values
 from .samples import MicroBatch, Side
 
+GaugePlace = tuple[str, str, "int | None"]
 THREAD_NAME = "act-walk"
 
 
@@ -30,6 +31,7 @@ class Worker:
         position: index of the last site that it reached; -1 before the first.
         passed: by site key, how often it has passed the site.
         values: measured at that site; None while it runs and after it has ended.
+        gauges: tokens that each gauge returned last, by component, submodule and output; see `Segment`.
     """
 
     def __init__(self, batch: MicroBatch, side: Side, same_state: Callable[[], AbstractContextManager[None]]) -> None:
@@ -38,6 +40,7 @@ class Worker:
         self.position = -1
         self.passed = Counter[str]()
         self.values: Values | None = None
+        self.gauges: dict[GaugePlace, int] = {}
         self._error: BaseException | None = None
         self._abandoned = False
         self._same_state = same_state

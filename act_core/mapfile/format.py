@@ -1,16 +1,18 @@
-"""The map file, format 1: the names of its parts, and their size limits.
+"""The map file, formats 1 and 2: the names of their parts, and size limits.
 
 One ``.safetensors`` file. Tensors are named ``<site key>.omega``, ``.beta`` and, where they apply, ``.low``,
 ``.high`` and the statistics; all are float32 ``[channels]``. Everything else is in the header, as strings:
 ``act.format`` (version), ``act.sites`` and ``act.record`` (JSON), ``act.strength_range`` (JSON), the ModelSpec keys
 that tools for model files show, and a cover under the key that those tools read.
+
+Format 2 adds segments of tokens to the sites. A map without any is written in format 1, which older versions read.
 """
 
 from __future__ import annotations
 
 from ..transport import Statistics
 
-FORMAT = "1"
+FORMAT, FORMAT_WITH_SEGMENTS = "1", "2"
 SUFFIX = ".safetensors"
 
 # The largest header that ComfyUI shows.

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import MapError, MapFileError
 from ..maps import ActMap, Card, Fingerprint, FitRecord
-from ..sites import Layout, Site
+from ..sites import End, Layout, Segment, Site
 from ..transport import Statistics, Transport
 from . import fields
 from .format import (
@@ -23,6 +23,7 @@ from .format import (
     COVERS_KEY,
     FORMAT,
     FORMAT_KEY,
+    FORMAT_WITH_SEGMENTS,
     MAX_CHANNELS,
     MAX_HEADER_BYTES,
     RANGE_KEY,
@@ -119,9 +120,10 @@ class _Reader:
                 "it is a safetensors file, but not an ACT map; choose one that was made by Save ACT Map or "
                 "'act-steering fit'."
             )
-        if version != FORMAT:
+        if version not in (FORMAT, FORMAT_WITH_SEGMENTS):
             raise MapFileError(
-                f"it has format {version[:20]!r}, and this version reads format {FORMAT}; update the node pack."
+                f"it has format {version[:20]!r}, and this version reads formats {FORMAT} and {FORMAT_WITH_SEGMENTS}; "
+                "update the node pack."
             )
 
     def _transport(self, site: Site, fallbacks: int, effect: float | None) -> Transport:
@@ -162,7 +164,21 @@ def _site(entry: Mapping[str, object]) -> Site:
     channels = fields.count("the number of channels", entry["channels"])
     if not 0 < channels <= MAX_CHANNELS:
         raise ValueError(f"site {name} has {channels} channels")
-    return Site(component, name, output, layout, channels)
+    segment = entry.get("segment")
+    if segment is not None and layout != "tokens":
+        raise ValueError(f"site {name} has a segment, but no tokens")
+    return Site(component, name, output, layout, channels, None if segment is None else _segment(name, segment))
+
+
+def _segment(site: str, value: object) -> Segment:
+    entry = fields.record(f"the segment of site {site}", value)
+    output = entry["output"]
+    return Segment(
+        cast("End", fields.word("the end of a segment", entry["end"], get_args(End))),
+        fields.identifier("the gauge of a segment", entry["gauge"]),
+        None if output is None else fields.count("an output index", output),
+        cast("End", fields.word("what a gauge measures", entry["measures"], get_args(End))),
+    )
 
 
 def _fallbacks_and_effect(entry: Mapping[str, object]) -> tuple[int, float | None]:

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..errors import MapFileError
 from ..files import write_whole
 from ..maps import ActMap, Card
+from ..sites import Site
 from ..text import plain_text
 from ..transport import MIN_INVERTIBLE_SLOPE, Transport
 from .format import (
@@ -26,6 +27,7 @@ from .format import (
     COVERS_KEY,
     FORMAT,
     FORMAT_KEY,
+    FORMAT_WITH_SEGMENTS,
     MAX_HEADER_BYTES,
     RANGE_KEY,
     RECORD_KEY,
@@ -130,12 +132,15 @@ def _tensors(transport: Transport, *, statistics: bool) -> Iterator[tuple[str, T
 
 def _header(act_map: ActMap, card: Card, kept: int) -> dict[str, str]:
     """The metadata, with the first `kept` prompts of each side."""
-    sites = [{**asdict(site), "fallbacks": t.fallbacks, "effect": t.effect} for site, t in act_map.transports.items()]
+    sites = [
+        {**_described(site), "fallbacks": t.fallbacks, "effect": t.effect} for site, t in act_map.transports.items()
+    ]
+    has_segments = any(site.segment for site in act_map.transports)
     record = asdict(act_map.record)
     for side in ("source_prompts", "target_prompts"):
         record[side] = record[side][:kept]
     header = {
-        FORMAT_KEY: FORMAT,
+        FORMAT_KEY: FORMAT_WITH_SEGMENTS if has_segments else FORMAT,
         SITES_KEY: json.dumps(sites),
         RECORD_KEY: json.dumps(_plain(record)),
         "modelspec.sai_model_spec": "1.0.0",
@@ -149,6 +154,10 @@ def _header(act_map: ActMap, card: Card, kept: int) -> dict[str, str]:
     if card.cover:
         header[COVERS_KEY] = json.dumps([base64.b64encode(card.cover).decode()])
     return header
+
+
+def _described(site: Site) -> dict[str, Any]:
+    return {name: value for name, value in asdict(site).items() if name != "segment" or value}
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from ..displacement import displace_at, has_layout
+from ..displacement import displace_at, displace_tokens, has_layout
 from ..errors import MapMismatchError
 from ..maps import ActMap
 from ..settings import Spatial
@@ -19,6 +19,17 @@ from .rows import BatchRows
 _numbers = itertools.count()
 
 
+class Gauge:
+    """Measures where a stream of two joined parts is divided, see `act_core.sites.Segment`.
+
+    Attributes:
+        tokens: how many tokens its submodule returned last; None before its first run.
+    """
+
+    def __init__(self) -> None:
+        self.tokens: int | None = None
+
+
 class Layer:
     """One map at one site.
 
@@ -27,6 +38,7 @@ class Layer:
         act_map, site, transport, rows: what acts, and where.
         strength: 0 switches it off.
         slot: the slot that it acts in; None while it does not act.
+        gauge: measures where the tokens that it steers begin or end, once it acts; None if it steers all of them.
     """
 
     def __init__(self, act_map: ActMap, site: Site, rows: BatchRows | None) -> None:
@@ -37,6 +49,7 @@ class Layer:
         self.rows = rows
         self.strength = 0.0
         self.slot: Slot | None = None
+        self.gauge: Gauge | None = None
         self.counted = 0
 
     @property
@@ -67,6 +80,7 @@ class Step:
         self.site = layer.site
         self.spatial: Spatial = layer.act_map.record.spatial
         self.rows = layer.rows
+        self.gauge = layer.gauge
         self.members = members
         self.fires = 0
         self.fired_compiled = False
@@ -94,7 +108,21 @@ class Step:
         return x
 
     def _displaced(self, x: Tensor) -> Tensor:
+        return displace_tokens(x, self._tokens(x), self._displaced_part)
+
+    def _displaced_part(self, x: Tensor) -> Tensor:
         return displace_at(x, self.site.layout, self.spatial, self.gain, self.offset, self.low, self.high)
+
+    def _tokens(self, x: Tensor) -> slice | None:
+        """The tokens to steer; None for all."""
+        if self.site.segment is None:
+            return None
+        measured = None if self.gauge is None else self.gauge.tokens
+        if measured is None or measured > x.shape[1]:
+            raise MapMismatchError(
+                f"The text and picture tokens at site {self.site.key} cannot be told apart; fit a map for this model."
+            )
+        return self.site.segment.of(x.shape[1], measured)
 
     def _move_to(self, device: torch.device) -> None:
         with torch.inference_mode(False):
@@ -106,7 +134,7 @@ class Step:
         """Copy the values of `other` in place, if it acts on the same activation in the same way."""
         if (self.site, self.spatial, self.low is None) != (other.site, other.spatial, other.low is None):
             return False
-        if self.rows is not other.rows:
+        if self.rows is not other.rows or self.gauge is not other.gauge:
             return False
         with torch.inference_mode():
             for mine, theirs in zip(self._tensors(), other._tensors(), strict=True):
@@ -203,8 +231,9 @@ def _composed(layers: list[Layer]) -> Iterator[Step]:
 
 
 def _can_compose(one: Layer, other: Layer) -> bool:
-    """Whether two layers steer the same rows by the same rule."""
-    return one.act_map.record.spatial == other.act_map.record.spatial and one.rows is other.rows
+    """Whether two layers steer the same rows and tokens by the same rule."""
+    same_part = one.rows is other.rows and one.site.segment == other.site.segment
+    return same_part and one.act_map.record.spatial == other.act_map.record.spatial
 
 
 def _step(

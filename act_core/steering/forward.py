@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import MapMismatchError
 from ..interception import Forward, output_tensors, own_forward, restore_forward, with_output
-from .composition import Layer, Slot
+from .composition import Gauge, Layer, Slot
 
 # Held while maps are added and removed. Callers must not run the model in another thread meanwhile.
 LOCK = threading.RLock()
@@ -27,12 +27,15 @@ class SteeredForward:
 
     Attributes:
         slots: by index of the output.
+        gauges: of outputs whose tokens are counted, by index; kept for reuse.
         forward: the ``forward`` that it replaces.
     """
 
     def __init__(self, forward: Forward | None = None) -> None:
         self.slots: dict[int | None, Slot] = {}
+        self.gauges: dict[int | None, Gauge] = {}
         self.forward = forward
+        self._measured_for: list[Layer] = []
         self._before: object = None
         self._module: ref[nn.Module] | None = None
         self._state: _UnsteeredState | None = None
@@ -40,6 +43,8 @@ class SteeredForward:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         assert self.forward is not None
         output = self.forward(*args, **kwargs)
+        for index, gauge in self.gauges.items():
+            gauge.tokens = output_tensors(output)[index].shape[1]
         for index, slot in self.slots.items():
             if slot.layers and slot.steps:
                 output = with_output(output, index, slot(_tensor_at(output, index, slot)))
@@ -61,6 +66,23 @@ class SteeredForward:
     def insert(self, output: int | None, layer: Layer) -> None:
         """Add a layer to an output, after those that are present."""
         self.slots.setdefault(output, Slot()).insert(layer)
+
+    def measure(self, output: int | None, layer: Layer) -> None:
+        """Count the tokens of an output at each call, for a layer of another module."""
+        layer.gauge = self.gauges.setdefault(output, Gauge())
+        self._measured_for.append(layer)
+
+    def discard(self, layer: Layer) -> None:
+        """Remove a layer, or stop counting tokens for it."""
+        if layer in self._measured_for:
+            self._measured_for.remove(layer)
+        else:
+            layer.leave()
+
+    @property
+    def is_used(self) -> bool:
+        """Whether any layer acts here, or needs the number of tokens."""
+        return bool(self._measured_for) or any(self.layers)
 
     def is_on(self, module: nn.Module) -> bool:
         """Whether it was installed on this module, rather than on one that this is a copy of."""
@@ -104,16 +126,25 @@ _acting: WeakKeyDictionary[nn.Module, list[tuple[Layer, ref[SteeredForward]]]] =
 
 def add_layer(module: nn.Module, output: int | None, layer: Layer) -> None:
     """Add a layer to an output of a module, after those that are present."""
+    _forward_for(module, layer).insert(output, layer)
+
+
+def add_gauge(module: nn.Module, output: int | None, layer: Layer) -> None:
+    """Count the tokens of an output of a module at each call, for a layer that is added later to another module."""
+    _forward_for(module, layer).measure(output, layer)
+
+
+def _forward_for(module: nn.Module, layer: Layer) -> SteeredForward:
     forward = module.__dict__.get("forward")
     if not isinstance(forward, SteeredForward) or not forward.is_on(module):
         forward = _idle.pop(module, None) or SteeredForward()
         forward.put_on(module)
     _acting.setdefault(module, []).append((layer, ref(forward)))
-    forward.insert(output, layer)
+    return forward
 
 
 def remove_layer(module: nn.Module, layer: Layer) -> None:
-    """Remove a layer from a module, if present; after the last one, restore the module's own ``forward``."""
+    """Remove a layer or its gauge from a module, if present; after the last one, restore the module's ``forward``."""
     acting = _acting.get(module, [])
     for entry in acting:
         if entry[0] is layer:
@@ -121,9 +152,12 @@ def remove_layer(module: nn.Module, layer: Layer) -> None:
     else:
         return
     forward = entry[1]()
-    layer.leave()
-    if forward is not None and not any(forward.layers):
-        forward.take_off(module)
+    if forward is None:
+        layer.leave()
+    else:
+        forward.discard(layer)
+        if not forward.is_used:
+            forward.take_off(module)
     acting.remove(entry)
     if not acting:
         del _acting[module]

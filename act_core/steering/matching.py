@@ -12,7 +12,7 @@ from ..errors import MapError, MapMismatchError
 from ..fingerprints import has_weights
 from ..interception import find_submodules
 from ..maps import ActMap, Fingerprint
-from ..sites import Site
+from ..sites import Segment, Site
 
 _KNOWN = {architecture.name: architecture for architecture in ARCHITECTURES}
 
@@ -50,8 +50,8 @@ def find_sites(
     found: dict[Site, nn.Module] = {}
     for component, root in roots.items():
         sites = [site for site in act_map.transports if site.component == component]
-        modules = find_submodules(root, [site.name for site in sites])
-        found.update({site: modules[site.name] for site in sites if site.name in modules})
+        modules = find_submodules(root, [name for site in sites for name in _names(site)])
+        found.update({s: modules[s.name] for s in sites if all(name in modules for name in _names(s))})
     differing = [site for site, module in found.items() if _output_channels(module) not in (None, site.channels)]
     if found and not differing:
         return found
@@ -72,6 +72,16 @@ def find_sites(
             f"({site.key}: {site.channels} in the map, {channels} here) and {missing} are missing"
         )
     raise MapMismatchError(f"{act_map.called} was fitted on {base} and {how}; {advice}.")
+
+
+def _names(site: Site) -> tuple[str, ...]:
+    """The submodules that a site needs."""
+    return (site.name,) if site.segment is None else (site.name, site.segment.gauge)
+
+
+def find_gauge(root: nn.Module, segment: Segment) -> nn.Module:
+    """The submodule that measures where a segment begins or ends."""
+    return find_submodules(root, [segment.gauge])[segment.gauge]
 
 
 def warnings_for(

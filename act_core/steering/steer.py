@@ -17,8 +17,8 @@ from ..maps import ActMap
 from ..settings import Strength, as_strength
 from ..sites import Coverage, Site
 from .composition import Layer
-from .forward import LOCK, SteeredForward, add_layer, layers_on, remove_layer
-from .matching import find_sites, roots_of, warnings_for
+from .forward import LOCK, SteeredForward, add_gauge, add_layer, layers_on, remove_layer
+from .matching import find_gauge, find_sites, roots_of, warnings_for
 from .rows import BatchRows
 
 logger = logging.getLogger(__name__)
@@ -117,6 +117,11 @@ class Steering:
         self._roots = WeakValueDictionary(roots)
         self._layers = {site: Layer(act_map, site, rows.get(site.component)) for site in found}
         self._places = [(ref(module), self._layers[site]) for site, module in found.items()]
+        self._gauges = [
+            (ref(find_gauge(roots[site.component], site.segment)), site.segment.output, layer)
+            for site, layer in self._layers.items()
+            if site.segment is not None
+        ]
         self._fires_before = 0
         self._began = False
         self.strength = strength
@@ -198,6 +203,9 @@ class Steering:
         try:
             self._fires_before = self._fires()
             with LOCK:
+                for found, output, layer in self._gauges:
+                    if (module := found()) is not None:
+                        add_gauge(module, output, layer)
                 for module, layer in self._living():
                     add_layer(module, layer.site.output, layer)
             raise_deferred()
@@ -221,6 +229,9 @@ class Steering:
         with LOCK:
             for module, layer in self._living():
                 remove_layer(module, layer)
+            for found, _, layer in self._gauges:
+                if (module := found()) is not None:
+                    remove_layer(module, layer)
             for _, layer in self._places:  # of modules that no longer exist
                 layer.leave()
 

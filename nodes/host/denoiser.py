@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -69,7 +69,8 @@ def run_denoiser(
     guider.inner_set_conds({"positive": conds})
     sigmas = comfy.samplers.calculate_sigmas(clone.get_model_object("model_sampling"), *_SCHEDULE)
     sampler = _Walk(use, seed, weight_patches(clone, "diffusion model"))
-    guider.sample(torch.zeros_like(latent), latent, sampler, sigmas, disable_pbar=True, seed=seed)
+    # Not `zeros_like`: the latent may be a nested tensor of video and audio.
+    guider.sample(latent * 0, latent, sampler, sigmas, disable_pbar=True, seed=seed)
 
 
 class _Walk(comfy.samplers.Sampler):
@@ -118,6 +119,10 @@ class Denoiser(FitModel[EncodedPrompt]):
 
     def describe(self, sample: EncodedPrompt) -> str:
         return sample.text
+
+    def batch_key(self, sample: EncodedPrompt) -> Hashable:
+        conds: dict[str, Any] = self._conds[sample.conditioning]["model_conds"]
+        return tuple(sorted((name, tuple(cond.size())) for name, cond in conds.items()))
 
     def budget(self) -> int | None:
         """Bytes that the fit may use; None if it needs only a small share of the free memory."""

@@ -15,7 +15,7 @@ from ...act_core.fitting import Progress
 from ...act_core.settings import Components, FitSettings
 from .denoiser import Denoiser, encoded_sides, run_denoiser
 from .latents import empty_latent, fixed_latent
-from .models import diffusion_model, is_steered
+from .models import is_steered
 from .progress import FitProgress
 from .text_encoders import Conditioning, TextEncoders
 
@@ -112,13 +112,7 @@ def check_model(model: Any) -> None:
     """Refuse a MODEL on which no map can be fitted.
 
     Raises:
-        FitError: its kind is not known, or it is already steered.
+        FitError: it is already steered.
     """
     if is_steered(model):
         raise FitError("This model is already steered by a map; connect the model from before Apply ACT Steering.")
-    architecture = diffusion_model(model).architecture
-    if not architecture.presets:
-        raise FitError(
-            f"Fit ACT Map does not know this kind of model yet ({architecture.name}); use one that its help page "
-            "lists, or set components to text."
-        )
