@@ -91,7 +91,9 @@ class Walk:
                     self._running = worker
                     worker.advance()
                     if worker.values is None or worker.position != index:
-                        raise FitError(f"Some prompts do not pass site {site.key}; choose other sites.")
+                        raise FitError(
+                            f"Some prompts do not pass site {site.key}, or not with one row each; choose other sites."
+                        )
                     values[worker.side].append(worker.values)
                 self._transports.append(fit_site(site, values))
 

@@ -19,7 +19,8 @@ class BatchRows:
         parts: numbers of the steered parts, counted from 0; None for all of them.
         of: how many parts of equal size the rows of a call have.
         rows: number of rows of the call; None to use those of each activation. Rows after them were appended inside the
-            model, as some packs do, and are left unchanged.
+            model, as some packs do, and are left unchanged. The rows may also be the frames of videos, which some layers
+            join into ``[videos, channels, frames, height, width]``.
 
     Example:
         >>> rows = BatchRows()
@@ -55,11 +56,13 @@ class BatchRows:
             name: name of the site, for errors.
 
         Raises:
-            MapMismatchError: the activation has fewer rows than the call, or rows that cannot be divided into equal
-                parts.
+            MapMismatchError: the rows of the activation cannot be divided into equal parts, or are not those of the
+                call.
         """
         rows = x.shape[0] if self.rows is None else self.rows
         parts, of = ((0,), 1) if self.parts is None else (self.parts, self.of)
+        if x.ndim == 5 and x.shape[0] * x.shape[2] == rows and x.shape[0] % of == 0:
+            rows = x.shape[0]
         if x.shape[0] < rows:
             raise MapMismatchError(
                 f"Site {name} returns {x.shape[0]} rows for a batch of {rows}, so the rows to steer cannot be told "

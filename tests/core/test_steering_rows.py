@@ -17,9 +17,11 @@ from steering_helpers import (
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from act_core import steer
+from act_core import ActMap, steer
 from act_core.errors import MapMismatchError
+from act_core.sites import Site
 from act_core.steering import BatchRows
+from act_core.transport import Transport
 
 
 def test_only_chosen_rows_are_steered_and_choice_can_change() -> None:
@@ -114,6 +116,18 @@ def test_fewer_rows_than_call_are_refused() -> None:
         steer(model.module, one_site("0", 1, 5), rows={"toy": BatchRows((1,), of=2, rows=4)}),
     ):
         model.module(torch.randn(2, 4))
+
+
+def test_frames_joined_into_videos_are_divided_by_branch() -> None:
+    site = Site("toy", "0", None, "spatial", 3)
+    act_map = ActMap({site: Transport(torch.ones(3), torch.full((3,), 5.0))})
+    model, frames = identity(), 2
+    x = torch.randn(4, 3, 8, 8)  # two videos of two frames
+    with steer(model.module, act_map, rows={"toy": BatchRows((1,), of=2, rows=4)}):
+        y = model.module(x.unflatten(0, (2, frames)).transpose(1, 2))
+    moved = y.transpose(1, 2).flatten(0, 1) - x
+    assert_close(moved[:2], torch.zeros(2, 3, 8, 8))
+    assert_close(moved[2:], torch.full((2, 3, 8, 8), 5.0))
 
 
 def test_choose_refuses_rows_that_cannot_be_divided() -> None:
