@@ -27,6 +27,7 @@ class Tiny:
         tokens: of a short and of a long prompt; equal where the host pads prompts.
         extras: what a conditioning holds beside the prompt's tokens, by name.
         overrides: attributes of the class that its configuration does not set.
+        seconds: whether it embeds the length of a sound in seconds, with weights that its configuration needs.
     """
 
     kind: str
@@ -36,6 +37,7 @@ class Tiny:
     tokens: tuple[int, int] = (12, 15)
     extras: Mapping[str, Extra] = field(default_factory=dict[str, Extra])
     overrides: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    seconds: bool = False
 
 
 def normal(*shape: int) -> Extra:
@@ -85,10 +87,18 @@ def built(tiny: Tiny) -> Any:
     config = kind(dict(tiny.config))
     config.set_inference_dtype(torch.float32, None)
     device = torch.device("cpu")
-    model = config.get_model({}, "", device=device)
+    model = config.get_model(_seconds() if tiny.seconds else {}, "", device=device)
     _fill(model.diffusion_model)
     model.eval()
     return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=device)
+
+
+def _seconds() -> dict[str, Tensor]:
+    from comfy.ldm.audio.embedders import NumberConditioner
+
+    weights = NumberConditioner(768, min_val=0, max_val=512).state_dict()
+    names = "seconds_start", "seconds_total"
+    return {f"conditioner.conditioners.{name}.{key}": value for name in names for key, value in weights.items()}
 
 
 def _fill(module: nn.Module) -> None:

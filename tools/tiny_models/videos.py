@@ -179,6 +179,7 @@ VIDEOS = {
     "Wan 2.2 Animate": _wan("WAN22_Animate", "animate", in_dim=36),
     "Wan 2.2 S2V": _wan("WAN22_S2V", "s2v", audio_inject_layers=[0, 1]),
     "Wan 2.1 HuMo": _wan("WAN21_HuMo", "humo", in_dim=36),
+    "Wan 2.1 SCAIL": _wan("WAN21_SCAIL", "scail"),
     "LTX-Video": Tiny("LTXV", _LTX, (1, 128, 2, 4, 4), tokens=(30, 30), extras=_MASK),
     "LTX-2": Tiny("LTXAV", _LTX_2, (1, 128, 2, 4, 4), tokens=(30, 30)),
     "Cosmos 1": Tiny("CosmosT2V", _COSMOS, _FRAMES, tokens=(30, 30)),

@@ -9,6 +9,8 @@ from pathlib import Path
 PACK, HOST = Path(__file__).resolve().parents[3], Path(sys.argv[1])
 ARGUMENTS = sys.argv[2:]
 sys.path.insert(0, str(HOST))
+# After the host, which has a module called nodes, too.
+sys.path.append(str(PACK))
 sys.argv[1:] = ["--cpu"]
 
 import comfy.options  # noqa: E402
