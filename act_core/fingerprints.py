@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from .architectures import class_of
 from .components import Component
 from .interception import canonical_name, submodules
 from .maps import Fingerprint
@@ -18,7 +19,8 @@ _ADAPTERS = ("lora_", "modules_to_save")
 
 def fingerprint(component: Component) -> Fingerprint:
     """Fingerprint of one component."""
-    return Fingerprint(component.architecture.name, weights_hash(component.module))
+    module = component.module
+    return Fingerprint(component.architecture.name, weights_hash(module), class_of(module))
 
 
 def weights_hash(module: nn.Module) -> str:

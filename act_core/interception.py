@@ -96,6 +96,25 @@ def submodules(root: nn.Module) -> dict[str, nn.Module]:
     return named
 
 
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The model inside ``torch.compile`` and `peft`, whose names `canonical_name` removes; other modules as they are.
+
+    Example:
+        >>> model = nn.Linear(1, 1)
+        >>> peft = nn.ModuleDict({"base_model": nn.ModuleDict({"model": model})})
+        >>> unwrapped(nn.ModuleDict({"_orig_mod": peft})) is model
+        True
+    """
+    while True:
+        parts = dict(module.named_children())
+        inner = parts.get("_orig_mod")
+        if inner is None and "base_model" in parts:
+            inner = dict(parts["base_model"].named_children()).get("model")
+        if inner is None:
+            return module
+        module = inner
+
+
 def canonical_name(name: str) -> str:
     """The name of a submodule or parameter without the parts that depend on library versions and wrappers.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, SupportsFloat
 
@@ -25,14 +25,16 @@ class Fingerprint:
     Attributes:
         architecture: name of its family, such as ``llama``; see `act_core.architectures`.
         weights: SHA-256 over the one-dimensional parameters in bfloat16; empty if there are none.
+        model_class: name of the model's class; empty in maps of version 0.1.
 
     Example:
-        >>> Fingerprint("llama", "").architecture
+        >>> Fingerprint("llama", "", "LlamaForCausalLM").architecture
         'llama'
     """
 
     architecture: str
     weights: str
+    model_class: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class ActMap:
         transports: the affine map of each site.
         record: how the map was fitted.
         card: what its author says about it.
+        any_architecture: whether it may steer a model of another architecture, see `for_any_architecture`. Not saved.
 
     Raises:
         MapError: an empty map, or a transport and its site differ in channels.
@@ -118,6 +121,7 @@ class ActMap:
     transports: Mapping[Site, Transport]
     record: FitRecord = field(default_factory=FitRecord)
     card: Card = field(default_factory=Card)
+    any_architecture: bool = False
 
     def __post_init__(self) -> None:
         if not self.transports:
@@ -129,8 +133,7 @@ class ActMap:
     def __repr__(self) -> str:
         title = f" {self.card.title!r}" if self.card.title else ""
         sites = "1 site" if len(self) == 1 else f"{len(self)} sites"
-        method = f"{self.record.estimator}, {self.record.order}"
-        return f"<ActMap{title}: {sites} of {', '.join(self.components)}, {method}>"
+        return f"<ActMap{title}: {sites} of {', '.join(self.components)}, {self.record.estimator}, {self.record.order}>"
 
     def __len__(self) -> int:
         return len(self.transports)
@@ -160,6 +163,13 @@ class ActMap:
         """Channels without a usable slope, over all sites."""
         return sum(transport.fallbacks for transport in self.transports.values())
 
+    def for_any_architecture(self) -> ActMap:
+        """The map with permission to steer a model of another architecture whose sites have the same names.
+
+        Without it, `act_core.steer` refuses such a model. Maps that are made from this one keep it; its file does not.
+        """
+        return replace(self, any_architecture=True)
+
     def restrict(self, *patterns: str) -> ActMap:
         """The map with only those sites that match one of the patterns (fnmatch on ``component/name``).
 
@@ -168,7 +178,8 @@ class ActMap:
         """
         kept = {site: t for site, t in self.transports.items() if matches(patterns, site.key)}
         if not kept:
-            raise MapError(f"No site of the map matches {', '.join(patterns)}; the first is {self._first.key}.")
+            first = next(iter(self.transports))
+            raise MapError(f"No site of the map matches {', '.join(patterns)}; the first is {first.key}.")
         return self._edited(kept, f"restricted to {', '.join(patterns)}")
 
     def scaled(self, strength: SupportsFloat) -> ActMap:
@@ -178,7 +189,7 @@ class ActMap:
             MapError: the strength is not a finite number.
         """
         number = as_strength(strength)
-        scaled = self._transformed(lambda transport: transport.scaled(number), f"scaled by {number:g}")
+        scaled = self._edited({site: t.scaled(number) for site, t in self.transports.items()}, f"scaled by {number:g}")
         ends = self.card.strength_range
         if ends is not None:
             # The recommended range keeps its meaning.
@@ -194,7 +205,7 @@ class ActMap:
         Raises:
             MapError: there is such a channel, but the map has no statistics to shift it back with.
         """
-        inverse = self._transformed(Transport.inverse, "inverted")
+        inverse = self._edited({site: t.inverse() for site, t in self.transports.items()}, "inverted")
         record = replace(
             inverse.record,
             source_prompts=self.record.target_prompts,
@@ -227,7 +238,8 @@ class ActMap:
                 "Only maps with unbounded support can be composed into one; apply the two maps one after the other."
             )
         edited = self._edited(composed, f"then {other.card.title or 'another map'}")
-        return replace(edited, record=replace(edited.record, base={**other.record.base, **self.record.base}))
+        record = replace(edited.record, base={**other.record.base, **self.record.base})
+        return replace(edited, record=record, any_architecture=self.any_architecture or other.any_architecture)
 
     def joined(self, other: ActMap) -> ActMap:
         """One map with the sites of both, for two components that run one after the other.
@@ -248,7 +260,8 @@ class ActMap:
             patches=tuple(dict.fromkeys((*self.record.patches, *other.record.patches))),
             notes=(*self.record.notes, *other.record.notes),
         )
-        return ActMap({**self.transports, **other.transports}, record, self.card)
+        transports = {**self.transports, **other.transports}
+        return ActMap(transports, record, self.card, self.any_architecture or other.any_architecture)
 
     def difference(self, other: ActMap) -> dict[str, float]:
         """The largest relative difference between two maps at each site, by site key.
@@ -277,15 +290,8 @@ class ActMap:
         """The map as the subject of an error message, with its title if it has one."""
         return f"The map {self.card.title!r}" if self.card.title else "The map"
 
-    @property
-    def _first(self) -> Site:
-        return next(iter(self.transports))
-
-    def _transformed(self, change: Callable[[Transport], Transport], edit: str) -> ActMap:
-        return self._edited({site: change(t) for site, t in self.transports.items()}, edit)
-
     def _edited(self, transports: Mapping[Site, Transport], edit: str) -> ActMap:
-        return ActMap(transports, replace(self.record, edits=(*self.record.edits, edit)), self.card)
+        return replace(self, transports=transports, record=replace(self.record, edits=(*self.record.edits, edit)))
 
 
 def _coefficients(transport: Transport) -> list[Tensor]:

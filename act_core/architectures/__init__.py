@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from ..interception import submodules
+from ..interception import submodules, unwrapped
 from .base import Architecture
 from .flux import COMFYUI_FLUX, DIFFUSERS_FLUX
 from .language import GEMMA, GPT2, GPT_NEOX, LLAMA, MIXTRAL, OLMO2, QWEN3_NEXT
@@ -42,7 +42,7 @@ PRESETS = frozenset(preset for architecture in ARCHITECTURES for preset in archi
 
 _BY_KIND = {kind: architecture for architecture in ARCHITECTURES for kind in architecture.kinds}
 
-__all__ = ["ARCHITECTURES", "PRESETS", "Architecture", "architecture_of", "family"]
+__all__ = ["ARCHITECTURES", "PRESETS", "Architecture", "architecture_of", "class_of", "family", "kinds_of"]
 
 
 def architecture_of(module: nn.Module) -> Architecture:
@@ -52,8 +52,8 @@ def architecture_of(module: nn.Module) -> Architecture:
         >>> architecture_of(nn.Linear(1, 1)).name
         'Linear'
     """
-    module = getattr(module, "_orig_mod", module)  # of a compiled model
-    kinds = _kinds(module)
+    module = unwrapped(module)
+    kinds = kinds_of(module)
     for kind in kinds:
         if kind in _BY_KIND:
             return _BY_KIND[kind]
@@ -72,8 +72,24 @@ def family(kind: str) -> str:
     return _BY_KIND[kind].name if kind in _BY_KIND else kind
 
 
-def _kinds(module: nn.Module) -> list[str]:
-    """Names by which a model may be recognised, the most specific first."""
+def class_of(module: nn.Module) -> str:
+    """The name of a model's class, without wrappers.
+
+    Example:
+        >>> class_of(nn.ModuleDict({"_orig_mod": nn.Linear(1, 1)}))
+        'Linear'
+    """
+    return type(unwrapped(module)).__name__
+
+
+def kinds_of(module: nn.Module) -> list[str]:
+    """Names by which a model may be recognised, the most specific first: its ``model_type``, its class and their bases.
+
+    Example:
+        >>> kinds_of(nn.Linear(1, 1))
+        ['Linear', 'Module', 'object']
+    """
+    module = unwrapped(module)
     config: Any = getattr(module, "config", None)
     if hasattr(config, "get_text_config"):  # the language part of a multimodal model
         config = config.get_text_config()

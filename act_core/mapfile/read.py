@@ -212,11 +212,12 @@ def _validator(declared: Any) -> fields.Validator:
 
 
 def _fingerprint(name: str, value: object) -> Fingerprint:
-    # Files of version 0.1 also have a hash of the structure. The sites themselves describe it.
+    # Files of version 0.1 have no class, but a hash of the structure. The sites themselves describe that.
     entry = fields.record(name, value)
     return Fingerprint(
         fields.text(f"the architecture of {name}", entry["architecture"]),
         fields.text(f"the weights of {name}", entry["weights"]),
+        fields.text(f"the class of {name}", entry.get("model_class", "")),
     )
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from ..architectures import ARCHITECTURES, Architecture, architecture_of, family
+from ..architectures import ARCHITECTURES, architecture_of, class_of, family, kinds_of
 from ..errors import MapError, MapMismatchError
-from ..fingerprints import has_weights
-from ..interception import find_submodules
+from ..fingerprints import has_weights, weights_hash
+from ..interception import find_submodules, unwrapped
 from ..maps import ActMap, Fingerprint
 from ..sites import Segment, Site
 
@@ -84,15 +84,51 @@ def find_gauge(root: nn.Module, segment: Segment) -> nn.Module:
     return find_submodules(root, [segment.gauge])[segment.gauge]
 
 
-def warnings_for(
-    act_map: ActMap, roots: Mapping[str, nn.Module], found: set[str], missing: tuple[str, ...]
-) -> Iterator[str]:
-    """Reasons to doubt that a map works well on a model, a sentence each.
+def check_architectures(act_map: ActMap, roots: Mapping[str, nn.Module], found: Container[str]) -> None:
+    """Check that a map was fitted on the architecture of the model, unless the map permits any.
 
     Args:
         act_map: the map.
         roots: the components that the model has.
         found: those in which a site was found.
+
+    Raises:
+        MapMismatchError: a component was fitted on another architecture.
+    """
+    if act_map.any_architecture:
+        return
+    for name, base, root in _compared(act_map, roots, found):
+        if not _is_fitted_on(base, root):
+            raise MapMismatchError(
+                f"{act_map.called} was fitted on {base.architecture} ({name}), but this model is "
+                f"{architecture_of(root).name}, another architecture whose sites have the same names; use the map with "
+                "its own model, fit one for this model, or set allow_other_architecture on Load ACT Map "
+                "(--allow-other-architecture on the command line, for_any_architecture() in Python)."
+            )
+
+
+def notes_for(act_map: ActMap, roots: Mapping[str, nn.Module], found: Container[str]) -> Iterator[str]:
+    """For each component whose class is built on the one that the map was fitted on, a sentence that says so.
+
+    Args:
+        act_map, roots, found: as for `check_architectures`.
+    """
+    for name, base, root in _compared(act_map, roots, found):
+        fitted, given = base.model_class or base.architecture, class_of(root)
+        if fitted != given and fitted in _classes(root):
+            yield (
+                f"{act_map.called} was fitted on {fitted} ({name}); this model is {given}, which is built on it, so "
+                "the map applies."
+            )
+
+
+def warnings_for(
+    act_map: ActMap, roots: Mapping[str, nn.Module], found: Container[str], missing: tuple[str, ...]
+) -> Iterator[str]:
+    """Reasons to doubt that a map works well on a model, a sentence each.
+
+    Args:
+        act_map, roots, found: as for `check_architectures`.
         missing: keys of the sites that the model does not have.
     """
     if missing:
@@ -100,15 +136,11 @@ def warnings_for(
             f"{act_map.called} has {len(act_map)} sites, of which {len(missing)} are not in this model "
             f"(first: {missing[0]}), so its effect here is weaker than on the model it was fitted on."
         )
-    for name, base in act_map.record.base.items():
-        if name not in roots or name not in found:
-            continue
-        root = roots[name]
-        kind = architecture_of(root)
-        if not _same_family(base, kind, root):
+    for name, base, root in _compared(act_map, roots, found):
+        if not _is_fitted_on(base, root):
             yield (
-                f"{act_map.called} was fitted on {base.architecture} ({name}), but this model is {kind.name}; it may "
-                "have a different effect here, so fit a map for this model."
+                f"{act_map.called} was fitted on {base.architecture} ({name}), but this model is "
+                f"{architecture_of(root).name}; it may have a different effect here, so fit a map for this model."
             )
         elif base.weights and not has_weights(root, base.weights):
             # float16 has a smaller range than the bfloat16 of the hash.
@@ -120,13 +152,30 @@ def warnings_for(
             )
 
 
-def _same_family(base: Fingerprint, kind: Architecture, root: nn.Module) -> bool:
-    """Whether a map and a model are of one family. Two kinds that are both unknown cannot be compared."""
-    recorded = family(base.architecture)
-    if recorded == kind.name or (recorded not in _KNOWN and kind.name not in _KNOWN):
+def _compared(
+    act_map: ActMap, roots: Mapping[str, nn.Module], found: Container[str]
+) -> Iterator[tuple[str, Fingerprint, nn.Module]]:
+    """The components of a map that can be compared with the model: name, what it was fitted on, and the module."""
+    for name, base in act_map.record.base.items():
+        if name in roots and name in found:
+            yield name, base, roots[name]
+
+
+def _is_fitted_on(base: Fingerprint, root: nn.Module) -> bool:
+    """Whether a map was fitted on the architecture of a model: on its family, its class, or a base of its class.
+
+    The class decides where an adapter names its architecture as it likes. Maps of version 0.1 do not have it; if their
+    architecture has no record, only the weights can show that this is their model.
+    """
+    kinds = kinds_of(root)
+    if family(base.architecture) == architecture_of(root).name or {base.architecture, base.model_class} & {*kinds}:
         return True
-    # Maps of earlier versions recorded the class of the model, also one that derives from the class of its family.
-    return base.architecture in (part.__name__ for part in type(root).__mro__)
+    # `has_weights` alone counts weights that cannot be read as a match.
+    return bool(base.weights and weights_hash(root)) and has_weights(root, base.weights)
+
+
+def _classes(root: nn.Module) -> list[str]:
+    return [kind.__name__ for kind in type(unwrapped(root)).__mro__]
 
 
 def _built_elsewhere(base: Fingerprint | None, root: nn.Module) -> tuple[str, str] | None:

@@ -19,7 +19,7 @@ class BatchRows:
         parts: numbers of the steered parts, counted from 0; None for all of them.
         of: how many parts of equal size the rows of a call have.
         rows: number of rows of the call; None to use those of each activation. Rows after them were appended inside the
-            model, as some packs do, and are left unchanged. The rows may also be the frames of videos, which some layers
+            model, as some packs do, and are left unchanged. Rows may also be the frames of videos, which some layers
             join into ``[videos, channels, frames, height, width]``.
 
     Example:

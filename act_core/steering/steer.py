@@ -18,7 +18,7 @@ from ..settings import Strength, as_strength
 from ..sites import Coverage, Site
 from .composition import Layer
 from .forward import LOCK, SteeredForward, add_gauge, add_layer, layers_on, remove_layer
-from .matching import find_gauge, find_sites, roots_of, warnings_for
+from .matching import check_architectures, find_gauge, find_sites, notes_for, roots_of, warnings_for
 from .rows import BatchRows
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def steer(
     Args:
         model: the module whose submodules are the sites, one module for each component of the map, or an adapter
             with its own `steer` method, such as those in `act_core.models`.
-        act_map: map of this model, or of one of the same structure.
+        act_map: map of this model, or of one of the same architecture; see `act_core.ActMap.for_any_architecture`.
         strength: a number, or one for each component; inside the block, assign ``steering.strength`` to change it.
         rows: which rows of a batch are steered, by component; by default all.
         must_fire: whether leaving the block is an error if the map should have acted but none of its sites fired. False
@@ -65,8 +65,9 @@ def steer(
 
     Raises:
         MapError: the strength is not a number from -1000 to 1000, or names other components than the map.
-        MapMismatchError: no site of the map is in the model, or one has another number of channels. On leaving the
-            block without an exception: the map should have acted, but none of its sites fired.
+        MapMismatchError: no site of the map is in the model, one has another number of channels, or the map was fitted
+            on another architecture. On leaving the block without an exception: the map should have acted, but none of
+            its sites fired.
 
     Example:
         >>> import torch
@@ -83,6 +84,7 @@ def steer(
     if isinstance(model, (nn.Module, Mapping)):
         roots = roots_of(model, act_map)
         found = find_sites(model, roots, act_map)
+        check_architectures(act_map, roots, {site.component for site in found})
         return Steering(act_map, found, roots, strength, rows or {}, must_fire=must_fire)
     if not callable(getattr(model, "steer", None)):
         raise MapError(
@@ -153,8 +155,12 @@ class Steering:
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """Reasons to doubt that the map works well on this model, a sentence each."""
-        found = {site.component for site in self._layers}
-        return tuple(warnings_for(self.act_map, dict(self._roots), found, self.coverage.missing))
+        return tuple(warnings_for(self.act_map, dict(self._roots), self._steered, self.coverage.missing))
+
+    @cached_property
+    def notes(self) -> tuple[str, ...]:
+        """Why the map applies to a model of another class, a sentence for each component."""
+        return tuple(notes_for(self.act_map, dict(self._roots), self._steered))
 
     @property
     def coverage(self) -> Coverage:
@@ -244,6 +250,10 @@ class Steering:
             if not self._is_due:
                 logger.warning("%s", error)
         return None
+
+    @property
+    def _steered(self) -> set[str]:
+        return {site.component for site in self._layers}
 
     @property
     def _is_due(self) -> bool:

@@ -45,7 +45,7 @@ def encoder(prefix: str = "", seed: int = 0) -> nn.Module:
 def encoder_map(prefix: str) -> ActMap:
     transport = Transport(torch.full((4,), 2.0), torch.ones(4))
     names = [f"{prefix}.{name}".lstrip(".").replace("_orig_mod.", "") for name in SITES]
-    record = FitRecord(base={"clip_l": Fingerprint("toy", weights_hash(encoder(prefix)))})
+    record = FitRecord(base={"clip_l": Fingerprint("toy", weights_hash(encoder(prefix)), "Chain")})
     return ActMap({Site("clip_l", name, None, "vector", 4): transport for name in names}, record)
 
 
@@ -62,8 +62,8 @@ def test_map_of_other_version_finds_its_sites(fitted_on: str, used_on: str) -> N
     assert str(steering.coverage) == "2 of 2 sites fired"
 
 
-def test_warning_of_other_weights_holds_in_other_version() -> None:
-    module = encoder("text_model", seed=1)
+def test_warning_of_other_weights_holds_inside_wrappers() -> None:
+    module = encoder("_orig_mod.base_model.model", seed=1)
     (warning,) = steer(module, encoder_map("")).warnings
     assert "other weights" in warning
 

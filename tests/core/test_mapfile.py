@@ -66,7 +66,7 @@ def test_load_returns_every_field_of_the_record(path: Path, fitted: ActMap) -> N
         source_count=2,
         target_count=1,
         prompts_sha256="0" * 64,
-        base={"toy": Fingerprint("toy", ""), "text": Fingerprint("llama", "w")},
+        base={"toy": Fingerprint("toy", "", "Mixed"), "text": Fingerprint("llama", "w")},
         versions={"torch": "2"},
         patches=("a map",),
         notes=("n",),
@@ -76,6 +76,11 @@ def test_load_returns_every_field_of_the_record(path: Path, fitted: ActMap) -> N
     assert all(getattr(record, name) != getattr(default, name) for name in record.__dataclass_fields__)
     save_map(replace(fitted, record=record), path)
     assert load_map(path).record == record
+
+
+def test_file_does_not_permit_other_architectures(path: Path, fitted: ActMap) -> None:
+    save_map(fitted.for_any_architecture(), path)
+    assert not load_map(path).any_architecture
 
 
 def test_load_keeps_order_of_sites(path: Path) -> None:

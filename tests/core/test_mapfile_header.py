@@ -120,6 +120,7 @@ BAD_RECORDS: list[dict[str, Any]] = [
     {"base": {"toy": {}}},
     {"base": {"toy": {"architecture": 1, "structure": "s", "weights": "w"}}},
     {"base": {"toy": {"architecture": "a"}}},
+    {"base": {"toy": {"architecture": "a", "weights": "w", "model_class": 1}}},
     {"notes": ["\x1b[31mred"]},
     {"notes": ["\r"]},
     {"versions": {"torch": 2}},

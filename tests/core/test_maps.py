@@ -224,6 +224,26 @@ def test_edits_never_change_map_in_place(fitted: ActMap) -> None:
     assert fitted.record.edits == ()
 
 
+# --- permission for other architectures
+
+
+def test_every_map_made_from_a_permitted_one_is_permitted() -> None:
+    one, other = act_map(a=affine(2, 1)), act_map(b=affine(2, 1))
+    permitted = one.for_any_architecture()
+    assert not one.any_architecture
+    made = {
+        "inverse": permitted.inverse(),
+        "scaled": permitted.scaled(0.5),
+        "restrict": permitted.restrict("toy/a"),
+        "then": permitted.then(other),
+        "then it": other.then(permitted),
+        "joined": permitted.joined(other),
+        "joined to it": other.joined(permitted),
+    }
+    assert [name for name, changed in made.items() if not changed.any_architecture] == []
+    assert not one.inverse().then(other).any_architecture
+
+
 # --- joining
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from helpers import (
     Chain,
     TensorModel,
     chain,
+    mixed,
     swapped,
 )
 from steering_helpers import (
@@ -18,15 +20,18 @@ from steering_helpers import (
     fitted,
     one_site,
     output,
+    steered,
 )
 from torch import nn
 
-from act_core import ActMap, MapError, steer
+from act_core import ActMap, MapError, load_map, steer
 from act_core.errors import MapMismatchError
 from act_core.maps import Card, Fingerprint, FitRecord
 from act_core.models.transformers import TransformersModel
 from act_core.sites import Site
 from act_core.transport import Transport
+
+DATA = Path(__file__).parents[1] / "data" / "format_1"
 
 
 def test_model_without_any_site_is_refused_and_both_are_named(llama: TransformersModel) -> None:
@@ -117,38 +122,126 @@ def test_compiled_model_is_the_same_model(llama: TransformersModel) -> None:
     assert steering.coverage.missing == ()
 
 
-# --- families
+# --- architectures
 
 
-def fitted_on(architecture: str) -> ActMap:
-    return replace(chain_map(), record=FitRecord(base={"toy": Fingerprint(architecture, "")}))
+class Tuned(Chain):
+    """A class that is built on another."""
 
 
-@pytest.mark.parametrize("architecture", ["llama", "mistral", "Flux"])
-def test_other_family_is_one_warning(architecture: str) -> None:
+def fitted_on(architecture: str, model_class: str = "", weights: str = "") -> ActMap:
+    return replace(chain_map(), record=FitRecord(base={"toy": Fingerprint(architecture, weights, model_class)}))
+
+
+# A known one, another name of it, the class of another model, and a name that an adapter chose.
+OTHERS = [("llama", ""), ("mistral", ""), ("Flux", "Flux"), ("Mixed", "Mixed"), ("Mixed", ""), ("toy", "Mixed")]
+
+
+@pytest.mark.parametrize(("architecture", "model_class"), OTHERS)
+def test_other_architecture_is_refused_and_both_are_named(architecture: str, model_class: str) -> None:
     model = chain()
-    (warning,) = steer(model.module, fitted_on(architecture)).warnings
+    act_map = replace(fitted_on(architecture, model_class), card=Card(title="calm"))
+    with pytest.raises(
+        MapMismatchError, match=rf"'calm' was fitted on {architecture} \(toy\).*model is Chain"
+    ) as caught:
+        steer(model.module, act_map)
+    assert "set allow_other_architecture on Load ACT Map" in str(caught.value)
+    assert swapped(model.module) == []
+
+
+@pytest.mark.parametrize(("architecture", "model_class"), OTHERS)
+def test_permitted_architecture_is_steered_with_one_warning(architecture: str, model_class: str) -> None:
+    model, act_map = chain(), fitted_on(architecture, model_class)
+    expected = steered(model, replace(act_map, record=FitRecord()))
+    with steer(model.module, act_map.for_any_architecture()) as steering:
+        assert torch.equal(output(model), expected)
+    (warning,) = steering.warnings
     assert f"was fitted on {architecture} (toy), but this model is Chain" in warning
 
 
+@pytest.mark.parametrize(("architecture", "model_class"), [("Chain", ""), ("Chain", "Chain"), ("toy", "Chain")])
+def test_same_class_is_not_a_warning(architecture: str, model_class: str) -> None:
+    steering = steer(chain().module, fitted_on(architecture, model_class))
+    assert (steering.warnings, steering.notes) == ((), ())
+
+
 @pytest.mark.parametrize("architecture", ["Chain", "toy"])
-def test_same_or_unknown_family_is_not_a_warning(architecture: str) -> None:
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_class_that_is_built_on_the_fitted_one_is_a_note(architecture: str, wrapped: bool) -> None:
+    module: Any = Tuned()
+    if wrapped:
+        module = torch.compile(module, backend="eager")
+    steering = steer(module, fitted_on(architecture, "Chain"))
+    assert steering.warnings == ()
+    (note,) = steering.notes
+    assert "fitted on Chain (toy); this model is Tuned, which is built on it, so the map applies" in note
+
+
+def test_class_that_the_fitted_one_is_built_on_is_refused() -> None:
+    with pytest.raises(MapMismatchError, match="fitted on Tuned"):
+        steer(chain().module, fitted_on("Tuned", "Tuned"))
+
+
+def test_fit_by_adapter_serves_finetunes_of_its_model() -> None:
+    """An adapter may name its architecture as it likes, so the class of its model is compared."""
+    model, act_map = chain(), chain_map()
+    assert act_map.record.base["toy"].architecture == "toy"
+    model.module.layers[0].bias.data += 1  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue, reportArgumentType]
+    (warning,) = steer(model.module, act_map).warnings
+    assert "other weights of toy (toy)" in warning
+
+
+def test_map_without_class_serves_the_weights_that_it_was_fitted_on() -> None:
+    """Maps of version 0.1 do not say what class the model of an adapter has."""
+    weights = chain_map().record.base["toy"].weights
     model = chain()
-    assert steer(model.module, fitted_on(architecture)).warnings == ()
+    assert steer(model.module, fitted_on("toy", "", weights)).warnings == ()
+    model.module.layers[0].bias.data += 1  # pyright: ignore[reportAttributeAccessIssue, reportIndexIssue, reportArgumentType]
+    with pytest.raises(MapMismatchError, match="fitted on toy"):
+        steer(model.module, fitted_on("toy", "", weights))
+
+
+def test_weights_that_cannot_be_read_do_not_show_that_models_are_the_same() -> None:
+    with pytest.raises(MapMismatchError, match="fitted on toy"):
+        steer(chain().module.to("meta"), fitted_on("toy", "", "another"))
+
+
+@pytest.mark.parametrize("sample", ["edited", "layouts"])
+def test_map_of_version_0_1_steers_its_model(sample: str) -> None:
+    act_map = load_map(DATA / f"{sample}.safetensors")
+    steering = steer(mixed().module, act_map)
+    assert (steering.warnings, steering.coverage.missing) == ((), ())
+
+
+def test_component_without_sites_is_not_compared() -> None:
+    act_map = one_site("layers.0", 2, 0).joined(
+        ActMap({Site("other", "gone", None, "vector", 4): Transport(torch.ones(4), torch.zeros(4))})
+    )
+    record = FitRecord(base={"other": Fingerprint("Flux", ""), "toy": Fingerprint("Chain", "")})
+    steering = steer({"toy": chain().module, "other": chain().module}, replace(act_map, record=record))
+    assert not any("Flux" in warning for warning in steering.warnings)
+
+
+def test_permission_does_not_excuse_other_channels() -> None:
+    root = nn.ModuleDict({"layers": nn.Linear(3, 7)})
+    with pytest.raises(MapMismatchError, match="1 have other channels"):
+        steer(root, one_site("layers", 1, 1).for_any_architecture())
 
 
 def test_other_member_of_family_is_not_a_warning(llama: TransformersModel) -> None:
     act_map = fitted(llama, "norms")
     for kind in ("llama", "mistral", "LlamaForCausalLM"):
-        record = replace(act_map.record, base={"language_model": Fingerprint(kind, "")})
-        assert steer(llama.module, replace(act_map, record=record)).warnings == ()
+        for model_class in ("", "MistralForCausalLM"):
+            record = replace(act_map.record, base={"language_model": Fingerprint(kind, "", model_class)})
+            steering = steer(llama.module, replace(act_map, record=record))
+            assert (steering.warnings, steering.notes) == ((), ())
 
 
-def test_known_model_warns_of_map_of_unknown_family(llama: TransformersModel) -> None:
+def test_known_model_refuses_map_of_unknown_family(llama: TransformersModel) -> None:
     act_map = fitted(llama, "norms")
     record = replace(act_map.record, base={"language_model": Fingerprint("starcoder", "")})
-    (warning,) = steer(llama.module, replace(act_map, record=record)).warnings
-    assert "was fitted on starcoder (language_model), but this model is llama" in warning
+    with pytest.raises(MapMismatchError, match=r"fitted on starcoder \(language_model\), but this model is llama"):
+        llama.steer(replace(act_map, record=record))
 
 
 @pytest.mark.parametrize(
