@@ -87,6 +87,15 @@ def add_strength(parser: argparse.ArgumentParser, default: str) -> None:
     )
 
 
+def add_permission(parser: argparse.ArgumentParser) -> None:
+    """``--allow-other-architecture``, for `load.map_of`."""
+    parser.add_argument(
+        "--allow-other-architecture",
+        action="store_true",
+        help="steer a model of another architecture than that of the map, if its sites have the same names",
+    )
+
+
 def add_seed(parser: argparse.ArgumentParser, purpose: str) -> None:
     """``--seed``."""
     parser.add_argument("--seed", type=seed, default=0, help=f"{purpose} (%(default)s)")

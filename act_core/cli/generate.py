@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from ..text import plain_text
-from .arguments import Commands, add_command, add_model, add_seed, add_strength, number, words
-from .load import language_model
+from .arguments import Commands, add_command, add_model, add_permission, add_seed, add_strength, number, words
+from .load import language_model, map_of, print_remarks
 
 
 def add(commands: Commands) -> None:
@@ -22,6 +22,7 @@ def add(commands: Commands) -> None:
     add_model(parser)
     parser.add_argument("prompt", type=words, nargs="+", help="one or several prompts")
     parser.add_argument("--map", type=Path, required=True, help="the map, a .safetensors file")
+    add_permission(parser)
     add_strength(parser, "1")
     parser.add_argument("--tokens", type=int, default=40, help="maximum number of new tokens (%(default)s)")
     parser.add_argument(
@@ -32,16 +33,13 @@ def add(commands: Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from ..mapfile import load_map
-
-    act_map = load_map(args.map)
+    act_map = map_of(args)
     model = language_model(args)
     if args.chat:
         from ..models.chat import Chat
 
         model = model.in_chat(Chat())
-    for warning in model.steer(act_map).warnings:
-        print(f"Warning: {warning}")
+    print_remarks(model.steer(act_map))
     between = "\n" if args.chat else ""
     for strength in args.strength or [1.0]:
         with model.steer(act_map, strength):

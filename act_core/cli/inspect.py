@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .arguments import Commands, add_command, add_device, add_size
-from .load import any_model, is_pipeline
+from .arguments import Commands, add_command, add_device, add_permission, add_size
+from .load import any_model, is_pipeline, map_of, print_remarks
 
 
 def add(commands: Commands) -> None:
@@ -15,15 +15,15 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "inspect", _run, "Show what is in a map.", "cheerful.safetensors")
     parser.add_argument("map", type=Path, help="the map, a .safetensors file")
     parser.add_argument("--model", help="also try the map on this model: a folder, a GGUF file, or 'default'")
+    add_permission(parser)
     add_device(parser)
     add_size(parser)
 
 
 def _run(args: argparse.Namespace) -> None:
-    from ..mapfile import load_map
     from ..summary import describe
 
-    act_map = load_map(args.map)
+    act_map = map_of(args)
     print(describe(act_map))
     if not args.model:
         return
@@ -32,5 +32,4 @@ def _run(args: argparse.Namespace) -> None:
     with model.steer(act_map) as steering:
         model.generate(["The"], **shortest)
     print(f"\nOn {args.model}: {steering.coverage}.")
-    for warning in steering.warnings:
-        print(f"Warning: {warning}")
+    print_remarks(steering)

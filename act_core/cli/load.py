@@ -1,4 +1,4 @@
-"""Loads the model of a command. A line is printed first, since importing a model library takes seconds."""
+"""Loads the model and the map of a command. A line is printed first, since importing a model library takes seconds."""
 
 from __future__ import annotations
 
@@ -12,8 +12,26 @@ from ..errors import MapError
 if TYPE_CHECKING:
     import torch
 
+    from ..maps import ActMap
     from ..models.diffusers import DiffusersModel
     from ..models.transformers import TransformersModel
+    from ..steering import Steering
+
+
+def map_of(args: argparse.Namespace) -> ActMap:
+    """The map of a command that has `arguments.add_permission`."""
+    from ..mapfile import load_map
+
+    act_map = load_map(args.map)
+    return act_map.for_any_architecture() if args.allow_other_architecture else act_map
+
+
+def print_remarks(steering: Steering) -> None:
+    """Print the notes and warnings of a map on a model."""
+    for note in steering.notes:
+        print(note)
+    for warning in steering.warnings:
+        print(f"Warning: {warning}")
 
 
 def is_pipeline(name: str) -> bool:

@@ -14,6 +14,7 @@ from .arguments import (
     Commands,
     add_command,
     add_device,
+    add_permission,
     add_seed,
     add_size,
     add_strength,
@@ -21,7 +22,7 @@ from .arguments import (
     number,
     words,
 )
-from .load import pipeline
+from .load import map_of, pipeline, print_remarks
 
 _STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 _SUFFIXES = (".png", ".jpg", ".webp")
@@ -43,6 +44,7 @@ def add(commands: Commands) -> None:
     add_device(parser)
     add_size(parser)
     parser.add_argument("--map", type=Path, required=True, help="the map, a .safetensors file")
+    add_permission(parser)
     parser.add_argument("--out", type=Path, required=True, help="the picture: .png, .jpg, or .webp, which is animated")
     add_strength(parser, ", ".join(f"{strength:g}" for strength in _STRENGTHS))
     parser.add_argument(
@@ -59,16 +61,13 @@ def _run(args: argparse.Namespace) -> None:
     if out.suffix not in _SUFFIXES:
         raise MapError(f"{out} is not a name for a picture; it must end in .png, .jpg or .webp.")
     check_writable(out)
-    from ..mapfile import load_map
-
-    act_map = load_map(args.map)
+    act_map = map_of(args)
     model = pipeline(args)
     from ..models.sweep import sweep
     from ..plots import grid, save_animation
     from ..progress import bar
 
-    for warning in model.steer(act_map).warnings:
-        print(f"Warning: {warning}")
+    print_remarks(model.steer(act_map))
     strengths = args.strength or _STRENGTHS
     settings = {name: getattr(args, name) for name in ("branch", "negative", "steps", "guidance", "seed")}
     with bar("Drawing", len(strengths)) as drawing:

@@ -13,6 +13,7 @@ from command_line import COMMANDS, SITES, SOURCE, TARGET, Run, refused
 from PIL import Image
 
 from act_core import load_map, save_map
+from act_core.maps import Fingerprint
 from act_core.models.transformers import TransformersModel
 from act_core.text import plain_text
 
@@ -134,6 +135,21 @@ def test_other_weights_are_a_warning(run: Run, tmp_path: Path, tiny: Path, tiny_
         status, text, _ = run(*command, "--model", tmp_path)
         assert status == 0
         assert "Warning: The map 'gloomy to cheerful' was fitted on other weights" in text
+
+
+def test_map_of_other_architecture_is_refused_unless_allowed(
+    run: Run, tmp_path: Path, tiny: Path, tiny_map: Path
+) -> None:
+    act_map, path = load_map(tiny_map), tmp_path / "other.safetensors"
+    record = replace(act_map.record, base={"language_model": Fingerprint("gpt2", "", "GPT2LMHeadModel")})
+    save_map(replace(act_map, record=record), path)
+    for command in (("generate", "rain", "--map", path, "--tokens", 1), ("inspect", path)):
+        status, _, errors = run(*command, "--model", tiny)
+        assert status == 2
+        assert "was fitted on gpt2 (language_model), but this model is llama" in errors
+        status, text, _ = run(*command, "--model", tiny, "--allow-other-architecture")
+        assert status == 0
+        assert "Warning: The map 'gloomy to cheerful' was fitted on gpt2" in text
 
 
 def test_fit_overwrites_only_if_asked(run: Run, tmp_path: Path, tiny: Path, prompt_set: Path) -> None:
