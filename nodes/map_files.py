@@ -104,7 +104,17 @@ class LoadACTMap(io.ComfyNode):
             category=CATEGORY,
             **aliases("activation transport", "steering vector", "import map"),
             description="Loads a map from models/act_maps, or one that ships with the pack.",
-            inputs=[io.Combo.Input("name", options=folders.names(folders.MAPS), tooltip="The map file.")],
+            inputs=[
+                io.Combo.Input("name", options=folders.names(folders.MAPS), tooltip="The map file."),
+                io.Boolean.Input(
+                    "allow_other_architecture",
+                    default=False,
+                    # Optional, or the host would refuse graphs from before it existed.
+                    optional=True,
+                    tooltip="Apply the map to a model of another architecture too, if its layers have the same names, "
+                    "such as a Flux map to Chroma. Its effect there is a matter of luck.",
+                ),
+            ],
             outputs=[
                 ACTMapIO.Output(display_name="act_map", tooltip="The map."),
                 io.String.Output(display_name="report", tooltip="What the map is, and what it was fitted on."),
@@ -113,12 +123,14 @@ class LoadACTMap(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, name: str) -> str:
+    def fingerprint_inputs(cls, name: str, allow_other_architecture: bool = False) -> str:
         return _sha256(name)
 
     @classmethod
-    def execute(cls, name: str) -> io.NodeOutput:
+    def execute(cls, name: str, allow_other_architecture: bool = False) -> io.NodeOutput:
         act_map = load_map(folders.find(folders.MAPS, name))
+        if allow_other_architecture:
+            act_map = act_map.for_any_architecture()
         return io.NodeOutput(act_map, describe(act_map), _sha256(name))
 
 

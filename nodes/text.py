@@ -212,7 +212,7 @@ class ACTSteeredText(io.ComfyNode):
         with steer(model.modules, act_map, strength) as steering:
             text = written()
         unsteered = written() if compare else ""
-        report = "\n".join((*steering.warnings, f"{steering.coverage}."))
+        report = "\n".join((*steering.notes, *steering.warnings, f"{steering.coverage}."))
         return io.NodeOutput(text, unsteered, report, ui={"text": (text,)})
 
 

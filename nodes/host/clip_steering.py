@@ -18,7 +18,7 @@ from ...act_core.components import DIFFUSION_MODEL
 from ...act_core.interception import find_submodules
 from ...act_core.settings import as_strength
 from ...act_core.steering import Steering
-from .models import KEY
+from .models import KEY, log_remarks
 from .text_encoders import text_encoders
 
 # The method of a CLIP's model that all encoding goes through.
@@ -37,8 +37,7 @@ def steered_clip(clip: Any, act_map: ActMap, strength: float) -> tuple[Any, Stee
     # Also at strength 0: a map for another model is refused at any strength.
     roots = {part.name: part.module for part in text_encoders(clip)}
     steering = steer(roots, act_map, strength)
-    for warning in steering.warnings:
-        logging.warning("ACT Steering: %s", warning)
+    log_remarks(steering)
     if not strength:
         return clip, steering
     clone = clip.clone()

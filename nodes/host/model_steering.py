@@ -15,7 +15,7 @@ from ...act_core import ActMap, MapError, steer
 from ...act_core.components import DIFFUSION_MODEL
 from ...act_core.settings import Branch, as_strength
 from ...act_core.steering import BatchRows, Steering
-from .models import KEY, diffusion_model
+from .models import KEY, diffusion_model, log_remarks
 
 _BRANCHES = "act_branches"
 
@@ -143,6 +143,7 @@ class ModelSteering:
                 if run.calls == 1 or run is self._without_run:
                     steering.check()
                 if run is self._without_run:
+                    log_remarks(steering)
                     logging.info("ACT Steering: %s", self._fired(steering))
         return output
 

@@ -1,7 +1,8 @@
-"""The part of a MODEL that holds sites, and the marks of what is steered."""
+"""The part of a MODEL that holds sites, and what is marked and logged about steering it."""
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from comfy.patcher_extension import WrappersMP
@@ -9,6 +10,7 @@ from torch import nn
 
 from ...act_core.architectures import architecture_of
 from ...act_core.components import DIFFUSION_MODEL, Component
+from ...act_core.steering import Steering
 
 # Keys under which the host stores our objects.
 KEY = "act_steering"
@@ -20,6 +22,14 @@ def diffusion_model(model: Any) -> Component:
     module: nn.Module = inner.diffusion_model
     module = getattr(module, "_orig_mod", module)  # unwrap a compiled model
     return Component(DIFFUSION_MODEL, module, architecture_of(module))
+
+
+def log_remarks(steering: Steering) -> None:
+    """Log the notes and warnings of a map on a model."""
+    for note in steering.notes:
+        logging.info("ACT Steering: %s", note)
+    for warning in steering.warnings:
+        logging.warning("ACT Steering: %s", warning)
 
 
 def weight_patches(patcher: Any, what: str) -> tuple[str, ...]:

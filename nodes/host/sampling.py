@@ -37,7 +37,7 @@ class StrengthSweep:
         prompt: the positive prompt that it encodes.
 
     Attributes:
-        report: after `run`, a line for each strength, and warnings.
+        report: after `run`, a line for each strength, notes and warnings.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class StrengthSweep:
                 disable_pbar=True,
             )
             lines.append(f"{strength:g}: {_outcome(applied) if strength else 'unsteered.'}")
-            self.report = "\n".join([*lines, *_warnings(applied)])
+            self.report = "\n".join([*lines, *_remarks(applied)])
 
 
 def _outcome(applied: Applied) -> str:
@@ -100,6 +100,7 @@ def _outcome(applied: Applied) -> str:
     return " ".join(parts)
 
 
-def _warnings(applied: Applied) -> tuple[str, ...]:
-    on_model = applied.on_model.on(applied.model).warnings if applied.on_model else ()
-    return (*on_model, *(applied.on_clip.warnings if applied.on_clip else ()))
+def _remarks(applied: Applied) -> list[str]:
+    steerings = [applied.on_model.on(applied.model)] if applied.on_model else []
+    steerings += [applied.on_clip] if applied.on_clip else []
+    return [remark for steering in steerings for remark in (*steering.notes, *steering.warnings)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -13,6 +12,7 @@ from ...act_core.settings import Branch, as_strength
 from ...act_core.steering import Steering
 from .clip_steering import steered_clip
 from .model_steering import ModelSteering, Window
+from .models import log_remarks
 
 __all__ = ["Applied", "Window", "steered"]
 
@@ -23,7 +23,7 @@ class Applied:
 
     Attributes:
         model, clip: steered, or unchanged if the map or the strength does not affect them.
-        report: the sites that were found, and warnings.
+        report: the sites that were found, notes and warnings.
         on_model: the map on the model, if applied.
         on_clip: the map on the CLIP, if applied.
     """
@@ -71,14 +71,17 @@ def steered(
         on_model = ModelSteering(own, strength, window, branch)
         # Also at strength 0: a map for another model is refused at any strength.
         steering = on_model.on(model)
-        for warning in steering.warnings:
-            logging.warning("ACT Steering: %s", warning)
+        log_remarks(steering)
         where = "" if window.is_whole else f", {window.start:g} to {window.end:g} of the schedule"
-        lines += [f"{_found(steering)}, strength {strength:g}, {branch} branch{where}.", *steering.warnings]
+        lines += [
+            f"{_found(steering)}, strength {strength:g}, {branch} branch{where}.",
+            *steering.notes,
+            *steering.warnings,
+        ]
         model = on_model.patched(model) if strength else model
     if clip is not None and any(name != DIFFUSION_MODEL for name in act_map.components):
         clip, on_clip = steered_clip(clip, act_map, strength_clip)
-        lines += [f"{_found(on_clip)}, strength {strength_clip:g}.", *on_clip.warnings]
+        lines += [f"{_found(on_clip)}, strength {strength_clip:g}.", *on_clip.notes, *on_clip.warnings]
     return Applied(model, _NoCLIP() if clip is None else clip, "\n".join(lines), on_model, on_clip)
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from graphs import KINDS, SOURCE, Parts, apply, plain, steered
 
-from act_core import load_map
-from act_core.maps import Card
+from act_core import load_map, save_map
+from act_core.components import DIFFUSION_MODEL
+from act_core.maps import Card, Fingerprint
 from tools.comfyui.server import PACK, Graph, Host
 
 
@@ -44,7 +46,7 @@ def test_inputs_keep_names_and_order(host: Host) -> None:
 
     fit = "model clip source target sites components estimator order support samples width height seed latent"
     assert inputs("FitACTMap") == fit.split()
-    assert inputs("LoadACTMap") == ["name"]
+    assert inputs("LoadACTMap") == ["name", "allow_other_architecture"]
     assert inputs("SaveACTMap")[:2] == ["act_map", "name"]
     apply_inputs = "model act_map strength strength_clip start_percent end_percent branch clip"
     assert inputs("ApplyACTSteering") == apply_inputs.split()
@@ -127,6 +129,28 @@ def test_apply_refuses_map_for_another_model(host: Host, saved: dict[str, str]) 
     assert "UNetModel" in run.error
     assert run.error.count("\n") == 0
     assert torch.isfinite(plain(host, "sd15")).all()  # the queue runs on
+
+
+def test_load_allows_another_architecture(host: Host, saved: dict[str, str]) -> None:
+    folder = host.base / "models" / "act_maps"
+    act_map = load_map(folder / saved["sd3"])
+    base = {**act_map.record.base, DIFFUSION_MODEL: Fingerprint("Chroma", "", "Chroma")}
+    save_map(replace(act_map, record=replace(act_map.record, base=base)), folder / "of_chroma.safetensors")
+
+    def graph(**allowed: bool) -> Graph:
+        graph = Graph()
+        parts = Parts(graph, "sd3")
+        loaded = graph.add("LoadACTMap", name="of_chroma.safetensors", **allowed)
+        edited = graph.add("EditACTMap", act_map=loaded, invert=True, scale=0.5)
+        parts.sampled(apply(graph, parts.model, edited)[0])
+        return graph
+
+    for refused in (graph(), graph(allow_other_architecture=False)):
+        run = host.fail(refused)
+        assert run.node == "ApplyACTSteering"
+        assert "fitted on Chroma (diffusion_model), but this model is OpenAISignatureMMDITWrapper" in run.error
+    outputs = host.run(graph(allow_other_architecture=True)).outputs.values()
+    assert any("fitted on Chroma" in text for output in outputs for text in output.get("text", ()))
 
 
 def test_apply_refuses_map_for_another_size(host: Host, saved: dict[str, str]) -> None:
