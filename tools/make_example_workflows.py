@@ -38,7 +38,7 @@ COVER = 512
 def style_slider(graph: Graph) -> None:
     """The same noise, plain and steered."""
     loaded = graph.add("LoadACTDemoModel")
-    act_map = graph.add("LoadACTMap", name=MAP)
+    act_map = _act_map(graph, MAP)
     steered = _applied(graph, loaded, act_map, strength=0.8)
     _draw(graph, loaded, steered[0], graph.add("CLIPTextEncode", text="cat", clip=steered[1]), batch=4)
 
@@ -74,7 +74,7 @@ def strength_sweep(graph: Graph) -> None:
     swept = graph.add(
         "ACTStrengthSweep",
         model=loaded[0],
-        act_map=graph.add("LoadACTMap", name=MAP),
+        act_map=_act_map(graph, MAP),
         positive=graph.add("CLIPTextEncode", text="cat", clip=loaded[1]),
         negative=graph.add("CLIPTextEncode", text="", clip=loaded[1]),
         latent=graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=4),
@@ -90,7 +90,7 @@ def strength_sweep(graph: Graph) -> None:
 def regions(graph: Graph) -> None:
     """The left half steered, the right half not."""
     loaded = graph.add("LoadACTDemoModel")
-    act_map = graph.add("LoadACTMap", name=MAP)
+    act_map = _act_map(graph, MAP)
     hooks = graph.add("CreateACTHook", act_map=act_map, strength=1.0)
     left = graph.add(
         "MaskComposite",
@@ -119,7 +119,7 @@ def regions(graph: Graph) -> None:
 def text_encoder_slider(graph: Graph) -> None:
     """Only the prompt is steered: the picture model is unchanged."""
     loaded = graph.add("LoadACTDemoModel")
-    act_map = graph.add("LoadACTMap", name=MAP)
+    act_map = _act_map(graph, MAP)
     clip = graph.add("ApplyACTSteeringCLIP", clip=loaded[1], act_map=act_map, strength_clip=1.0)
     _draw(graph, loaded, loaded[0], graph.add("CLIPTextEncode", text="cat", clip=clip), batch=4)
 
@@ -141,7 +141,7 @@ def steered_prompt(graph: Graph) -> None:
         repetition_penalty=1.1,
         seed=0,
         compare=True,
-        act_map=graph.add("LoadACTMap", name=TEXT_MAP),
+        act_map=_act_map(graph, TEXT_MAP),
     )
     for output in range(3):
         graph.add("PreviewAny", source=written[output])
@@ -158,6 +158,10 @@ WORKFLOWS: tuple[Callable[[Graph], None], ...] = (
     text_encoder_slider,
     steered_prompt,
 )
+
+
+def _act_map(graph: Graph, name: str) -> Node:
+    return graph.add("LoadACTMap", name=name, allow_other_architecture=False)
 
 
 def _applied(graph: Graph, loaded: Node, act_map: Node, strength: float) -> Node:
