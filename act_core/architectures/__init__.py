@@ -83,7 +83,7 @@ def class_of(module: nn.Module) -> str:
 
 
 def kinds_of(module: nn.Module) -> list[str]:
-    """Names by which a model may be recognised, the most specific first: its ``model_type``, its class and their bases.
+    """Names by which a model may be recognised, the most specific first: ``model_type``, class, base classes.
 
     Example:
         >>> kinds_of(nn.Linear(1, 1))
