@@ -49,8 +49,8 @@ _STABLE_AUDIO: dict[str, Any] = {
     "embed_dim": 128,
     "depth": 2,
     "num_heads": 2,
-    "cond_token_dim": 128,
-    "project_cond_tokens": False,
+    "cond_token_dim": 768,
+    "project_cond_tokens": True,
 }
 _SEEDVR: dict[str, Any] = {
     "image_model": "seedvr2",
@@ -75,6 +75,6 @@ AUDIO = {
     "ACE-Step 1": Tiny("ACEStep", _ACE, (1, 8, 16, 32), extras={"conditioning_lyrics": ids(90, 1, 9)}),
     "ACE-Step 1.5": Tiny("ACEStep15", _ACE_15, (1, 64, 20), extras={"conditioning_lyrics": normal(1, TOKENS, 64)}),
     "Stable Audio": Tiny("StableAudio", _STABLE_AUDIO, (1, 64, 32), width=768, tokens=(128, 128), seconds=True),
-    "SeedVR2": Tiny("SeedVR2", _SEEDVR, (1, 16, 2, 8, 8), extras={"condition": normal(1, 17, 2, 8, 8)}),
+    "SeedVR2": Tiny("SeedVR2", _SEEDVR, (1, 16, 2, 8, 8), width=5120, extras={"condition": normal(1, 17, 2, 8, 8)}),
     "Hunyuan3D 2": Tiny("Hunyuan3Dv2", _HUNYUAN_3D, (1, 64, 32), tokens=(20, 20)),
 }
