@@ -24,9 +24,11 @@ class Component:
         architecture: its family.
         passes: for submodules that run more than once in a call of the model, the pass that a fit measures, counted
             from 0; by default the first.
+        ignored: fnmatch patterns on the names of submodules that are not sites, because their output is not used.
     """
 
     name: str
     module: nn.Module
     architecture: Architecture
     passes: Mapping[str, int] = field(default_factory=dict[str, int], hash=False)
+    ignored: tuple[str, ...] = ()

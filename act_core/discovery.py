@@ -108,6 +108,8 @@ def discover(
         # Patterns may name an output, but outputs are known only once the module has run.
         names = tuple(pattern.partition("#")[0] for pattern in patterns_for(component, sites))
         for name, module in modules.items():
+            if matches(component.ignored, name):
+                continue
             key = f"{component.name}/{name}"
             everything.append(key)
             chosen = bool(name) and (by_rule or matches(names, key))

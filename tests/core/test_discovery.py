@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from helpers import MIXED_IN_ORDER, MIXED_SITES, TOY, TensorModel, keys, mixed, 
 from torch import Tensor, nn
 
 from act_core import MapError, fit, steer
+from act_core.architectures import Architecture
 from act_core.architectures.language import LLAMA
 from act_core.architectures.text_encoders import CLIP
 from act_core.components import Component
@@ -94,6 +96,18 @@ def test_pattern_may_match_in_one_of_several_components() -> None:
     assert [site.key for site in discover(components, "last/*, toy/conv", run, 2)] == ["toy/conv", "last/0"]
     with pytest.raises(MapError, match=r"matches the sites 'last/1'"):
         discover(components, "last/1, toy/conv", run, 2)
+
+
+def test_ignored_submodules_are_not_sites(llama: TransformersModel) -> None:
+    (component,) = llama.components
+    (batch,) = llama.batches(["rain", "sunny"], 2)
+    unused = replace(component, ignored=("model.layers.2", "model.layers.2.*"))
+    for part in (unused, replace(unused, architecture=Architecture("by rule"))):
+        with torch.inference_mode():
+            found = [site.name for site in discover([part], "attention", batch.run, 2)]
+        assert found == [f"model.layers.{number}.self_attn.o_proj" for number in range(2)]
+    with pytest.raises(MapError, match="No part of the model matches the sites"):
+        discover([unused], "*/model.layers.2.mlp", batch.run, 2)
 
 
 def test_preset_that_one_of_several_components_has_is_enough(llama: TransformersModel) -> None:
