@@ -1,59 +1,39 @@
-"""The chat template of a language model that is used as a text encoder: the tokens before and after every prompt."""
+"""The tokens that a tokenizer puts before and after every prompt: chat template, start token and end token."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeGuard
+from collections.abc import Sequence
+from typing import NamedTuple
 
-Tokens = dict[str, Any]  # sections by text encoder; each a list of (token, weight, ...)
-
-# Two prompts that share neither their first nor their last token, of different length.
-_PROBES = "tree", "9 red, old and very small houses on a hill beside the sea at night, with a green door"
+Ids = Sequence[int | None]
 
 
 class ChatTemplate(NamedTuple):
-    """How many tokens precede and follow every prompt, and what the tokenizer pads with.
+    """The tokens around every prompt, without padding. A language model has a chat template, T5 only an end token.
 
     Attributes:
-        before, after: number of tokens of the template.
-        pad: the padding token; None if prompts are not padded.
+        before, after: token ids.
     """
 
-    before: int
-    after: int
-    pad: object
+    before: Ids
+    after: Ids
 
     @classmethod
-    def of(cls, tokenize: Callable[[str], Tokens]) -> ChatTemplate | None:
-        """Find the template by comparing the tokens of two prompts; None if a prompt gives several lists of tokens."""
-        short, long = (_ids(tokenize(text)) for text in _PROBES)
-        if len(short) != 1 or len(long) != 1:
-            return None
-        template = cls(0, 0, short[0][-1] if len(short[0]) == len(long[0]) else None)
-        one, other = template._unpadded(short[0]), template._unpadded(long[0])
-        return template._replace(before=_common_start(one, other), after=_common_start(one[::-1], other[::-1]))
+    def of(cls, one: Ids, other: Ids) -> ChatTemplate:
+        """Find the template by comparing the tokens of two prompts with different first and different last tokens."""
+        before, after = _common_start(one, other), _common_start(one[::-1], other[::-1])
+        return cls(one[:before], one[len(one) - after :])
 
-    def prompt(self, tokens: Tokens) -> tuple[int, int, int]:
-        """The span of a prompt in its tokens: begin, end, and the total number of tokens."""
-        ids = _ids(tokens)[0]
-        return self.before, len(self._unpadded(ids)) - self.after, len(ids)
+    def prompt(self, ids: Ids) -> slice:
+        """Where the prompt stands in its tokens. A prompt that the tokenizer cuts off has no template after it.
 
-    def _unpadded(self, ids: Sequence[object]) -> Sequence[object]:
-        end = len(ids)
-        while end and self.pad is not None and ids[end - 1] == self.pad:
-            end -= 1
-        return ids[:end]
+        Args:
+            ids: token ids without padding; None for what is not a token, such as an embedding.
+        """
+        begin = _common_start(self.before, ids)
+        return slice(begin, len(ids) - _common_start(self.after[::-1], ids[begin:][::-1]))
 
 
-def are_sections(tokens: object) -> TypeGuard[list[list[Any]]]:
-    """Whether an entry of what the host's tokenizers return holds tokens, and not an option."""
-    return isinstance(tokens, list) and bool(tokens) and isinstance(tokens[0], list)
-
-
-def _ids(tokens: Tokens) -> list[list[object]]:
-    """The first section of each list of tokens, without the weights."""
-    return [[token[0] for token in own[0]] for own in tokens.values() if are_sections(own)]
-
-
-def _common_start(one: Sequence[object], other: Sequence[object]) -> int:
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)
+def _common_start(one: Ids, other: Ids) -> int:
+    shorter = min(len(one), len(other))
+    return next((at for at in range(shorter) if one[at] != other[at]), shorter)

@@ -35,7 +35,7 @@ def steered_clip(clip: Any, act_map: ActMap, strength: float) -> tuple[Any, Stee
     act_map = act_map.restrict(*patterns) if patterns else act_map
     strength = as_strength(strength)
     # Also at strength 0: a map for another model is refused at any strength.
-    roots = {part.name: part.module for part in text_encoders(clip)}
+    roots = {name: part.transformer for name, part in text_encoders(clip).items()}
     steering = steer(roots, act_map, strength)
     log_remarks(steering)
     if not strength:

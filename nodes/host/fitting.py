@@ -97,14 +97,11 @@ def fit_text(
     """Fit the map of the text encoders of a CLIP.
 
     Raises:
-        FitError: none of them is known, or the CLIP is already steered.
+        FitError: there are none, or the CLIP is already steered.
     """
     encoders = TextEncoders(clip)
     if not encoders.components:
-        kinds = " and ".join(part.architecture.name for part in encoders.unknown) or "none"
-        raise FitError(
-            f"Fit ACT Map does not know the text encoders of this CLIP yet ({kinds}); set components to model."
-        )
+        raise FitError("This CLIP has no text encoder that Fit ACT Map can steer; set components to model.")
     return fit(encoders, source, target, settings, progress=progress)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import comfy.model_management
 import torch
@@ -13,68 +13,54 @@ from torch import Tensor, nn
 
 from ...act_core import ActMap, steer
 from ...act_core.architectures import architecture_of
-from ...act_core.architectures.language import LLAMA
 from ...act_core.components import Component
 from ...act_core.errors import FitError
 from ...act_core.fitting import FitModel, MicroBatch
-from .chat_template import ChatTemplate, are_sections
+from .encoder_layers import measured_passes, unused_layers
 from .models import is_steered_clip, weight_patches
+from .prompt_tokens import PromptTokens, Tokens, are_sections, is_read_with_padding
 
 Conditioning = tuple[Tensor, dict[str, Any]]
 
-
-def text_encoders(clip: Any) -> list[Component]:
-    """The text encoders of a CLIP, such as ``clip_l`` and ``t5xxl``."""
-    parts = [(name, part, getattr(part, "transformer", None)) for name, part in clip.cond_stage_model.named_children()]
-    found = [(name, part, module) for name, part, module in parts if isinstance(module, nn.Module)]
-    # With several encoders, the pooled output of one is used: see `_passes`.
-    return [
-        Component(name, module, architecture_of(module), _passes(part, module) if len(found) == 1 else {})
-        for name, part, module in found
-    ]
+# Reaches every encoder, even one that reads only what a prompt quotes.
+_PROBE = 'a sign with the words "a cat"'
 
 
-def _passes(part: Any, module: nn.Module) -> dict[str, int]:
-    """Which pass of a norm produces the conditioning.
-
-    If layers are skipped at the end (CLIP Set Last Layer), the host norms the last layer first, only for the pooled
-    output, and then the layer that becomes the conditioning.
-    """
-    if getattr(part, "layer", "last") != "hidden" or not getattr(part, "layer_norm_hidden_state", False):
-        return {}
-    return {name: 1 for name, _ in module.named_modules() if name.endswith("final_layer_norm")}
+def text_encoders(clip: Any) -> dict[str, Any]:
+    """The text encoders in a CLIP by name, such as ``clip_l`` and ``t5xxl``; each runs its ``transformer``."""
+    parts: list[tuple[str, Any]] = list(clip.cond_stage_model.named_children())
+    return {name: part for name, part in parts if isinstance(getattr(part, "transformer", None), nn.Module)}
 
 
 class TextEncoders(FitModel[str]):
     """The text encoders of a CLIP as a model that can be fitted; samples are prompts.
 
-    Attributes:
-        unknown: encoders that have no presets, and are left out.
+    A fit pools the tokens of the prompt itself, see `PromptTokens`. Only a CLIP model without any mask is pooled as a
+    whole, see `is_read_with_padding`. Encoders that some prompts do not use are left out.
     """
 
     def __init__(self, clip: Any) -> None:
         if is_steered_clip(clip):
             raise FitError("This CLIP is already steered by a map; connect the CLIP from before Apply ACT Steering.")
         self._clip = clip
-        # Makes the host load this clone of the CLIP now; otherwise it would remove another clone's patches in mid-walk.
-        clip.encode_from_tokens(_tokens(clip, ""))
-        found = text_encoders(clip)
-        self._components = [part for part in found if part.architecture.presets]
-        self.unknown = [part for part in found if not part.architecture.presets]
-        alone = len(found) == 1 and found[0].architecture is LLAMA
-        self._template = ChatTemplate.of(partial(_tokens, clip)) if alone else None
+        self._encoders = _encoders(clip)
+        self._components = [encoder.component for encoder in self._encoders]
         self.patches = weight_patches(clip.patcher, "text encoders")
-        self.notes = tuple(
-            f"{part.name} left out, of the unknown kind {part.architecture.name}" for part in self.unknown
-        )
 
     @property
     def components(self) -> Sequence[Component]:
         return self._components
 
+    def check(self, source: Sequence[str], target: Sequence[str]) -> None:
+        super().check(source, target)
+        used = [_tokens(self._clip, prompt).keys() for prompt in (*source, *target)]
+        left_out = [encoder.component for encoder in self._encoders if any(encoder.key not in keys for keys in used)]
+        self._components = [e.component for e in self._encoders if e.component not in left_out]
+        self.notes = tuple(f"{part.name} left out, because some prompts do not use it" for part in left_out)
+
     def batches(self, samples: Sequence[str], size: int) -> list[MicroBatch]:
         """Batch prompts with the same number of tokens together."""
-        alike: dict[tuple[object, ...], list[dict[str, Any]]] = {}
+        alike: dict[tuple[object, ...], list[Tokens]] = {}
         for prompt in samples:
             tokens = _tokens(self._clip, prompt)
             # One row per prompt: leaves out further sections, and weights, which add a row for the empty prompt.
@@ -90,25 +76,22 @@ class TextEncoders(FitModel[str]):
         """The conditioning of prompts, with all their weights and sections; steered if a map is given."""
         if act_map is None:
             return [self._encode(prompt) for prompt in prompts]
-        with steer({part.name: part.module for part in self.components}, act_map):
+        with steer({encoder.component.name: encoder.component.module for encoder in self._encoders}, act_map):
             return [self._encode(prompt) for prompt in prompts]
 
     def _encode(self, prompt: str) -> Conditioning:
         conditioning, extra = self._clip.encode_from_tokens_scheduled(self._clip.tokenize(prompt))[0]
         return conditioning, extra
 
-    def _masks(self, group: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        """Mask out padding and chat template, which are the same for all prompts and would dilute the means."""
-        if self._template is None:
-            return {}
-        spans = [self._template.prompt(tokens) for tokens in group]
-        mask = torch.zeros(len(spans), spans[0][2], dtype=torch.bool)
-        for row, (begin, end, _) in zip(mask, spans, strict=True):
-            row[begin:end] = True
-            row |= not row.any()
-        return {self._components[0].name: mask}
+    def _masks(self, group: Sequence[Tokens]) -> dict[str, Tensor]:
+        with memory_errors():
+            return {
+                encoder.component.name: encoder.tokens.mask(group)
+                for encoder in self._encoders
+                if encoder.tokens is not None and encoder.key in group[0]
+            }
 
-    def _run(self, group: Sequence[dict[str, Any]]) -> None:
+    def _run(self, group: Sequence[Tokens]) -> None:
         # The host runs the sections of a long prompt as rows of one batch; here each row is another prompt.
         tokens = {
             name: [section for tokens in group for section in tokens[name]] if are_sections(own) else own
@@ -118,8 +101,81 @@ class TextEncoders(FitModel[str]):
             self._clip.encode_from_tokens(tokens)
 
 
-def _tokens(clip: Any, prompt: str) -> dict[str, Any]:
-    tokens: dict[str, Any] = clip.tokenize(prompt)
+class _Encoder(NamedTuple):
+    """A text encoder in a fit.
+
+    Attributes:
+        component: holds its sites.
+        key: of its tokens, in what the tokenizer returns; None if no prompt uses it.
+        tokens: finds those of the prompt; None if all of them count.
+    """
+
+    component: Component
+    key: str | None
+    tokens: PromptTokens | None
+
+
+def _encoders(clip: Any) -> list[_Encoder]:
+    """The text encoders in a CLIP, observed in a run."""
+    parts = text_encoders(clip)
+    found: dict[str, _Encoder] = {}
+    if not parts:
+        return []
+    tokens = _tokens(clip, _PROBE)
+
+    def note(name: str, given: object) -> None:
+        if name in found:
+            return  # another call, with other layers, as for the lyrics of a song
+        part = parts[name]
+        key = next((key for key, sections in tokens.items() if sections is given), None)
+        component = Component(
+            name,
+            part.transformer,
+            architecture_of(part.transformer),
+            measured_passes(part, alone=len(parts) == 1),
+            unused_layers(part),
+        )
+        own = None
+        if key is not None and not is_read_with_padding(part):
+            own = PromptTokens(part, key, partial(_tokens, clip))
+        found[name] = _Encoder(component, key, own)
+
+    # The run also makes the host load this clone of the CLIP now; otherwise it would remove another clone's patches in
+    # mid-walk.
+    with _watched(parts, note), memory_errors():
+        clip.encode_from_tokens(tokens)
+    for name, part in parts.items():
+        module = part.transformer
+        found.setdefault(name, _Encoder(Component(name, module, architecture_of(module)), None, None))
+    return [found[name] for name in parts]
+
+
+@contextmanager
+def _watched(parts: Mapping[str, Any], note: Callable[[str, object], None]) -> Generator[None, None, None]:
+    """Call ``note(name, tokens)`` whenever the host runs a text encoder."""
+    method = "encode_token_weights"
+    before = {name: vars(part).get(method) for name, part in parts.items()}
+
+    def watching(name: str, encode: Callable[..., Any]) -> Callable[..., Any]:
+        def call(tokens: object, *args: Any, **kwargs: Any) -> Any:
+            note(name, tokens)
+            return encode(tokens, *args, **kwargs)
+
+        return call
+
+    for name, part in parts.items():
+        vars(part)[method] = watching(name, getattr(part, method))
+    try:
+        yield
+    finally:
+        for name, part in parts.items():
+            vars(part).pop(method)
+            if before[name] is not None:
+                vars(part)[method] = before[name]
+
+
+def _tokens(clip: Any, prompt: str) -> Tokens:
+    tokens: Tokens = clip.tokenize(prompt)
     if isinstance(song := tokens.get("lm_metadata"), dict):
         # Otherwise, a language model next to the text encoder would write a whole song for each prompt.
         tokens["lm_metadata"] = song | {"generate_audio_codes": False}

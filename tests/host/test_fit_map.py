@@ -145,10 +145,14 @@ def test_fit_names_unknown_model(inside: dict[str, Any]) -> None:
     assert "set components to text" in inside["unknown model"]
 
 
-def test_fit_without_known_text_encoder(inside: dict[str, Any]) -> None:
-    said, *components = inside["unknown text encoder"]
-    assert "does not know the text encoders of this CLIP yet (clip_text_model)" in said
-    assert components == ["diffusion_model"]
+def test_fit_takes_a_text_encoder_without_presets(inside: dict[str, Any]) -> None:
+    assert inside["text encoder by rule"] == {"components": ["clip_l"], "notes": ["sites of the clip l found by rule"]}
+
+
+def test_fit_without_text_encoder(inside: dict[str, Any]) -> None:
+    assert inside["no text encoder"] == (
+        "This CLIP has no text encoder that Fit ACT Map can steer; set components to model."
+    )
 
 
 def test_sweep_of_video(inside: dict[str, Any]) -> None:

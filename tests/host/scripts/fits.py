@@ -128,18 +128,26 @@ def unknown_model() -> str:
     return "fitted"
 
 
-def unknown_text_encoder() -> list[str]:
-    """The error of a fit of unknown text encoders, and the components of a fit of only the model."""
-    known, (model, clip) = text_encoders.architecture_of, loaded()
+def text_encoder_by_rule() -> dict[str, Any]:
+    """A fit of a text encoder without presets."""
+    known, (_, clip) = text_encoders.architecture_of, loaded()
     text_encoders.architecture_of = lambda module: Architecture(known(module).name)
-    act_map, _ = fitted(model, clip, 2)
-    error = "fitted"
-    try:
-        nodes.FitACTMap.execute(model, clip, SOURCE, TARGET, "auto", "text", "mean", "causal", "unbounded", 2, 0, 0, 7)
-    except MapError as raised:
-        error = str(raised)
+    settings = ("auto", "text", "mean", "causal", "unbounded", 2, 0, 0, 7)
+    act_map, _ = nodes.FitACTMap.execute(None, clip, SOURCE, TARGET, *settings).result
     text_encoders.architecture_of = known
-    return [error, *act_map.components]
+    return {"components": act_map.components, "notes": act_map.record.notes}
+
+
+def no_text_encoder() -> str:
+    """The error of a fit on a CLIP without a text encoder, as that of HiDream-O1."""
+    parts = {"cond_stage_model": torch.nn.Module(), "tokenize": lambda text: {}, "patcher": loaded()[1].patcher}
+    try:
+        nodes.FitACTMap.execute(
+            None, SimpleNamespace(**parts), SOURCE, TARGET, "auto", "text", "mean", "causal", "unbounded", 2, 0, 0, 7
+        )
+    except MapError as error:
+        return str(error)
+    return "fitted"
 
 
 def video_sweep() -> list[list[int]]:
@@ -272,7 +280,8 @@ def main() -> None:
         "progress": progress(),
         "skipped layers": skipped_layers(),
         "text one at a time": text_one_at_a_time(),
-        "unknown text encoder": unknown_text_encoder(),
+        "text encoder by rule": text_encoder_by_rule(),
+        "no text encoder": no_text_encoder(),
         "unknown model": unknown_model(),
         "video sweep": video_sweep(),
     }
