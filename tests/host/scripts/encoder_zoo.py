@@ -129,6 +129,11 @@ def _pair(module: str, tokenizer: str, data: dict[str, Any] | None = None, **con
     return _case(_te(module).te(), getattr(_te(module), tokenizer), data, **configs)
 
 
+def _llama(model: Any, module: str, tokenizer: str) -> Any:
+    _te("bpe_tokenizer")  # the stand-in needs it, and an older host lacks it
+    return _case(model, getattr(_te(module), tokenizer), llama=_LLM)
+
+
 def _gemma4(variant: str, **config: Any) -> Any:
     model = getattr(_te("gemma4"), variant)
     data = {"tokenizer_json": tokenizers.tokenizers_json(*_GEMMA4_TOKENS)}
@@ -200,9 +205,7 @@ ZOO: dict[str, Callable[[], Any]] = {
     "LTXV": lambda: _case(_te("lt").ltxv_te(), _te("lt").LTXVT5Tokenizer),
     "LTX-2": lambda: _case(_te("lt").ltxav_te(), _te("lt").LTXAVGemmaTokenizer, _spiece(), **_unnamed(_LLM)),
     "LTX-2, Gemma 4": _ltx2_gemma4,
-    "HunyuanVideo": lambda: _case(
-        _te("hunyuan_video").hunyuan_video_clip(), _te("hunyuan_video").HunyuanVideoTokenizer, llama=_LLM
-    ),
+    "HunyuanVideo": lambda: _llama(_te("hunyuan_video").hunyuan_video_clip(), "hunyuan_video", "HunyuanVideoTokenizer"),
     "HunyuanImage": lambda: _pair("hunyuan_image", "HunyuanImageTokenizer", qwen25_7b=_LLM, **_unnamed(_JSON)),
     "HunyuanVideo 1.5": lambda: _case(
         _te("hunyuan_image").te(), _te("hunyuan_video").HunyuanVideo15Tokenizer, qwen25_7b=_LLM, **_unnamed(_JSON)
@@ -218,7 +221,7 @@ ZOO: dict[str, Callable[[], Any]] = {
         _te("pixeldit").pixeldit_te(), _te("pixeldit").PixelDiTGemma2Tokenizer, _spiece(), gemma2_2b=_LLM
     ),
     "Wan": lambda: _pair("wan", "WanT5Tokenizer", _spiece(tokenizers.umt5)),
-    "HiDream": lambda: _case(_te("hidream").hidream_clip(), _te("hidream").HiDreamTokenizer, llama=_LLM),
+    "HiDream": lambda: _llama(_te("hidream").hidream_clip(), "hidream", "HiDreamTokenizer"),
     "ACE-Step": lambda: _case(
         _te("ace").AceT5Model, _te("ace").AceT5Tokenizer, _spiece(tokenizers.umt5), **_unnamed(_JSON)
     ),

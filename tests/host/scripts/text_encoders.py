@@ -63,7 +63,8 @@ def own_tokens(clip: Any, encoders: TextEncoders, prompts: list[str]) -> dict[st
 
 def _tokenizer(tokenizer: Any, name: str, key: str) -> Any:
     names = (name, key, getattr(tokenizer, "clip", ""))
-    return next(getattr(tokenizer, name) for name in names if hasattr(tokenizer, name)).tokenizer
+    found = next(getattr(tokenizer, name) for name in names if hasattr(tokenizer, name)).tokenizer
+    return found if hasattr(found, "decode") else found.tokenizer  # SentencePiece in an older host
 
 
 def encoded(clip: Any) -> list[torch.Tensor]:
