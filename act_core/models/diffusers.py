@@ -1,38 +1,43 @@
-"""Text-to-image pipelines of the diffusers library, from a local folder: Stable Diffusion 1 to 3, SDXL, Flux."""
+"""Text-to-image pipelines of the diffusers library, from a local folder."""
 
 from __future__ import annotations
 
 import copy
-import inspect
 import logging
-import math
 import os
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 from diffusers import StableDiffusion3Pipeline  # pyright: ignore[reportPrivateImportUsage]
 from PIL.Image import Image
-from torch import nn
+from torch import Tensor, nn
 
 from ..architectures import architecture_of
 from ..components import DIFFUSION_MODEL, Component
-from ..errors import MapError
+from ..errors import MapError, MapMismatchError
 from ..fitting import MicroBatch
 from ..settings import Branch, Components, as_integer, check_choice
 from ..steering import BatchRows
+from ..steering.forward import layers_on
 from .base import SteerableModel, as_real, checked_prompts, checked_seed
+from .branches import Branches, choose
 from .loading import loading
+from .pipeline_arguments import PipelineArguments, checked_size
+from .pipeline_calls import STEPS, Call, CallPlan, examined, first_call, own_tokens, token_mask, watched
 from .pipelines import (
-    EMBEDS,
-    GUIDED_BY_INPUT,
-    TEXT_ENCODERS,
     OneEncoderPipeline,
+    check_pipeline,
     checked_folder,
     denoiser,
-    kind_of,
+    denoiser_place,
+    is_clip,
+    text_encoders,
+    uncompiled,
     with_own_schedule,
 )
 
@@ -40,15 +45,14 @@ __all__ = ["DIFFUSION_MODEL", "Branch", "DiffusersModel"]
 
 logger = logging.getLogger(__name__)
 
-# Length of the schedule whose first step a fit runs; that noisiest step hardly depends on the length.
-_STEPS = 20
-
 
 class DiffusersModel(SteerableModel[Image]):
-    """A text-to-image pipeline.
+    """A text-to-image pipeline of any kind that diffusers has. Video models draw a single picture.
 
     A fit runs each prompt once, from separate noise, at the noisiest step of the schedule and without guidance
-    (paper, section 5); the text encoders run first, then the diffusion model, in one causal walk.
+    (paper, section 5); the text encoders run first, then the diffusion model, in one causal walk. How a pipeline is
+    called is found by the names of its parameters and from a few prompts that run up to its diffusion model, when it
+    is first used.
 
     Args:
         pipeline: a diffusers pipeline; it is copied, but its models are shared.
@@ -58,7 +62,8 @@ class DiffusersModel(SteerableModel[Image]):
         seed: seed of a fit, in which prompt n of either side starts from the noise of ``seed + n``.
 
     Raises:
-        MapError: an unknown kind of pipeline, or a size that it cannot draw.
+        MapError: a pipeline that needs more than a prompt, or a size that it cannot draw. The first fit or picture
+            raises it for a pipeline that turns out not to run from a prompt alone.
 
     Example::
 
@@ -78,15 +83,16 @@ class DiffusersModel(SteerableModel[Image]):
         seed: int = 0,
     ) -> None:
         check_choice("components", components, get_args(Components))
-        self._kind = kind_of(pipeline)
+        check_pipeline(pipeline)
         if isinstance(pipeline, StableDiffusion3Pipeline) and not pipeline.text_encoder_2:
             pipeline = OneEncoderPipeline(**pipeline.components)
         self.pipeline: Any = copy.copy(pipeline)
         self.pipeline.set_progress_bar_config(disable=True)
         self.name = name
         self._components: Components = components
-        self._size = self._checked_size(size)
         self._seed = checked_seed(seed)
+        self._arguments = PipelineArguments(self.pipeline, checked_size(self.pipeline, size, name))
+        self._shapes: dict[str, tuple[torch.Size, ...]] = {}
         # Which rows of a batch belong to a branch, for the text encoders and for the diffusion model.
         self._text_rows = {branch: BatchRows() for branch in ("positive", "negative")}
         self._model_rows = {branch: BatchRows() for branch in ("positive", "negative")}
@@ -105,7 +111,7 @@ class DiffusersModel(SteerableModel[Image]):
         """Load a pipeline folder. Nothing is ever downloaded.
 
         Raises:
-            MapError: the folder holds no pipeline, one of an unknown kind, or one with missing parts.
+            MapError: the folder holds no pipeline, one that needs more than a prompt, or one with missing parts.
         """
         folder = Path(folder).expanduser()
         with loading(f"The pipeline {folder}"), warnings.catch_warnings():
@@ -117,13 +123,14 @@ class DiffusersModel(SteerableModel[Image]):
     @property
     def modules(self) -> dict[str, nn.Module]:
         """The text encoders and the diffusion model by component name, in the order in which they run."""
-        found: dict[str, nn.Module] = {}
-        for place, name in TEXT_ENCODERS.items():
-            encoder = _uncompiled(getattr(self.pipeline, place, None))
-            if encoder is not None:
-                found["t5xxl" if "T5" in type(encoder).__name__ else name] = encoder
-        found[DIFFUSION_MODEL] = _uncompiled(denoiser(self.pipeline))
-        return found
+        encoders = {name: uncompiled(getattr(self.pipeline, place)) for place, name in self._encoders.items()}
+        return {**encoders, DIFFUSION_MODEL: uncompiled(denoiser(self.pipeline))}
+
+    @property
+    def notes(self) -> Sequence[str]:
+        if denoiser_place(self.pipeline) == "transformer" and getattr(self.pipeline, "transformer_2", None) is not None:
+            return ("the second diffusion model, which runs the less noisy steps, is left alone",)
+        return ()
 
     @property
     def components(self) -> list[Component]:
@@ -135,17 +142,27 @@ class DiffusersModel(SteerableModel[Image]):
         ]
 
     def batches(self, samples: Sequence[str], size: int) -> list[MicroBatch]:
-        """Prompts in the order given; prompt n of either side starts from the same noise."""
+        """Prompts in the order given; prompt n of either side starts from the same noise.
+
+        Prompts of different lengths share a batch only if the pipeline pads them all to one length.
+        """
         self._warn_of_long(samples)
-        starts = range(0, len(samples), size)
-        return [self._batch(samples[at : at + size], first_seed=self._seed + at) for at in starts]
+        size = size if self._plan.runs_together else 1
+        alike: defaultdict[object, list[tuple[str, int]]] = defaultdict(list)
+        for number, prompt in enumerate(samples):
+            alike[self._lengths(prompt)].append((prompt, self._seed + number))
+        return [
+            self._batch(*map(list, zip(*group[at : at + size], strict=True)))  # prompts and their seeds
+            for group in alike.values()
+            for at in range(0, len(group), size)
+        ]
 
     def generate(
         self,
         prompts: Sequence[str],
         *,
         negative: str = "",
-        steps: int = _STEPS,
+        steps: int = STEPS,
         guidance: float | None = None,
         seed: int = 0,
         step: Callable[[], object] | None = None,
@@ -156,127 +173,126 @@ class DiffusersModel(SteerableModel[Image]):
             prompts: texts; a text that is too long for the text encoder is truncated, with a warning.
             negative: the negative prompt, under guidance.
             steps: number of denoising steps.
-            guidance: guidance (CFG) scale; 1 or less turns guidance off; the pipeline's default if None.
+            guidance: guidance (CFG) scale; the pipeline's default if None. 1 or less turns guidance off, for a few
+                pipelines (such as Z-Image) only 0. A distilled model takes the scale as an input, without a second
+                branch; some of these have a second branch if there is a negative prompt.
             seed: prompt n starts from the noise of ``seed + n``, whatever else is in the batch.
             step: called after each denoising step; an exception that it raises ends the run.
 
         Raises:
             MapError: no prompt, or a setting that is out of range.
+            MapMismatchError: one branch is steered, but the pipeline does not show which rows belong to it.
         """
         prompts = checked_prompts(prompts)
         (negative,) = checked_prompts([negative])
         steps, seed = as_integer("steps", steps, 1, error=MapError), checked_seed(seed)
-        if guidance is None:
-            guidance = inspect.signature(self.pipeline.__call__).parameters["guidance_scale"].default
-        guidance = as_real("guidance", guidance, 0)
+        guidance = None if guidance is None else as_real("guidance", guidance, 0)
         self._warn_of_long([*prompts, negative])
-        two_branches = guidance > 1 and self._kind not in GUIDED_BY_INPUT
-        count = len(prompts)
-        self._text_rows["positive"].choose(None)
-        self._text_rows["negative"].choose(())
-        embeds = self._encode(prompts)
-        self._text_rows["positive"].choose(())
-        self._text_rows["negative"].choose(None if two_branches else ())
-        if two_branches:  # negative rows come first
-            self._model_rows["negative"].choose((0,), of=2, rows=2 * count)
-            self._model_rows["positive"].choose((1,), of=2, rows=2 * count)
-        else:
-            self._model_rows["negative"].choose(())
-            self._model_rows["positive"].choose(None)
-        away = {"negative_prompt": [negative] * count} if two_branches and negative else {}
-        pipeline = with_own_schedule(self.pipeline)
+        guided, two_branches = self._arguments.guided(guidance, [negative] * len(prompts), self._plan.off)
+        arguments: dict[str, Any] = {"num_inference_steps": steps, "output_type": "pil"}
+        arguments = {**self._arguments.of(prompts, range(seed, seed + len(prompts)), **arguments), **guided.arguments}
+        choose(self._text_rows, None)
+        choose(self._model_rows, None)
+        pipeline, checks = guided.applied(self.pipeline), [step] if step else []
+        if two_branches and self._steered_by_branch():
+            branches = self._branches(prompts, negative)
+            pipeline = watched(
+                pipeline,
+                {**dict.fromkeys(self._encoders, branches.encode), denoiser_place(pipeline): branches.denoise},
+            )
+            checks.insert(0, branches.after_step)
+        pipeline = with_own_schedule(pipeline, after_step=lambda: [check() for check in checks])
         with torch.inference_mode():
-            return pipeline(
-                **embeds,
-                **away,
-                **self._call(count, seed),
-                num_inference_steps=steps,
-                guidance_scale=guidance,
-                callback_on_step_end=_calling(step) if step else None,
-            ).images
+            output = next(iter(pipeline(**arguments).values()))
+        return [_picture(one) for one in output]
 
     def _rows(self, branch: Branch) -> dict[str, BatchRows] | None:
         if branch == "both":
             return None
         return {**dict.fromkeys(self.modules, self._text_rows[branch]), DIFFUSION_MODEL: self._model_rows[branch]}
 
-    def _encode(self, prompts: list[str]) -> dict[str, Any]:
-        """The positive branch of the text encoders."""
-        encode = self.pipeline.encode_prompt
-        settings = {
-            "prompt": prompts,
-            "prompt_2": None,
-            "prompt_3": None,
-            "device": self.pipeline._execution_device,
-            "num_images_per_prompt": 1,
-            "do_classifier_free_guidance": False,
-        }
-        known = inspect.signature(encode).parameters
-        with torch.inference_mode():
-            encoded = encode(**{name: value for name, value in settings.items() if name in known})
-        return {name: value for name, value in zip(EMBEDS[self._kind], encoded, strict=False) if name}
+    @property
+    def _encoders(self) -> dict[str, str]:
+        """Names of the text encoders, by the attributes that hold them."""
+        return text_encoders(self.pipeline)
+
+    @cached_property
+    def _plan(self) -> CallPlan:
+        """How the pipeline calls its models."""
+        return examined(self.pipeline, self._arguments)
+
+    def _lengths(self, prompt: str) -> tuple[torch.Size, ...]:
+        """The shapes of a prompt's conditioning; the same for all prompts if they are padded to one length."""
+        if self._plan.has_fixed_length:
+            return ()
+        if prompt not in self._shapes:
+            rows = first_call(*self._unguided([prompt], [0])).call.by_row()
+            self._shapes[prompt] = tuple(rows[path][0].shape for path in self._plan.conditioning)
+        return self._shapes[prompt]
+
+    def _unguided(self, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Any, dict[str, Any]]:
+        """The pipeline without guidance, and the arguments to call it with for a fit."""
+        off = self._plan.off
+        arguments = self._arguments.of(prompts, seeds, num_inference_steps=STEPS, output_type="latent")
+        return off.applied(self.pipeline), {**arguments, **off.arguments}
+
+    def _steered_by_branch(self) -> list[str]:
+        """Names of the components of which one branch is steered."""
+        return [
+            name
+            for name, module in self.modules.items()
+            if any(layer.rows is not None for part in module.modules() for layer in layers_on(part))
+        ]
+
+    def _branches(self, prompts: Sequence[str], negative: str) -> Branches:
+        """Finds the rows of each branch in the calls of a guided run."""
+        kind = type(self.pipeline).__name__
+        if set(prompts) == {negative}:
+            raise MapMismatchError(
+                "The prompt and the negative prompt are the same, so their branches cannot be told apart; change one "
+                "of them, or steer both branches."
+            )
+        first = first_call(*self._unguided(prompts, [0] * len(prompts)))
+        called = {call.place for call, _ in first.encoded}
+        for place, name in self._encoders.items():
+            if name in self._steered_by_branch() and place not in called:
+                raise MapMismatchError(
+                    f"A {kind} calls only parts of its text encoder {name}, so its branches cannot be told apart; "
+                    "steer both branches, or fit a map of the diffusion model alone."
+                )
+        return Branches(first, self._plan.conditioning, self._text_rows, self._model_rows, kind)
 
     def _warn_of_long(self, prompts: Sequence[str]) -> None:
         """Pipelines silently truncate prompts that are too long for their text encoders."""
-        tokenizers = [getattr(self.pipeline, name, None) for name in ("tokenizer", "tokenizer_2", "tokenizer_3")]
-        shortest = min(filter(None, tokenizers), key=lambda tokenizer: tokenizer.model_max_length)
+        names = ("tokenizer", "tokenizer_2", "tokenizer_3", "tokenizer_4")
+        found = [getattr(self.pipeline, name, None) for name in names]
+        tokenizers = [tokenizer for tokenizer in found if hasattr(tokenizer, "model_max_length")]
+        if not tokenizers:
+            return
+        shortest: Any = min(tokenizers, key=lambda tokenizer: tokenizer.model_max_length)
         most = shortest.model_max_length
         for text in dict.fromkeys(prompts):
             length = len(shortest(text, truncation=False, verbose=False)["input_ids"])
             if length > most:
                 logger.warning("%r has %d tokens, of which a text encoder reads the first %d.", text, length, most)
 
-    def _batch(self, prompts: Sequence[str], first_seed: int) -> MicroBatch:
-        # A guidance-distilled model gets its default guidance as an input; others run without guidance.
-        guidance = {} if self._kind in GUIDED_BY_INPUT else {"guidance_scale": 1.0}
-        pipeline = with_own_schedule(self.pipeline, slice(1))
+    def _batch(self, prompts: Sequence[str], seeds: Sequence[int]) -> MicroBatch:
+        masks: dict[str, Tensor] = {}
 
-        def run() -> object:  # the same noise each time
-            return pipeline(
-                prompt=list(prompts),
-                num_inference_steps=_STEPS,
-                output_type="latent",
-                **guidance,
-                **self._call(len(prompts), first_seed),
-            )
+        def encode(call: Call) -> Any:
+            mask = token_mask(call)
+            if mask is not None:
+                masks[self._encoders[call.place]] = own_tokens(mask, self._plan.templates.get(call.place, (0, 0)))
+            return call.run()
 
-        return MicroBatch(len(prompts), run)
-
-    def _call(self, count: int, seed: int) -> dict[str, Any]:
-        width, height = self._size or (None, None)
-        noise = [torch.Generator().manual_seed(seed + number) for number in range(count)]
-        return {"width": width, "height": height, "generator": noise}
-
-    def _checked_size(self, size: tuple[int, int] | None) -> tuple[int, int] | None:
-        if size is None:
-            return None
-        try:
-            width, height = (as_integer("size", side, 0, error=MapError) for side in size)
-        except (TypeError, ValueError):
-            raise MapError(f"size is {size!r}; give width and height in pixels, such as (512, 512).") from None
-        config = denoiser(self.pipeline).config
-        patch = 2 if self._kind == "FluxPipeline" else getattr(config, "patch_size", 1)
-        unit = self.pipeline.vae_scale_factor * patch
-        if any(side < unit or side % unit for side in (width, height)):
-            raise MapError(f"Pictures of {width} x {height} cannot be drawn; give multiples of {unit} pixels.")
-        largest = (getattr(config, "pos_embed_max_size", None) or math.inf) * unit
-        if max(width, height) > largest:
-            raise MapError(
-                f"Pictures of {width} x {height} are too large for {self.name or 'this model'}; it draws up to "
-                f"{largest} pixels per side."
-            )
-        return width, height
+        # The padding of CLIP is part of what diffusion models were trained on.
+        read = [place for place in self._encoders if not is_clip(uncompiled(getattr(self.pipeline, place)))]
+        pipeline = watched(self._unguided(prompts, seeds)[0], dict.fromkeys(read, encode))
+        pipeline = with_own_schedule(pipeline, slice(1))
+        # New arguments each time: the same noise.
+        return MicroBatch(len(prompts), lambda: pipeline(**self._unguided(prompts, seeds)[1]), masks)
 
 
-def _calling(step: Callable[[], object]) -> Callable[..., dict[str, Any]]:
-    """A function that a pipeline calls after each denoising step, with what it may change."""
-
-    def call(pipeline: Any, number: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        step()
-        return tensors
-
-    return call
-
-
-def _uncompiled(module: Any) -> Any:
-    return getattr(module, "_orig_mod", module)
+def _picture(output: Any) -> Image:
+    """A picture, or the first one of a video."""
+    return output if isinstance(output, Image) else _picture(output[0])

@@ -1,31 +1,27 @@
-"""The supported text-to-image pipelines of diffusers: kinds, folders and schedules."""
+"""Text-to-image pipelines of diffusers: which can be steered, their parts, folders and schedules."""
 
 from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import diffusers
 import torch
-from diffusers import StableDiffusion3Pipeline  # pyright: ignore[reportPrivateImportUsage]
+from diffusers import DiffusionPipeline, StableDiffusion3Pipeline  # pyright: ignore[reportPrivateImportUsage]
+from torch import nn
 
 from ..errors import MapError, first_line
 
-# For each kind, the values that `encode_prompt` returns, by the names of the pipeline's call arguments.
-EMBEDS = {
-    "StableDiffusionPipeline": ("prompt_embeds",),
-    "StableDiffusionXLPipeline": ("prompt_embeds", "", "pooled_prompt_embeds"),
-    "StableDiffusion3Pipeline": ("prompt_embeds", "", "pooled_prompt_embeds"),
-    "FluxPipeline": ("prompt_embeds", "pooled_prompt_embeds"),
-}
-# Kinds whose model takes the guidance scale as an input instead of a second branch.
-GUIDED_BY_INPUT = ("FluxPipeline",)
-# Names of the text encoders by their position in the pipeline; T5 has the same name in any position.
-TEXT_ENCODERS = {"text_encoder": "clip_l", "text_encoder_2": "clip_g", "text_encoder_3": "t5xxl"}
+# Names of CLIP text encoders by their position in the pipeline; others are named by their family.
+_CLIP = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+# Names that other text encoders have in every host, by the `model_type` of their configuration.
+_NAMES = {"t5": "t5xxl", "umt5": "umt5xxl"}
+_NEEDED = ("prompt", "height", "width", "num_inference_steps", "generator")
 
 
 class OneEncoderPipeline(StableDiffusion3Pipeline):
@@ -59,48 +55,120 @@ class OneEncoderPipeline(StableDiffusion3Pipeline):
         return output.last_hidden_state, output.text_embeds
 
 
-def kind_of(pipeline: Any) -> str:
-    """The name of the known class that a pipeline is an instance of.
-
-    Raises:
-        MapError: an unknown kind of pipeline.
+def reason_against(kind: Any) -> str:
+    """Why a class of pipelines cannot draw pictures from a prompt alone; empty if nothing speaks against it.
 
     Example:
-        >>> kind_of("a text")
+        >>> reason_against(str)
+        'it is not a text-to-image pipeline of diffusers'
+    """
+    is_pipeline = issubclass(kind, DiffusionPipeline)
+    parameters: dict[str, inspect.Parameter] = dict(inspect.signature(kind.__call__).parameters) if is_pipeline else {}
+    if not all(name in parameters for name in _NEEDED):
+        return "it is not a text-to-image pipeline of diffusers"
+    needed = [
+        name
+        for name, parameter in parameters.items()
+        if parameter.default is parameter.empty and name not in ("self", "prompt", "args", "kwargs")
+    ]
+    return f"it needs more than a prompt: {', '.join(needed)}" if needed else ""
+
+
+def check_pipeline(pipeline: Any) -> None:
+    """Refuse what cannot draw pictures from a prompt alone, as far as can be known before it runs.
+
+    Raises:
+        MapError: it is not a pipeline, needs other input, or lacks a diffusion model or scheduler of its own.
+
+    Example:
+        >>> check_pipeline("a text")
         Traceback (most recent call last):
         ...
-        act_core.errors.MapError: A str cannot be steered; these can: StableDiffusionPipeline, \
-StableDiffusionXLPipeline, StableDiffusion3Pipeline, FluxPipeline.
+        act_core.errors.MapError: A str cannot be steered: it is not a text-to-image pipeline of diffusers.
     """
-    known = (kind.__name__ for kind in type(pipeline).__mro__ if kind.__name__ in EMBEDS)
-    kind = next(known, None)
-    if kind is None:
-        raise MapError(f"A {type(pipeline).__name__} cannot be steered; these can: {', '.join(EMBEDS)}.")
-    return kind
+    reason = reason_against(type(pipeline))
+    if not reason:
+        held = cast("dict[str, Any]", vars(pipeline)).values()
+        parts = [type(part).__name__ for part in held if isinstance(part, DiffusionPipeline)]
+        if parts:
+            reason = f"it runs other pipelines ({', '.join(parts)}); steer these one by one"
+        elif not isinstance(denoiser(pipeline), nn.Module) or getattr(pipeline, "scheduler", None) is None:
+            reason = "its diffusion model (unet or transformer) or its scheduler is missing"
+    if reason:
+        raise MapError(f"A {type(pipeline).__name__} cannot be steered: {reason}.")
+
+
+def denoiser_place(pipeline: Any) -> str:
+    """The attribute that holds the diffusion model; of several, the one for the noisiest steps."""
+    places = ("unet", "transformer", "transformer_2")
+    return next((place for place in places if getattr(pipeline, place, None) is not None), "transformer")
 
 
 def denoiser(pipeline: Any) -> Any:
-    """The diffusion model of a pipeline: its UNet or its transformer."""
-    return pipeline.unet if getattr(pipeline, "unet", None) is not None else pipeline.transformer
+    """The diffusion model of a pipeline: its UNet or its transformer; None if it has neither."""
+    return getattr(pipeline, denoiser_place(pipeline), None)
 
 
-def with_own_schedule(pipeline: Any, steps: slice | None = None) -> Any:
+def text_encoders(pipeline: Any) -> dict[str, str]:
+    """Component names of the text encoders, by the attributes that hold them, in the order of their numbers."""
+    places = ["text_encoder", *(f"text_encoder_{number}" for number in range(2, 5))]
+    encoders = {place: uncompiled(getattr(pipeline, place, None)) for place in places}
+    present = {place: encoder for place, encoder in encoders.items() if isinstance(encoder, nn.Module)}
+    names: dict[str, str] = {}
+    for place, encoder in present.items():
+        name = _encoder_name(place, encoder, present)
+        names[place] = place if name in names.values() else name
+    return names
+
+
+def _encoder_name(place: str, encoder: nn.Module, present: Mapping[str, nn.Module]) -> str:
+    family = str(getattr(getattr(encoder, "config", None), "model_type", "") or type(encoder).__name__)
+    if not is_clip(encoder):
+        return _NAMES.get(family, family)
+    first = present.get("text_encoder")
+    # Beside a language model or T5, a lone CLIP is the small one.
+    return "clip_l" if first is not None and not is_clip(first) else _CLIP.get(place, place)
+
+
+def is_clip(encoder: nn.Module) -> bool:
+    """Whether a text encoder is a CLIP, whose padding is part of what diffusion models were trained on."""
+    return "CLIP" in type(encoder).__name__
+
+
+def uncompiled(module: Any) -> Any:
+    """A module without the wrapper of `torch.compile`."""
+    return getattr(module, "_orig_mod", module)
+
+
+def with_own_schedule(
+    pipeline: Any, steps: slice | None = None, after_step: Callable[[], object] = lambda: None
+) -> Any:
     """A pipeline that shares its models with `pipeline` and has its own scheduler, which counts steps.
 
     Args:
         pipeline: of diffusers.
         steps: the steps of the schedule to run; all if None.
+        after_step: called after each step of the scheduler.
     """
     pipeline = copy.copy(pipeline)
     pipeline.scheduler = scheduler = copy.deepcopy(pipeline.scheduler)
-    original = scheduler.set_timesteps
+    kind: Any = type(scheduler)
 
-    @functools.wraps(original)  # pipelines inspect its signature
-    def set_timesteps(*args: Any, **kwargs: Any) -> None:
-        original(*args, **kwargs)
-        scheduler.timesteps = scheduler.timesteps[steps or slice(None)]
+    @functools.wraps(kind.set_timesteps)  # pipelines inspect its signature
+    def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> None:
+        kind.set_timesteps(self, *args, **kwargs)
+        self.timesteps = self.timesteps[steps or slice(None)]
 
-    scheduler.set_timesteps = set_timesteps
+    @functools.wraps(kind.step)
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = kind.step(self, *args, **kwargs)
+        if self is scheduler:
+            after_step()
+        return result
+
+    # A subclass rather than attributes, since some pipelines copy their scheduler.
+    methods = {"set_timesteps": set_timesteps, "step": step, "__module__": kind.__module__}
+    scheduler.__class__ = type(kind.__name__, (kind,), methods)
     return pipeline
 
 
@@ -125,6 +193,8 @@ def checked_folder(folder: Path) -> tuple[Any, dict[str, None]]:
     for name in parts:
         if name not in absent and not (folder / name).is_dir():
             raise MapError(f"The pipeline {folder} has no folder {name!r}, which its model_index.json names; add it.")
-    if kind not in EMBEDS:
-        raise MapError(f"{folder} holds a {kind}, which cannot be steered; these can: {', '.join(EMBEDS)}.")
-    return getattr(diffusers, kind), absent
+    found: Any = getattr(diffusers, kind, None)
+    reason = reason_against(found) if isinstance(found, type) else "this version of diffusers does not have it"
+    if reason:
+        raise MapError(f"{folder} holds a {kind}, which cannot be steered: {reason}.")
+    return found, absent

@@ -41,9 +41,8 @@ class PerStep(DiffusersModel):
         self._step = 0
         return self._maps
 
-    def _batch(self, prompts: Sequence[str], first_seed: int) -> MicroBatch:
+    def _batch(self, prompts: Sequence[str], seeds: Sequence[int]) -> MicroBatch:
         settings: dict[str, Any] = {
-            "prompt": list(prompts),
             "num_inference_steps": STEPS,
             "output_type": "latent",
             "guidance_scale": 1.0,
@@ -52,9 +51,9 @@ class PerStep(DiffusersModel):
             is_steered = self._maps and prompts[0] in self._source
             with torch.no_grad(), self.steer_each(self._maps, 1.0, "both") if is_steered else nullcontext():
                 earlier = with_own_schedule(self.pipeline, slice(self._step))
-                settings["latents"] = earlier(**settings, **self._call(len(prompts), first_seed)).images
+                settings["latents"] = earlier(**self._arguments.of(prompts, seeds, **settings)).images
         pipeline = with_own_schedule(self.pipeline, slice(self._step, self._step + 1))
-        return MicroBatch(len(prompts), lambda: pipeline(**settings, **self._call(len(prompts), first_seed)))
+        return MicroBatch(len(prompts), lambda: pipeline(**self._arguments.of(prompts, seeds, **settings)))
 
     @contextmanager
     def steer_each(self, maps: dict[int, ActMap], strength: float, branch: Branch) -> Generator[None, None, None]:
