@@ -188,9 +188,11 @@ class DiffusersModel(SteerableModel[Image]):
         steps, seed = as_integer("steps", steps, 1, error=MapError), checked_seed(seed)
         guidance = None if guidance is None else as_real("guidance", guidance, 0)
         self._warn_of_long([*prompts, negative])
+        if negative and not self._arguments.takes_negative:
+            logger.warning("A %s takes no negative prompt, so %r is ignored.", type(self.pipeline).__name__, negative)
         guided, two_branches = self._arguments.guided(guidance, [negative] * len(prompts), self._plan.off)
-        arguments: dict[str, Any] = {"num_inference_steps": steps, "output_type": "pil"}
-        arguments = {**self._arguments.of(prompts, range(seed, seed + len(prompts)), **arguments), **guided.arguments}
+        seeds = range(seed, seed + len(prompts))
+        arguments = self._arguments.of(prompts, seeds, num_inference_steps=steps, output_type="pil")
         choose(self._text_rows, None)
         choose(self._model_rows, None)
         pipeline, checks = guided.applied(self.pipeline), [step] if step else []
@@ -203,7 +205,7 @@ class DiffusersModel(SteerableModel[Image]):
             checks.insert(0, branches.after_step)
         pipeline = with_own_schedule(pipeline, after_step=lambda: [check() for check in checks])
         with torch.inference_mode():
-            output = next(iter(pipeline(**arguments).values()))
+            output = next(iter(pipeline(**{**arguments, **guided.arguments}).values()))
         return [_picture(one) for one in output]
 
     def _rows(self, branch: Branch) -> dict[str, BatchRows] | None:

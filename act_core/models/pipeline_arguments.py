@@ -62,6 +62,11 @@ class PipelineArguments:
         own_scale = self._default("guidance_scale")
         self._is_guided_by_input = self._scale == "true_cfg_scale" and own_scale is not None
 
+    @property
+    def takes_negative(self) -> bool:
+        """Whether a negative prompt can be given."""
+        return "negative_prompt" in self._parameters
+
     def of(self, prompts: Sequence[str], seeds: Sequence[int], **settings: Any) -> dict[str, Any]:
         """The arguments for prompts that each start from the noise of their seed; without those it does not have."""
         width, height = self._size or (None, None)
@@ -146,7 +151,7 @@ def _unit(pipeline: Any, config: Any) -> int:
     names = ("vae_scale_factor", "vae_scale_factor_spatial", "vae_spatial_compression_ratio")
     scale = next((getattr(pipeline, name) for name in names if isinstance(getattr(pipeline, name, None), int)), 1)
     sizes: Any = getattr(config, "patch_size", 1)
-    patch = sizes[-1] if isinstance(sizes, Sequence) else sizes
+    patch: Any = sizes[-1] if isinstance(sizes, (list, tuple)) else sizes
     processor = getattr(getattr(pipeline, "image_processor", None), "config", None)
     # Some pipelines pack latents into patches before the model sees them.
     return max(scale * (patch if isinstance(patch, int) else 1), getattr(processor, "vae_scale_factor", 1))

@@ -48,7 +48,7 @@ class Call:
     def rows(self) -> int:
         """The number of rows of the first argument."""
         first: Any = next(iter(self.arguments.values()), None)
-        return len(first) if isinstance(first, (Tensor, Sequence)) else 0
+        return len(cast("Sequence[Any]", first)) if isinstance(first, (Tensor, list, tuple)) else 0
 
     def by_row(self) -> dict[str, list[Tensor]]:
         """What each row gets, by path: of every argument that has as many rows as the call."""

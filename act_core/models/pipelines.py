@@ -152,7 +152,7 @@ def with_own_schedule(
     """
     pipeline = copy.copy(pipeline)
     pipeline.scheduler = scheduler = copy.deepcopy(pipeline.scheduler)
-    kind: Any = type(scheduler)
+    kind = cast("Any", type(scheduler))
 
     @functools.wraps(kind.set_timesteps)  # pipelines inspect its signature
     def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> None:
