@@ -8,7 +8,7 @@ run up to the diffusion model once, without guidance. What the text encoders ret
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -112,12 +112,13 @@ class Branches:
 
 
 def _key(row: Tensor) -> tuple[int, ...]:
-    return tuple(row.tolist())
+    return tuple(cast("list[int]", row.tolist()))
 
 
 def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor) or isinstance(other, Tensor):
         return isinstance(one, Tensor) and isinstance(other, Tensor) and same(one, other)
     if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(_equal(one[name], other[name]) for name in one)
+        first, second = cast("dict[str, Any]", one), cast("dict[str, Any]", other)
+        return first.keys() == second.keys() and all(_equal(first[name], second[name]) for name in first)
     return one is other or bool(one == other)

@@ -92,6 +92,8 @@ class DiffusersModel(SteerableModel[Image]):
         self._components: Components = components
         self._seed = checked_seed(seed)
         self._arguments = PipelineArguments(self.pipeline, checked_size(self.pipeline, size, name))
+        if denoiser_place(pipeline) == "transformer" and getattr(pipeline, "transformer_2", None) is not None:
+            self.notes = ("the second diffusion model, which runs the less noisy steps, is left alone",)
         self._shapes: dict[str, tuple[torch.Size, ...]] = {}
         # Which rows of a batch belong to a branch, for the text encoders and for the diffusion model.
         self._text_rows = {branch: BatchRows() for branch in ("positive", "negative")}
@@ -125,12 +127,6 @@ class DiffusersModel(SteerableModel[Image]):
         """The text encoders and the diffusion model by component name, in the order in which they run."""
         encoders = {name: uncompiled(getattr(self.pipeline, place)) for place, name in self._encoders.items()}
         return {**encoders, DIFFUSION_MODEL: uncompiled(denoiser(self.pipeline))}
-
-    @property
-    def notes(self) -> Sequence[str]:
-        if denoiser_place(self.pipeline) == "transformer" and getattr(self.pipeline, "transformer_2", None) is not None:
-            return ("the second diffusion model, which runs the less noisy steps, is left alone",)
-        return ()
 
     @property
     def components(self) -> list[Component]:
@@ -267,11 +263,11 @@ class DiffusersModel(SteerableModel[Image]):
     def _warn_of_long(self, prompts: Sequence[str]) -> None:
         """Pipelines silently truncate prompts that are too long for their text encoders."""
         names = ("tokenizer", "tokenizer_2", "tokenizer_3", "tokenizer_4")
-        found = [getattr(self.pipeline, name, None) for name in names]
+        found: list[Any] = [getattr(self.pipeline, name, None) for name in names]
         tokenizers = [tokenizer for tokenizer in found if hasattr(tokenizer, "model_max_length")]
         if not tokenizers:
             return
-        shortest: Any = min(tokenizers, key=lambda tokenizer: tokenizer.model_max_length)
+        shortest = min(tokenizers, key=lambda tokenizer: tokenizer.model_max_length)
         most = shortest.model_max_length
         for text in dict.fromkeys(prompts):
             length = len(shortest(text, truncation=False, verbose=False)["input_ids"])

@@ -7,7 +7,7 @@ import inspect
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -151,7 +151,7 @@ def _unit(pipeline: Any, config: Any) -> int:
     names = ("vae_scale_factor", "vae_scale_factor_spatial", "vae_spatial_compression_ratio")
     scale = next((getattr(pipeline, name) for name in names if isinstance(getattr(pipeline, name, None), int)), 1)
     sizes: Any = getattr(config, "patch_size", 1)
-    patch: Any = sizes[-1] if isinstance(sizes, (list, tuple)) else sizes
+    patch = cast("Sequence[Any]", sizes)[-1] if isinstance(sizes, (list, tuple)) else sizes
     processor = getattr(getattr(pipeline, "image_processor", None), "config", None)
     # Some pipelines pack latents into patches before the model sees them.
     return max(scale * (patch if isinstance(patch, int) else 1), getattr(processor, "vae_scale_factor", 1))
