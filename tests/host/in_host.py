@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +22,12 @@ def run_inside(python: Path, script: str, *arguments: str | Path) -> str:
     run = subprocess.run(command, capture_output=True, text=True, timeout=RUN_SECONDS, cwd=root, check=False)
     assert run.returncode == 0, run.stderr
     return (run.stdout.splitlines() or [""])[-1]
+
+
+@cache
+def results_of(python: Path, script: str) -> dict[str, Any]:
+    """What a script without arguments prints as JSON; it runs once."""
+    return json.loads(run_inside(python, script))
 
 
 def has_default_model(python: Path) -> bool:

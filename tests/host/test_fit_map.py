@@ -73,10 +73,33 @@ def test_fit_on_video_model(host: Host) -> None:
     assert not torch.equal(moved, before)
 
 
-def test_fit_on_video_model_needs_latent(host: Host) -> None:
+def test_fit_on_video_model_takes_a_single_frame(host: Host) -> None:
+    def summary(frames: int, **changes: Any) -> str:
+        graph = Graph()
+        size = {"width": 64, "height": 48}
+        if frames:
+            changes["latent"] = graph.add("EmptyHunyuanLatentVideo", **size, length=frames, batch_size=1)
+        graph.add("InspectACTMap", act_map=Parts(graph, "wan").fit(components="model", samples=2, **size, **changes))
+        return texts(host.run(graph))[0]
+
+    assert summary(0) == summary(1) != summary(9)
+
+
+def test_fit_takes_a_pattern_in_place_of_sites(host: Host) -> None:
     graph = Graph()
-    graph.add("InspectACTMap", act_map=Parts(graph, "wan").fit())
-    assert "connect an empty latent" in host.fail(graph).error
+    act_map = Parts(graph, "sd3").fit(components="model", samples=2, sites="norms", pattern=" *.x_block.mlp.fc2 ")
+    graph.add("InspectACTMap", act_map=act_map)
+    (text,) = texts(host.run(graph))
+    assert "x_block.mlp.fc2" in text
+    assert "norm" not in text.split("diffusion_model/", 1)[1]
+
+
+def test_fit_names_layers_close_to_a_wrong_pattern(host: Host) -> None:
+    graph = Graph()
+    graph.add("InspectACTMap", act_map=Parts(graph, "sd3").fit(components="model", pattern="*.x_blok.mlp"))
+    run = host.fail(graph)
+    assert run.node == "FitACTMap"
+    assert "x_block.mlp" in run.error
 
 
 def test_fit_of_text_encoders_ignores_model(host: Host) -> None:
@@ -140,9 +163,10 @@ def test_text_fit_is_independent_of_batching(inside: dict[str, Any]) -> None:
     assert inside["text one at a time"] < 1e-3  # batches round otherwise, and slopes of few prompts amplify it
 
 
-def test_fit_names_unknown_model(inside: dict[str, Any]) -> None:
-    assert "does not know this kind of model yet (Linear)" in inside["unknown model"]
-    assert "set components to text" in inside["unknown model"]
+def test_fit_on_audio_model_needs_latent(inside: dict[str, Any]) -> None:
+    without, fitted = inside["audio model"]
+    assert "connect an empty latent of the kind that it samples" in without
+    assert "sites of the diffusion model found by rule" in fitted
 
 
 def test_fit_takes_a_text_encoder_without_presets(inside: dict[str, Any]) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
-from in_host import run_inside
+from in_host import results_of
 
 PROMPTS = ["a cat", "a small red house", "a cat and black ink", "a small red house and very black ink"]
 # Attentions up to the last layer that becomes the conditioning; 4 layers unless noted.
@@ -72,7 +71,7 @@ LEFT_OUT = {"HunyuanImage": "byt5_small", "HunyuanVideo 1.5": "byt5_small", "ACE
 
 @pytest.fixture(scope="module")
 def everything(host_python: Any) -> dict[str, Any]:
-    return json.loads(run_inside(host_python, "text_encoders.py"))
+    return results_of(host_python, "text_encoders.py")
 
 
 @pytest.fixture

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -78,6 +80,27 @@ def conditioning(tiny: Tiny, seed: int, tokens: int, shift: float = 0.0) -> tupl
     return own, {name: extra(generator, tokens) for name, extra in tiny.extras.items()}
 
 
+class StandInCLIP:
+    """A CLIP for a random model: conditioning is random, longer for long prompts, and shifted for target prompts."""
+
+    patcher: Any = SimpleNamespace(patches={}, get_attachment=lambda key: None)
+    cond_stage_model = nn.Module()
+
+    def __init__(self, tiny: Tiny) -> None:
+        self._tiny = tiny
+
+    def tokenize(self, text: str) -> dict[str, Any]:
+        return {"text": text}
+
+    def encode_from_tokens(self, tokens: dict[str, Any], **_: Any) -> None:
+        pass
+
+    def encode_from_tokens_scheduled(self, tokens: dict[str, Any], **_: Any) -> list[Any]:
+        text: str = tokens["text"]
+        length = self._tiny.tokens[len(text.split()) > 4]
+        return [conditioning(self._tiny, zlib.crc32(text.encode()), length, 0.5 * text.startswith("target"))]
+
+
 def built(tiny: Tiny) -> Any:
     """A MODEL of the host with random weights, in float32 on the CPU."""
     import comfy.model_patcher
@@ -96,9 +119,10 @@ def built(tiny: Tiny) -> Any:
 def _seconds() -> dict[str, Tensor]:
     from comfy.ldm.audio.embedders import NumberConditioner
 
-    weights = NumberConditioner(768, min_val=0, max_val=512).state_dict()
+    embedder = NumberConditioner(768, min_val=0, max_val=512)
+    _fill(embedder)
     names = "seconds_start", "seconds_total"
-    return {f"conditioner.conditioners.{name}.{key}": value for name in names for key, value in weights.items()}
+    return {f"conditioner.conditioners.{name}.{key}": w for name in names for key, w in embedder.state_dict().items()}
 
 
 def _fill(module: nn.Module) -> None:

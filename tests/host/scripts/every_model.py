@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import zlib
 from typing import Any
 
 import inside
@@ -17,34 +16,13 @@ from act_pack.act_core.errors import MapError
 from act_pack.act_core.interception import submodules
 from act_pack.nodes.apply import ApplyACTSteering
 from act_pack.nodes.fit_map import FitACTMap
-from torch import Tensor, nn
+from torch import Tensor
 
-from tools.tiny_models import MODELS, Tiny, built, conditioning
+from tools.tiny_models import MODELS, StandInCLIP, Tiny, built
 
 SOURCE = ["a cat", "a small dog in the rain", "boats"]
 TARGET = ["target: a cat", "target: a small dog in the rain", "target: boats at sea"]
 SEED, STEPS, GUIDANCE = 7, 2, 3.0
-
-
-class StandInCLIP:
-    """A CLIP for a random model: conditioning is random, and longer for long prompts."""
-
-    patcher: Any = type("Patcher", (), {"patches": {}, "get_attachment": lambda self, key: None})()
-    cond_stage_model = nn.Module()
-
-    def __init__(self, tiny: Tiny) -> None:
-        self._tiny = tiny
-
-    def tokenize(self, text: str) -> dict[str, Any]:
-        return {"text": text}
-
-    def encode_from_tokens(self, tokens: dict[str, Any], **_: Any) -> None:
-        pass
-
-    def encode_from_tokens_scheduled(self, tokens: dict[str, Any], **_: Any) -> list[Any]:
-        text: str = tokens["text"]
-        length = self._tiny.tokens[len(text.split()) > 4]
-        return [conditioning(self._tiny, zlib.crc32(text.encode()), length, 0.5 * text.startswith("target"))]
 
 
 def sampled(model: Any, clip: StandInCLIP, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -111,5 +89,6 @@ def tried(tiny: Tiny) -> dict[str, Any]:
 if __name__ == "__main__":
     logging.disable(logging.WARNING)
     names = inside.ARGUMENTS or list(MODELS)
+    torch.set_num_threads(1)  # faster for tiny tensors
     with torch.inference_mode():
         print(json.dumps({name: tried(MODELS[name]) for name in names}))

@@ -26,6 +26,8 @@ from act_pack.act_core.architectures import Architecture
 from act_pack.nodes.host import text_encoders
 from act_pack.nodes.host.text_encoders import TextEncoders
 
+from tools.tiny_models import MODELS, StandInCLIP, built
+
 SOURCE, TARGET = "cat\nred house", "cat, black ink icon\nred house, black ink icon"
 CHANNELS, SIDE = 16, 8
 
@@ -117,15 +119,19 @@ def text_one_at_a_time() -> float:
     )
 
 
-def unknown_model() -> str:
-    """The error of a fit on a kind of model without presets."""
-    model = SimpleNamespace(wrappers={}, model=SimpleNamespace(diffusion_model=torch.nn.Linear(1, 1)))
-    settings = ("auto", "both", "mean", "causal", "unbounded", 2, 0, 0, 7)
-    try:
-        nodes.FitACTMap.execute(model, loaded()[1], SOURCE, TARGET, *settings)
-    except MapError as error:
-        return str(error)
-    return "fitted"
+def audio_model() -> list[str]:
+    """What a fit on an audio model reports, with and without a latent."""
+    tiny = MODELS["ACE-Step 1"]
+    settings = ("auto", "model", "mean", "causal", "unbounded", 2, 0, 0, 7)
+    reports: list[str] = []
+    for latent in (None, {"samples": torch.zeros(tiny.latent)}):
+        try:
+            reports.append(
+                nodes.FitACTMap.execute(built(tiny), StandInCLIP(tiny), SOURCE, TARGET, *settings, latent).result[1]
+            )
+        except MapError as error:
+            reports.append(str(error))
+    return reports
 
 
 def text_encoder_by_rule() -> dict[str, Any]:
@@ -282,7 +288,7 @@ def main() -> None:
         "text one at a time": text_one_at_a_time(),
         "text encoder by rule": text_encoder_by_rule(),
         "no text encoder": no_text_encoder(),
-        "unknown model": unknown_model(),
+        "audio model": audio_model(),
         "video sweep": video_sweep(),
     }
     print(json.dumps(found))

@@ -1,0 +1,126 @@
+"""Writes docs/models.md from what the host's models and text encoders did: ``python tests/host/models_page.py``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "models.md"
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "core"), str(Path(__file__).parent)]
+
+from in_host import results_of  # noqa: E402
+from language_models import BY_RECORD, BY_RULE  # noqa: E402
+from other_pipelines import OTHER_PIPELINES  # noqa: E402
+from pipelines import PIPELINES  # noqa: E402
+
+TEXT = """\
+# Models
+
+What a map can be fitted on, and what was tried. Every model here is tiny and has random weights: no published
+checkpoint was tested. `python tests/host/models_page.py` writes this page, and a test compares it with what ComfyUI
+0.33.0 does.
+
+The layers that a map steers (sites) come from a table for the models that have one. In all others they are found by
+rule, from the structure of the model and one run of two prompts; the report of Fit ACT Map says so. Its input `pattern`
+takes layers of your own choice instead.
+
+## Models in ComfyUI
+
+Each was fitted with Fit ACT Map (`sites` auto, `components` model), steered with Apply ACT Steering under guidance, and
+restored. Strength 0 gave the unsteered result and the negative branch stayed as it was, bit for bit; afterwards the
+weights were identical.
+
+Where prompts of different lengths share a stream with the picture, text and picture tokens are pooled and steered apart
+(*apart*).
+
+{models}
+
+{notes}
+
+Not fitted:
+
+{refused}
+
+### At full size
+
+Sites of each preset, the size of a map with `auto`, and the memory that ComfyUI estimates for 32 + 32 prompts of 1024 x
+1024 pixels at once, in float16 and without the weights. Where that is more than 30% of the free memory, the fit runs
+with a budget of 70% of it and takes the prompts in groups. Counted on the meta device, so no weights were needed.
+
+{sizes}
+
+`width` and `height` 0 select the usual size of a model. Models whose latents have frames are fitted on a single frame
+unless you connect a latent. Audio models need a latent.
+
+## Text encoders in ComfyUI
+
+The number of sites for `attention`. Most of these encoders have 4 layers here, that of Flux.2 has 40, and those of
+Flux.2 Klein, Ideogram 4 and Krea 2 have 36. Layers after the last one that is used are not sites. Only the prompt's own
+tokens are pooled, not padding or templates; CLIP encoders that the diffusion model reads with their padding are pooled
+whole.
+
+{encoders}
+
+## Pipelines in diffusers
+
+Fitted, steered and restored: {pipelines}. Any other text-to-image pipeline is run by its signature.
+
+## Language models in transformers
+
+Sites from a table: {by_record}.
+
+Sites by rule: {by_rule}.
+"""
+NOTES = {"HiDream-I1": "its experts compute both branches at once, so the negative branch may change by rounding"}
+
+
+SCRIPTS = "every_model.py", "text_encoders.py", "real_sizes.py"
+PRESETS = "norms", "attention", "mlp", "blocks", "auto"
+
+
+def page(models: Mapping[str, Any], encoders: Mapping[str, Any], sizes: Mapping[str, Any]) -> str:
+    """The text of the page, from what `SCRIPTS` print."""
+    fitted = {name: found for name, found in models.items() if "error" not in found}
+    rows = [
+        (name, f"`{m['class']}`", "rule" if m["by rule"] else "table", "apart" if m["segments"] else "")
+        for name, m in fitted.items()
+    ]
+    texts = [
+        (name, ", ".join(f"`{part}` {count}" for part, count in e["sites"].items()), "; ".join(e["notes"]))
+        for name, e in encoders.items()
+        if "sites" in e
+    ]
+    counts = [
+        (name, *(str(s["sites"][p]) for p in PRESETS), f"{s['map'] / 1e6:.1f} MB", f"{s['memory'] / 1e9:.0f} GB")
+        for name, s in sizes.items()
+    ]
+    return TEXT.format(
+        models=_table(("model", "class", "sites from", "text and picture"), rows),
+        notes="\n".join(f"{name}: {note}." for name, note in NOTES.items()),
+        refused="\n".join(f"- {name}: {m['error']}" for name, m in models.items() if "error" in m),
+        sizes=_table(("model", *PRESETS, "map", "memory of the host's estimate"), counts),
+        encoders=_table(("text encoders of", "sites", "notes"), texts),
+        pipelines=", ".join([*PIPELINES, *OTHER_PIPELINES]),
+        by_record=", ".join(BY_RECORD),
+        by_rule=", ".join(BY_RULE),
+    )
+
+
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def main() -> None:
+    host = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "comfy" / "ComfyUI")
+    python = host / ".venv" / "bin" / "python"
+    PAGE.write_text(page(*(results_of(python, script) for script in SCRIPTS)), "utf-8")
+    print(f"Wrote {PAGE}.")
+
+
+if __name__ == "__main__":
+    main()
