@@ -19,6 +19,7 @@ from .components import LANGUAGE_MODEL, Component
 from .errors import FitError
 from .interception import intercepted, output_tensors, submodules
 from .joins import JoinWatch
+from .layers import is_linear
 from .sites import Layout, Site, matches
 
 # What `auto` selects by rule. Steering attention alone keeps texts fluent.
@@ -274,7 +275,7 @@ def _has_channels_first(module: nn.Module) -> bool:
 
 def _has_channels_last(module: nn.Module) -> bool:
     # By class name, because libraries define their own norms, some without parameters.
-    return isinstance(module, nn.Linear) or ("Norm" in type(module).__name__ and not _has_channels_first(module))
+    return is_linear(module) or ("Norm" in type(module).__name__ and not _has_channels_first(module))
 
 
 def _scales(module: nn.Module, channels: int) -> bool:

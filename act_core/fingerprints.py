@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,8 @@ from torch import Tensor, nn
 from .architectures import class_of
 from .components import Component
 from .interception import canonical_name, submodules
+from .layers import WRAPPED, is_linear, unwrapped
 from .maps import Fingerprint
-
-# Parameters that `peft` adds to a model; the model's own parameters do not change.
-_ADAPTERS = ("lora_", "modules_to_save")
 
 
 def fingerprint(component: Component) -> Fingerprint:
@@ -28,10 +26,12 @@ def weights_hash(module: nn.Module) -> str:
 
     They are few, they survive quantisation of the large matrices and casting to bfloat16, and finetuning changes them.
     Casting to float16 changes the smallest of them. Compilation, an adapter (`peft`) or another version of the library
-    that built the model changes nothing, see `act_core.interception.canonical_name`.
+    that built the model changes nothing, see `act_core.interception.canonical_name`. Nothing is dequantised: of a
+    linear layer only the bias counts, since quantised ones have scales besides.
 
     Returns:
-        64 hexadecimal digits; empty if there are no such parameters, or if some cannot be read, as on the meta device.
+        64 hexadecimal digits; empty if there are no such parameters, or if some cannot be read, as on the meta device
+        or in packed bytes.
 
     Example:
         >>> weights_hash(nn.LayerNorm(2)) == weights_hash(nn.LayerNorm(2))
@@ -64,20 +64,32 @@ def has_weights(module: nn.Module, recorded: str) -> bool:
 
 def _hash(module: nn.Module, spelling: Callable[[str], str]) -> str | None:
     digest = hashlib.sha256()
+    modules = submodules(module)
+    wrappers = {name for name, part in modules.items() if unwrapped(part) is not part}
     vectors = [
         (spelling(f"{name}.{leaf}"), part, leaf, parameter)
-        for name, part in submodules(module).items()
+        for name, part in modules.items()
+        if not _is_adapter(name, wrappers)
         for leaf, parameter in part.named_parameters(recurse=False)
-        if parameter.ndim == 1 and not any(p.startswith(_ADAPTERS) for p in (*name.split("."), leaf))
+        if parameter.ndim == 1 and (leaf == "bias" or not is_linear(part))
     ]
     for name, part, leaf, parameter in sorted(vectors, key=lambda vector: vector[0]):
         values = _values(part, leaf, parameter)
-        if values is None:
+        if values is None or not values.is_floating_point():
             return None
         values = values.detach().to("cpu", torch.bfloat16).contiguous()
         digest.update(name.encode())
         digest.update(values.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest() if vectors else ""
+
+
+def _is_adapter(name: str, wrappers: Collection[str]) -> bool:
+    """Whether a submodule belongs to the wrapper of a layer rather than to the layer inside."""
+    parts = name.split(".") if name else []
+    return any(
+        ".".join(parts[:depth]) in wrappers and parts[depth : depth + 1] not in ([leaf] for leaf in WRAPPED)
+        for depth in range(len(parts) + 1)
+    )
 
 
 def _values(part: nn.Module, leaf: str, parameter: Tensor) -> Tensor | None:

@@ -12,12 +12,13 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from .interrupts import Restoring
+from .layers import WRAPPED
 
 Forward = Callable[..., Any]
 
 _ABSENT = object()
 # Name parts that wrappers insert: those of compiled modules, and of layers that `peft` adapts or replaces.
-_WRAPPED = ("_orig_mod", "base_layer", "original_module")
+_INSERTED = ("_orig_mod", *WRAPPED)
 
 
 def own_forward(module: nn.Module) -> object:
@@ -125,7 +126,7 @@ def canonical_name(name: str) -> str:
         >>> canonical_name("base_model.model.text_model.encoder.layers.0.mlp.fc2.base_layer")
         'encoder.layers.0.mlp.fc2'
     """
-    parts = [part for part in name.split(".") if part not in _WRAPPED]
+    parts = [part for part in name.split(".") if part not in _INSERTED]
     if parts[:2] == ["base_model", "model"]:
         parts = parts[2:]
     if parts[0:1] == ["text_model"] and len(parts) > 1:

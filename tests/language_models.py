@@ -59,6 +59,35 @@ OWN_SIZES: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], LAYERS // 2]], "num_layers": LAYERS},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "mamba2": {"num_heads": 8, "head_dim": 8, "n_groups": 1, "state_size": 8, "chunk_size": 16},
+    # Mixtures of experts, each with names of its own for the sizes.
+    "dbrx": {
+        "d_model": 32,
+        "n_heads": 4,
+        "n_layers": LAYERS,
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 8, "rope_theta": 1e4},
+        "ffn_config": {"ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": 32},
+    },
+    "granitemoehybrid": {
+        "layer_types": ["attention", "mamba"] * (LAYERS // 2),
+        "mamba_n_heads": 8,
+        "mamba_d_head": 8,
+        "mamba_n_groups": 1,
+        "mamba_d_state": 8,
+        "shared_intermediate_size": 16,
+    },
+    "granitemoeshared": {"shared_intermediate_size": 16},
+    "jetmoe": {"kv_channels": 8},
+    # Each of its layers holds two blocks.
+    "longcat_flash": {
+        **_DEEPSEEK,
+        "head_dim": 8,
+        "num_layers": LAYERS // 2,
+        "expert_ffn_hidden_size": 16,
+        "ffn_hidden_size": 48,
+        "zero_expert_num": 2,
+        "moe_topk": 2,
+    },
+    "minimax": {"layer_types": ["linear_attention", "full_attention"] * (LAYERS // 2), "block_size": 8},
 }
 
 

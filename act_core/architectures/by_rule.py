@@ -5,7 +5,7 @@ block adds to the stream has the shape of the stream:
 
 - blocks: the outermost numbered modules that hold at least two matrix products;
 - attention: in each attention (or state space) of a block, the last matrix product that returns the stream;
-- mlp: the last module of a block that returns the stream, without attention and norms inside;
+- mlp: the modules of a block that return the stream, without attention and norms inside;
 - norms: those of a block that return the stream, outside its attentions.
 
 A block may pass on several streams, as those of text and picture; each part is then found once for each of them. Some
@@ -22,10 +22,14 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ..interception import submodules
+from ..layers import is_linear, unwrapped
 from .base import Architecture
 
 # What mixes tokens: attention, and what some models have in its place.
 _MIXES = re.compile(r"attn|attention|mamba|mixer")
+# Classes of what does not: MLPs and mixtures of experts. Other classes of such models have "moe" in their names, too.
+_FEEDS = re.compile(r"(mlp|moe|ffn|feedforward)(block)?$")
 # Parts of attention and MLP that may have the shape of the stream, but are not added to it.
 _NOT_ADDED = re.compile(
     r"(^|_)(w?[qkv]|qk|kv|qkv|query|key|value|gates?|router|mod|modulation|ada\w*)(_|$)", re.IGNORECASE
@@ -90,7 +94,8 @@ def _is_block(name: str, modules: Mapping[str, nn.Module]) -> bool:
     return (
         leaf.isdigit()
         and not isinstance(modules[parent], nn.Sequential)
-        and sum(map(_is_product, modules[name].modules())) > 1
+        and not _is_product(modules[name])
+        and _count_products(modules[name]) > 1
     )
 
 
@@ -119,17 +124,23 @@ class _Block:
         names: list[str] = []
         for attention in self._attentions:
             products = (c for c in self._calls if _contains(attention, c.name) and _is_product(self._inside[c.name]))
-            names += self._last(products)
+            names += self._last(products) or self._last(c for c in self._calls if self._is_mixture(c.name, attention))
         return names
 
     def mlp(self) -> list[str]:
-        """For each stream, the last outermost module that returns it; else the last matrix product that does."""
+        """For each stream, all outermost modules that return it; else the last matrix product that does.
+
+        A block may add several to a stream, such as a mixture of experts and an MLP that every token passes.
+        """
         outside = [c for c in self._calls if not any(_contains(a, c.name) for a in self._attentions)]
-        whole = [c for c in outside if self._is_whole(c.name)]
-        outermost = _outermost(c.name for c in whole if c.first(self._streams))
-        return self._last(c for c in whole if c.name in outermost) or self._last(
-            c for c in outside if _is_product(self._inside[c.name])
-        )
+        whole = [c for c in outside if self._is_whole(c.name) and c.first(self._streams)]
+        outermost = _outermost(c.name for c in whole)
+        added = [c for c in whole if c.name in outermost]
+        modules = [c for c in added if not _is_product(self._inside[c.name])]
+        found = [name for c in modules for name in self._last([c])]
+        streams = {c.first(self._streams) for c in modules if self._last([c])}
+        found += self._last(c for c in added if c.first(self._streams) not in streams)
+        return found or self._last(c for c in outside if _is_product(self._inside[c.name]))
 
     def norms(self) -> list[str]:
         norms = [
@@ -140,6 +151,11 @@ class _Block:
         # A norm with modulation may hold a plain one.
         outermost = _outermost(c.name for c in norms)
         return [_pattern(c.name, next(iter(c.sizes))) for c in norms if c.name in outermost and c.first(self._streams)]
+
+    def _is_mixture(self, name: str, attention: str) -> bool:
+        """Whether this is an attention of experts, in which no single product returns the stream."""
+        parts = self._inside[name].modules()
+        return name == attention and any(re.search(r"(?i)moe|expert", type(part).__name__) for part in parts)
 
     def _is_whole(self, name: str) -> bool:
         """Whether a module multiplies matrices, and has no attention and no norm inside."""
@@ -176,20 +192,30 @@ def _outermost(names: Iterable[str]) -> list[str]:
 
 
 def _is_attention(name: str, module: nn.Module) -> bool:
-    text = f"{name.rpartition('.')[2]} {type(module).__name__}".lower()
-    return bool(_MIXES.search(text)) and "norm" not in text and any(map(_is_product, module.modules()))
+    if isinstance(module, nn.ModuleList):  # of several attentions
+        return False
+    kind = type(module).__name__.lower()
+    leaf = next((part for part in reversed(name.split(".")) if not part.isdigit()), "")
+    text = f"{leaf} {kind}".lower()
+    # Hybrids may call the MLP of a layer its mixer, too.
+    mixes = _MIXES.search(text) and (_MIXES.search(kind) or not _FEEDS.search(kind))
+    return bool(mixes) and "norm" not in text and any(map(_is_product, module.modules()))
 
 
 def _is_norm(module: nn.Module) -> bool:
-    return "norm" in type(module).__name__.lower()
+    return "norm" in type(unwrapped(module)).__name__.lower()
 
 
 def _is_product(module: nn.Module) -> bool:
     """Whether a module multiplies by one weight matrix: a linear layer, also a quantised or adapted one, or alike."""
-    kind = type(module).__name__
-    if _is_norm(module) or "Embedding" in kind:
+    layer = unwrapped(module)
+    if _is_norm(layer) or "Embedding" in type(layer).__name__:
         return False
-    weight = getattr(module, "weight", None)
-    if isinstance(weight, Tensor):
-        return weight.ndim > 1
-    return "Linear" in kind and not list(module.children())
+    weight = getattr(layer, "weight", None)
+    return is_linear(layer) or (isinstance(weight, Tensor) and weight.ndim > 1)
+
+
+def _count_products(module: nn.Module) -> int:
+    """How often a block multiplies; an adapted layer, with all its factors, counts once."""
+    parts = {name: part for name, part in submodules(module).items() if name}
+    return len(_outermost(name for name, part in parts.items() if _is_product(part)))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Container, Iterator, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..architectures import ARCHITECTURES, architecture_of, class_of, family, kinds_of
 from ..errors import MapError, MapMismatchError
 from ..fingerprints import has_weights, weights_hash
 from ..interception import find_submodules, unwrapped
+from ..layers import output_channels
 from ..maps import ActMap, Fingerprint
 from ..sites import Segment, Site
 
@@ -52,7 +53,7 @@ def find_sites(
         sites = [site for site in act_map.transports if site.component == component]
         modules = find_submodules(root, [name for site in sites for name in _names(site)])
         found.update({s: modules[s.name] for s in sites if all(name in modules for name in _names(s))})
-    differing = [site for site, module in found.items() if _output_channels(module) not in (None, site.channels)]
+    differing = [site for site, module in found.items() if output_channels(module) not in (None, site.channels)]
     if found and not differing:
         return found
     base = " and ".join(f"{b.architecture} ({name})" for name, b in act_map.record.base.items()) or "another model"
@@ -65,7 +66,7 @@ def find_sites(
                 base, advice = elsewhere
         how = f"none of its {len(act_map)} sites is in this model, {kinds}"
     else:
-        site, channels = differing[0], _output_channels(found[differing[0]])
+        site, channels = differing[0], output_channels(found[differing[0]])
         missing = sum(site.component in roots for site in act_map.transports) - len(found)
         how = (
             f"does not fit this model, {kinds}: of its {len(act_map)} sites {len(differing)} have other channels "
@@ -189,15 +190,3 @@ def _built_elsewhere(base: Fingerprint | None, root: nn.Module) -> tuple[str, st
         f"{kind.built_by},",
         f"use it in {recorded.built_by}, or fit a map for this build",
     )
-
-
-def _output_channels(module: nn.Module) -> int | None:
-    """Number of channels that a module returns, if its class determines it."""
-    if isinstance(module, nn.Linear):
-        return module.out_features
-    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
-        return module.out_channels
-    weight = getattr(module, "weight", None)
-    if "Norm" in type(module).__name__ and isinstance(weight, Tensor) and weight.ndim == 1:
-        return weight.numel()
-    return None
