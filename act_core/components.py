@@ -12,6 +12,8 @@ from .architectures import Architecture
 # Component names that are the same in every host; text encoders are named by their family, such as ``clip_l``.
 DIFFUSION_MODEL = "diffusion_model"
 LANGUAGE_MODEL = "language_model"
+# The halves of an encoder-decoder language model.
+ENCODER, DECODER = "encoder", "decoder"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .architectures import PRESETS
 from .architectures.by_rule import Call, record_by_rule
-from .components import LANGUAGE_MODEL, Component
+from .components import DECODER, ENCODER, LANGUAGE_MODEL, Component
 from .errors import FitError
 from .interception import intercepted, output_tensors, submodules
 from .joins import JoinWatch
@@ -124,7 +124,7 @@ def discover(
     for component, modules, by_rule in parts:
         if by_rule:
             calls = list(watch.calls[component.name].values())
-            auto = _AUTO_IN_TEXT if component.name == LANGUAGE_MODEL else _AUTO
+            auto = _AUTO_IN_TEXT if component.name in (LANGUAGE_MODEL, ENCODER, DECODER) else _AUTO
             found = record_by_rule(component.architecture.name, modules, calls, auto)
             component = replace(component, architecture=found)
         patterns += patterns_for(component, sites)

@@ -23,12 +23,14 @@ CLIP = Architecture(
 T5 = Architecture(
     "t5",
     {
-        "norms": ("*.layer.[01].layer_norm", "*final_layer_norm"),
-        "attention": ("*.SelfAttention.o",),
+        # A block of a decoder has a third layer, with attention to the encoder.
+        "norms": ("*.layer.[012].layer_norm", "*final_layer_norm"),
+        "attention": ("*.SelfAttention.o", "*.EncDecAttention.o"),
         "mlp": ("*.DenseReluDense.wo",),
-        "blocks": tuple(f"{block}#0" for block in numbered("*.block.")),
+        # An encoder or decoder alone has no name before that of its blocks.
+        "blocks": tuple(f"{block}#0" for block in (*numbered("block."), *numbered("*.block."))),
         "output": ("*final_layer_norm",),
     },
     auto=_AUTO,
-    aliases=("T5", "umt5"),
+    aliases=("T5", "umt5", "mt5"),
 )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import MapError
 
@@ -58,6 +59,10 @@ def language_model(args: argparse.Namespace) -> TransformersModel:
     placed = _placed(args)
     if args.model == "default":
         return TransformersModel.default(**placed)
+    if _is_encoder_decoder(args.model):
+        from ..models.encoder_decoder import EncoderDecoderModel
+
+        return EncoderDecoderModel.from_pretrained(args.model, **placed)
     return TransformersModel.from_pretrained(args.model, **placed)
 
 
@@ -81,6 +86,14 @@ def quiet_libraries() -> None:
             logging: Any = importlib.import_module(f"{name}.utils.logging")
             logging.disable_progress_bar()
             logging.set_verbosity_error()
+
+
+def _is_encoder_decoder(folder: str) -> bool:
+    try:
+        config = json.loads((Path(folder).expanduser() / "config.json").read_bytes())
+    except (OSError, ValueError):  # loading it reports what is wrong
+        return False
+    return isinstance(config, dict) and bool(cast("dict[str, Any]", config).get("is_encoder_decoder"))
 
 
 def _placed(args: argparse.Namespace) -> dict[str, Any]:

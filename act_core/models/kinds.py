@@ -6,7 +6,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+    MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+)
 
 from ..errors import MapError
 
@@ -25,17 +29,69 @@ def check_causal(name: str, config: Any) -> None:
         MapError: an encoder-decoder model such as T5, or an encoder such as BERT.
     """
     kind = str(getattr(config, "model_type", ""))
-    what = ""
+    what, instead = "", ""
     if getattr(config, "is_encoder_decoder", False):
-        what = f"an encoder-decoder model ({kind})"
+        what, instead = f"an encoder-decoder model ({kind})", ", or load it as an EncoderDecoderModel"
     elif kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not _is_decoder(config):
         what = f"an encoder ({kind})"
-    elif not kind:
-        what = "not a model of the transformers library"
     if what:
         raise MapError(
             f"{name or 'This model'} is {what}, which does not continue texts; use a causal language model, such as "
-            "Llama or Qwen."
+            f"Llama or Qwen{instead}."
+        )
+
+
+def check_writes_on(name: str, module: Any) -> None:
+    """Refuse modules that are not causal language models of transformers.
+
+    Raises:
+        MapError: as `check_causal`, a module of another library or a wrapper, or a model without a head.
+
+    Example:
+        >>> check_writes_on("mine", nn.Linear(2, 2))
+        Traceback (most recent call last):
+        ...
+        act_core.errors.MapError: mine is a Linear, not a model of the transformers library; give the model inside it, \
+or write an adapter (see act_core.fitting.FitModel).
+    """
+    _check_library(name, module)
+    check_causal(name, module.config)
+    _check_head(name, module, "AutoModelForCausalLM")
+
+
+def check_translates(name: str, module: Any) -> None:
+    """Refuse modules that are not encoder-decoder language models of transformers.
+
+    Raises:
+        MapError: another kind of model, a module of another library or a wrapper, or a model without a head.
+    """
+    _check_library(name, module)
+    _check_encoder_decoder(name, module.config)
+    _check_head(name, module, "AutoModelForSeq2SeqLM")
+
+
+def _check_library(name: str, module: Any) -> None:
+    declared = getattr(getattr(module, "config", None), "model_type", "")
+    if not declared or not callable(getattr(module, "can_generate", None)):
+        raise MapError(
+            f"{name or 'This model'} is a {type(module).__name__}, not a model of the transformers library; give the "
+            "model inside it, or write an adapter (see act_core.fitting.FitModel)."
+        )
+
+
+def _check_head(name: str, module: Any, auto_class: str) -> None:
+    if not module.can_generate():
+        raise MapError(
+            f"{name or 'This model'} is a {type(module).__name__}, which has no head that writes tokens; load it "
+            f"with {auto_class}."
+        )
+
+
+def _check_encoder_decoder(name: str, config: Any) -> None:
+    if not getattr(config, "is_encoder_decoder", False):
+        raise MapError(
+            f"{name or 'This model'} is of the kind {config.model_type!r}, which is not an encoder-decoder model; use "
+            "one such as T5, or load this one as a TransformersModel."
         )
 
 
@@ -55,6 +111,17 @@ def check_loadable(name: str, config: Any) -> None:
             f"{name} is of the kind {config.model_type!r}, which is not a causal language model; use one such as "
             "Llama or Qwen."
         )
+
+
+def check_loadable_pair(name: str, config: Any) -> None:
+    """Refuse configurations from which no encoder-decoder language model can be loaded.
+
+    Raises:
+        MapError: another kind of model.
+    """
+    _check_encoder_decoder(name, config)
+    if type(config) not in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING:
+        raise MapError(f"{name} is of the kind {config.model_type!r}, which does not write texts; use one such as T5.")
 
 
 def _is_decoder(config: Any) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 import transformers
@@ -23,13 +23,10 @@ from ..settings import Branch
 from .base import SteerableModel, checked_prompts
 from .chat import Chat, PromptTokens, prompt_tokens, token_ids
 from .generation import AfterToken, Sampling
-from .gguf import unpacked
-from .kinds import LOCAL_ONLY, check_causal, check_loadable, execution_device
-from .loading import loading
+from .kinds import check_loadable, check_writes_on, execution_device
+from .pretrained import load_pretrained
 
 __all__ = ["Chat", "TransformersModel"]
-
-_DTYPE = "torch_dtype" if transformers.__version__.startswith("4.") else "dtype"
 
 
 class TransformersModel(SteerableModel[str]):
@@ -55,12 +52,7 @@ class TransformersModel(SteerableModel[str]):
     chat: Chat | None = None
 
     def __init__(self, module: transformers.PreTrainedModel, tokenizer: Any, name: str = "") -> None:
-        check_causal(name, getattr(module, "config", None))
-        if not module.can_generate():
-            raise MapError(
-                f"{name or 'This model'} is a {type(module).__name__}, which has no head that writes tokens; load it "
-                "with AutoModelForCausalLM."
-            )
+        self._check_module(name, module)
         self.module: Any = module
         self.tokenizer = tokenizer
         self.name = name
@@ -81,21 +73,10 @@ class TransformersModel(SteerableModel[str]):
         Nothing is ever downloaded.
 
         Raises:
-            MapError: the path does not exist, or is not a causal language model that can be loaded.
+            MapError: the path does not exist, or is not a model of this kind that can be loaded.
         """
-        path = Path(path).expanduser()
-        if not path.exists():
-            raise MapError(f"There is no model at {path}; give a model folder or a GGUF file.")
-        with loading(path, "Give the folder of a causal language model."):
-            folder = unpacked(path) if path.suffix == ".gguf" else path
-            if not (folder / "config.json").is_file():
-                raise MapError(f"{folder} is not a model folder: config.json is missing. Give the folder that has it.")
-            check_loadable(path.name, transformers.AutoConfig.from_pretrained(folder, **LOCAL_ONLY))
-            # Loaded in the dtype rather than cast to it: a cast would also round the frequencies of rotary embeddings.
-            module: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, **{_DTYPE: dtype}, **LOCAL_ONLY)
-            tokenizer = cast("Any", transformers.AutoTokenizer.from_pretrained(folder, **LOCAL_ONLY))
-            module = module.to(device).eval()
-        return cls(module, tokenizer, path.stem if path.suffix == ".gguf" else path.name)
+        advice = "Give the folder of a causal language model."
+        return cls(*load_pretrained(path, transformers.AutoModelForCausalLM, check_loadable, advice, dtype, device))
 
     @classmethod
     def default(cls, *, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu") -> TransformersModel:
@@ -181,14 +162,23 @@ class TransformersModel(SteerableModel[str]):
         texts = checked_prompts(prompts)
         if not all(text.strip() for text in texts):
             raise MapError("A prompt is empty; write something for the model to continue.")
-        sampling = Sampling(max_new_tokens, temperature, top_p, repetition_penalty, seed)
+        return self._written(texts, Sampling(max_new_tokens, temperature, top_p, repetition_penalty, seed), step)
+
+    def _written(self, texts: Sequence[str], sampling: Sampling, step: Callable[[], object] | None) -> list[str]:
+        """The continuations of prompts."""
         tokens = [self._prompt_tokens(text, room=sampling.max_new_tokens).ids for text in texts]
         ids, mask = self._padded(tokens, left=True)
+        inputs = {"input_ids": ids, "attention_mask": mask.long()}
+        return self._continuations(self._sampled(inputs, ids.shape[1], sampling, step), ids)
+
+    def _sampled(
+        self, inputs: dict[str, Tensor], prompt_length: int, sampling: Sampling, step: Callable[[], object] | None
+    ) -> Tensor:
+        """Token ids that begin with the prompt's, one row for each prompt."""
         with torch.random.fork_rng(range(torch.cuda.device_count())), torch.inference_mode():
             torch.manual_seed(sampling.seed)
-            output: Tensor = self.module.generate(
-                input_ids=ids,
-                attention_mask=mask.long(),
+            return self.module.generate(
+                **inputs,
                 # Overrides the model's own settings, so that one row of ids is returned for each prompt.
                 num_beams=1,
                 num_return_sequences=1,
@@ -196,9 +186,8 @@ class TransformersModel(SteerableModel[str]):
                 tokenizer=self.tokenizer,
                 pad_token_id=self._pad,
                 stopping_criteria=transformers.StoppingCriteriaList([AfterToken(step)] if step else []),
-                **sampling.arguments(prompt_length=ids.shape[1]),
+                **sampling.arguments(prompt_length),
             )
-        return self._continuations(output, ids)
 
     def _continuations(self, output: Tensor, ids: Tensor) -> list[str]:
         """The continuations as texts."""
@@ -243,6 +232,10 @@ class TransformersModel(SteerableModel[str]):
         if not count:
             raise MapError("The texts are too short to measure their perplexity; give longer ones.")
         return math.exp(total / count)
+
+    def _check_module(self, name: str, module: Any) -> None:
+        """Refuse a module that is not a model of this kind."""
+        check_writes_on(name, module)
 
     def _rows(self, branch: Branch) -> None:
         if branch == "negative":
