@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -13,13 +11,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .architectures import PRESETS
 from .architectures.by_rule import Call, record_by_rule
 from .components import DECODER, ENCODER, LANGUAGE_MODEL, Component
-from .errors import FitError
 from .interception import intercepted, output_tensors, submodules
 from .joins import JoinWatch
 from .layers import is_linear
+from .site_errors import check_found, check_names, is_preset, listed
 from .sites import Layout, Site, matches
 
 # What `auto` selects by rule. Steering attention alone keeps texts fluent.
@@ -52,9 +49,9 @@ def patterns_for(component: Component, sites: str) -> tuple[str, ...]:
         ('language_model/*.self_attn.o_proj', '*/lm_head')
     """
     patterns: list[str] = []
-    for name in _listed(sites):
+    for name in listed(sites):
         own = [f"{component.name}/{pattern}" for pattern in component.architecture.patterns(name)]
-        patterns += own if _is_preset(name) else [name]
+        patterns += own if is_preset(name) else [name]
     return tuple(patterns)
 
 
@@ -67,7 +64,7 @@ def is_by_rule(component: Component, sites: str) -> bool:
         >>> is_by_rule(toy, "auto"), is_by_rule(toy, "model/*norm*")
         (True, False)
     """
-    return not component.architecture.presets and any(map(_is_preset, _listed(sites)))
+    return not component.architecture.presets and any(map(is_preset, listed(sites)))
 
 
 def discover(
@@ -117,7 +114,7 @@ def discover(
             matched |= chosen
             if chosen or (apart and name):
                 handlers[module] = partial(watch.note, component, name, module)
-    _check_names(sites, everything, any_module=matched)
+    check_names(sites, everything, any_module=matched)
     with intercepted(handlers), watch.joins or nullcontext():
         run()
     patterns: list[str] = []
@@ -129,7 +126,10 @@ def discover(
             component = replace(component, architecture=found)
         patterns += patterns_for(component, sites)
     found = [site for key, site in watch.sites.items() if matches(patterns, key)]
-    _check_found(sites, [site.key for site in found], [c.architecture.name for c, _, by_rule in parts if by_rule])
+    searched = {
+        c.architecture.name: [f"{c.name}/{call}" for call in watch.calls[c.name]] for c, _, by_rule in parts if by_rule
+    }
+    check_found(sites, [site.key for site in found], watch.returned, rows, searched)
     return [part for site in found for part in watch.parts(site)]
 
 
@@ -140,11 +140,13 @@ class _Watch:
         sites: every output that may be a site, in the order in which they first fire.
         calls: by component, the first call of each submodule, in the order in which they return.
         joins: where streams of tokens are joined; None if that is not needed.
+        returned: by submodule that ran, the shapes that it returned if none of them may be a site, for errors.
     """
 
     def __init__(self, rows: int, at_site: Callable[[], None], joins: JoinWatch | None) -> None:
         self.sites: dict[str, Site] = {}
         self.calls: defaultdict[str, dict[str, Call]] = defaultdict(dict)
+        self.returned: dict[str, str] = {}
         self._rows = rows
         self.joins = joins
         self._at_site = at_site
@@ -174,6 +176,8 @@ class _Watch:
             if self.joins is not None:
                 self.joins.note(component.name, name, index, tensor)
         self.calls[component.name].setdefault(name, Call(name, sizes))
+        shapes = " and ".join(str(list(tensor.shape)) for tensor in output_tensors(output).values())
+        self.returned.setdefault(f"{component.name}/{name}", "" if rank else shapes or "no tensor")
         return output
 
     def parts(self, site: Site) -> list[Site]:
@@ -183,57 +187,6 @@ class _Watch:
         tokens, before = self._joined[site.key]
         segments = self.joins.segments(site.component, tokens, site.channels, before)
         return [replace(site, segment=segment) for segment in segments] or [site]
-
-
-def _listed(sites: str) -> list[str]:
-    return [part.strip() for part in sites.split(",") if part.strip()]
-
-
-def _is_preset(name: str) -> bool:
-    return name in ("auto", "all") or name in PRESETS
-
-
-def _check_names(sites: str, names: Sequence[str], *, any_module: bool) -> None:
-    """Raise an error for a pattern that matches no submodule of any component."""
-    given = _listed(sites)
-    misspelt = [
-        pattern
-        for pattern in given
-        if not _is_preset(pattern) and not any(matches((pattern.partition("#")[0],), name) for name in names)
-    ]
-    if any_module and not misspelt:
-        return
-    if given and not misspelt:
-        raise FitError(f"This model has no sites of the preset {given[0]!r}; choose another preset, or give patterns.")
-    wrong = (misspelt or [sites])[0]
-    kinds = dict.fromkeys(re.sub(r"\d+", "*", name) for name in names if not name.endswith("/"))
-    close = difflib.get_close_matches(wrong.strip(), kinds, n=3, cutoff=0)
-    raise FitError(f"No part of the model matches the sites {wrong!r}; the closest names are {', '.join(close)}.")
-
-
-def _check_found(sites: str, found: Collection[str], by_rule: Sequence[str]) -> None:
-    """Raise an error for a pattern that found no site; a preset may have none in one of several components.
-
-    Args:
-        sites: as in `discover`.
-        found: keys of the sites.
-        by_rule: names of the architectures whose sites were looked for by rule.
-    """
-    silent = [
-        pattern
-        for pattern in _listed(sites)
-        if not _is_preset(pattern) and not any(matches((pattern,), k) for k in found)
-    ]
-    if by_rule and not silent and not found:
-        raise FitError(
-            f"The architecture {by_rule[0]!r} has no presets, and a search for {sites!r} found nothing in it; "
-            "give patterns instead, such as '*norm*' or '*.layers.*.mlp'."
-        )
-    if silent or not found:
-        raise FitError(
-            f"No part of the model that matches the sites {(silent or [sites])[0]!r} returns activations, one row for "
-            "each prompt; choose parts that run and that return tensors."
-        )
 
 
 def layout_of(module: nn.Module, name: str, tensor: Tensor) -> Layout | None:

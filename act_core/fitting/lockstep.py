@@ -92,7 +92,8 @@ class Walk:
                     worker.advance()
                     if worker.values is None or worker.position != index:
                         raise FitError(
-                            f"Some prompts do not pass site {site.key}, or not with one row each; choose other sites."
+                            f"Some {worker.side} prompts never run site {site.key} with one row for each prompt, "
+                            "unlike the first prompts; choose other sites, or leave those prompts out."
                         )
                     values[worker.side].append(worker.values)
                 self._transports.append(fit_site(site, values))
@@ -129,9 +130,12 @@ class Walk:
             if worker.passed[site.key] <= self._components[site.component].passes.get(site.name, 0):
                 return x
             if x.shape[0] != worker.batch.rows or index != worker.position + 1:
-                raise FitError(f"Not all prompts pass site {site.key} in the same way; choose other sites.")
-            tokens = self._tokens(site, x, worker)
-            worker.wait_at_site(self._measure(site, x if tokens is None else x[:, tokens], worker))
+                due = self._sites[worker.position + 1].key
+                raise FitError(
+                    f"Some {worker.side} prompts come to site {site.key} before site {due}, or never run that one, "
+                    "unlike the first prompts; choose other sites, or leave those prompts out."
+                )
+            worker.wait_at_site(self._measure(site, x, worker))
         # A later pass of the same site, as in a second denoising step, is steered but not measured.
         if worker.side not in self._moved:
             return x
