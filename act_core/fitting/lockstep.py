@@ -135,7 +135,8 @@ class Walk:
                     f"Some {worker.side} prompts come to site {site.key} before site {due}, or never run that one, "
                     "unlike the first prompts; choose other sites, or leave those prompts out."
                 )
-            worker.wait_at_site(self._measure(site, x, worker))
+            tokens = self._tokens(site, x, worker)
+            worker.wait_at_site(self._measure(site, x if tokens is None else x[:, tokens], worker))
         # A later pass of the same site, as in a second denoising step, is steered but not measured.
         if worker.side not in self._moved:
             return x
