@@ -97,13 +97,13 @@ def submodules(root: nn.Module) -> dict[str, nn.Module]:
     return named
 
 
-def unwrapped(module: nn.Module) -> nn.Module:
+def inner_model(module: nn.Module) -> nn.Module:
     """The model inside ``torch.compile`` and `peft`, whose names `canonical_name` removes; other modules as they are.
 
     Example:
         >>> model = nn.Linear(1, 1)
         >>> peft = nn.ModuleDict({"base_model": nn.ModuleDict({"model": model})})
-        >>> unwrapped(nn.ModuleDict({"_orig_mod": peft})) is model
+        >>> inner_model(nn.ModuleDict({"_orig_mod": peft})) is model
         True
     """
     while True:

@@ -10,6 +10,7 @@ import torch
 from helpers import byte_tokenizer
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+from act_core.architectures.language import GEMMA, GPT2, GPT_NEOX, LLAMA, MIXTRAL, OLMO2, QWEN3_NEXT
 from act_core.discovery import discover
 from act_core.models.transformers import TransformersModel
 
@@ -88,6 +89,37 @@ OWN_SIZES: dict[str, dict[str, Any]] = {
         "moe_topk": 2,
     },
     "minimax": {"layer_types": ["linear_attention", "full_attention"] * (LAYERS // 2), "block_size": 8},
+}
+
+LANGUAGE = (LLAMA, MIXTRAL, QWEN3_NEXT, GEMMA, OLMO2, GPT2, GPT_NEOX)
+# Kinds without a record, and the record of the family that they are built like.
+BUILT_ALIKE = {
+    "granite": LLAMA,
+    "glm4": LLAMA,
+    "starcoder2": LLAMA,
+    "granitemoe": MIXTRAL,
+    "dots1": MIXTRAL,
+    "minimax_m2": MIXTRAL,
+}
+BY_RECORD = [kind for architecture in LANGUAGE for kind in architecture.kinds] + list(BUILT_ALIKE)
+# Language models without a record, and what their blocks hold; numbers stand as *.
+BY_RULE = {
+    "phi": ("self_attn.dense", "mlp"),
+    "bloom": ("self_attention.dense", "mlp"),
+    "falcon": ("self_attention.dense", "mlp"),
+    "gptj": ("attn.out_proj", "mlp"),
+    "gpt_neo": ("attn.attention.out_proj", "mlp"),
+    "gpt_bigcode": ("attn.c_proj", "mlp"),
+    "mpt": ("attn.out_proj", "ffn"),
+    "persimmon": ("self_attn.dense", "mlp"),
+    "vaultgemma": ("self_attn.o_proj", "mlp"),
+    # Every other layer has a state space in place of attention, and a mixture of experts.
+    "jamba": ("mamba.out_proj self_attn.o_proj", "feed_forward"),
+    "rwkv": ("attention.output", "feed_forward"),
+    "mamba": ("mixer.out_proj", None),
+    "mamba2": ("mixer.out_proj", None),
+    # It flattens rows and tokens before its feed-forward, which therefore holds no sites.
+    "opt": ("self_attn.out_proj", None),
 }
 
 

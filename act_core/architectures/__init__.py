@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from ..interception import submodules, unwrapped
+from ..interception import inner_model, submodules
 from .base import Architecture
 from .flux import COMFYUI_FLUX, DIFFUSERS_FLUX
 from .language import GEMMA, GPT2, GPT_NEOX, LLAMA, MIXTRAL, OLMO2, QWEN3_NEXT
@@ -52,7 +52,7 @@ def architecture_of(module: nn.Module) -> Architecture:
         >>> architecture_of(nn.Linear(1, 1)).name
         'Linear'
     """
-    module = unwrapped(module)
+    module = inner_model(module)
     kinds = kinds_of(module)
     for kind in kinds:
         if kind in _BY_KIND:
@@ -79,7 +79,7 @@ def class_of(module: nn.Module) -> str:
         >>> class_of(nn.ModuleDict({"_orig_mod": nn.Linear(1, 1)}))
         'Linear'
     """
-    return type(unwrapped(module)).__name__
+    return type(inner_model(module)).__name__
 
 
 def kinds_of(module: nn.Module) -> list[str]:
@@ -89,7 +89,7 @@ def kinds_of(module: nn.Module) -> list[str]:
         >>> kinds_of(nn.Linear(1, 1))
         ['Linear', 'Module', 'object']
     """
-    module = unwrapped(module)
+    module = inner_model(module)
     config: Any = getattr(module, "config", None)
     if hasattr(config, "get_text_config"):  # the language part of a multimodal model
         config = config.get_text_config()

@@ -10,7 +10,7 @@ from torch import nn
 from ..architectures import ARCHITECTURES, architecture_of, class_of, family, kinds_of
 from ..errors import MapError, MapMismatchError
 from ..fingerprints import has_weights, weights_hash
-from ..interception import find_submodules, unwrapped
+from ..interception import find_submodules, inner_model
 from ..layers import output_channels
 from ..maps import ActMap, Fingerprint
 from ..sites import Segment, Site
@@ -176,7 +176,7 @@ def _is_fitted_on(base: Fingerprint, root: nn.Module) -> bool:
 
 
 def _classes(root: nn.Module) -> list[str]:
-    return [kind.__name__ for kind in type(unwrapped(root)).__mro__]
+    return [kind.__name__ for kind in type(inner_model(root)).__mro__]
 
 
 def _built_elsewhere(base: Fingerprint | None, root: nn.Module) -> tuple[str, str] | None:

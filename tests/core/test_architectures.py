@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from language_models import LAYERS, built, sites_of, tiny
+from language_models import BUILT_ALIKE, BY_RECORD, LANGUAGE, LAYERS, built, sites_of, tiny
 from pipelines import PIPELINES
 from torch import nn
 
 from act_core.architectures import ARCHITECTURES, PRESETS, Architecture, architecture_of, family
 from act_core.architectures.flux import COMFYUI_FLUX, DIFFUSERS_FLUX
-from act_core.architectures.language import GEMMA, GPT2, GPT_NEOX, LLAMA, MIXTRAL, OLMO2, QWEN3_NEXT
+from act_core.architectures.language import LLAMA
 from act_core.architectures.mmdit import COMFYUI_MMDIT, DIFFUSERS_MMDIT
 from act_core.interception import submodules
 from act_core.models.diffusers import DiffusersModel
@@ -23,16 +23,6 @@ from act_core.settings import SITE_PRESETS
 from act_core.sites import matches
 
 COUNTS = {"norms": 2, "attention": 1, "mlp": 1, "blocks": 1}
-LANGUAGE = (LLAMA, MIXTRAL, QWEN3_NEXT, GEMMA, OLMO2, GPT2, GPT_NEOX)
-# Kinds without a record, and the record of the family that they are built like.
-BUILT_ALIKE = {
-    "granite": LLAMA,
-    "glm4": LLAMA,
-    "starcoder2": LLAMA,
-    "granitemoe": MIXTRAL,
-    "dots1": MIXTRAL,
-    "minimax_m2": MIXTRAL,
-}
 # Hybrids, other norms, or a feed-forward that does not return the hidden states.
 GENERIC = ("olmo_hybrid", "jamba", "falcon_h1", "vaultgemma", "afmoe", "llama4_text", "minimax", "lfm3", "opt", "bloom")
 
@@ -41,10 +31,7 @@ def layer_of(name: str) -> int:
     return int(next(part for part in name.split(".") if part.isdigit()))
 
 
-KINDS = [kind for architecture in LANGUAGE for kind in architecture.kinds] + list(BUILT_ALIKE)
-
-
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BY_RECORD)
 def test_presets_find_their_sites_in_every_layer(kind: str) -> None:
     model = tiny(kind)
     for preset, count in COUNTS.items():
@@ -53,7 +40,7 @@ def test_presets_find_their_sites_in_every_layer(kind: str) -> None:
         assert not [name for name in names if "q_norm" in name or "k_norm" in name]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BY_RECORD)
 def test_all_is_in_order_of_layers_and_contains_auto(kind: str) -> None:
     every = sites_of(tiny(kind), "all")
     assert len(every) == sum(COUNTS.values()) * LAYERS

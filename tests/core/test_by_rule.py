@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import GLAD, SAD, byte_tokenizer, randomise
-from language_models import LAYERS, built, sites_of, tiny
-from test_architectures import KINDS
+from language_models import BY_RECORD, BY_RULE, LAYERS, built, sites_of, tiny
 from torch import Tensor, nn
 
 from act_core import MapError, fit, load_map, save_map, steer
@@ -24,26 +23,6 @@ from act_core.errors import FitError
 from act_core.interception import output_tensors
 from act_core.models.transformers import TransformersModel
 from act_core.sites import Site
-
-# Language models without a record, and what their blocks hold; numbers stand as *.
-WITHOUT_RECORD = {
-    "phi": ("self_attn.dense", "mlp"),
-    "bloom": ("self_attention.dense", "mlp"),
-    "falcon": ("self_attention.dense", "mlp"),
-    "gptj": ("attn.out_proj", "mlp"),
-    "gpt_neo": ("attn.attention.out_proj", "mlp"),
-    "gpt_bigcode": ("attn.c_proj", "mlp"),
-    "mpt": ("attn.out_proj", "ffn"),
-    "persimmon": ("self_attn.dense", "mlp"),
-    "vaultgemma": ("self_attn.o_proj", "mlp"),
-    # Every other layer has a state space in place of attention, and a mixture of experts.
-    "jamba": ("mamba.out_proj self_attn.o_proj", "feed_forward"),
-    "rwkv": ("attention.output", "feed_forward"),
-    "mamba": ("mixer.out_proj", None),
-    "mamba2": ("mixer.out_proj", None),
-    # It flattens rows and tokens before its feed-forward, which therefore holds no sites.
-    "opt": ("self_attn.out_proj", None),
-}
 
 
 def by_rule(model: Any, sites: str) -> list[Site]:
@@ -81,7 +60,7 @@ def outputs(model: TransformersModel, sites: Sequence[Site]) -> list[Tensor]:
     return [found[site.name] for site in sites]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BY_RECORD)
 def test_rule_finds_the_tensors_of_the_record(kind: str) -> None:
     model = tiny(kind)
     batch = model.batches(["rain", "sunny"], 2)[0]
@@ -94,7 +73,7 @@ def test_rule_finds_the_tensors_of_the_record(kind: str) -> None:
         assert all(torch.equal(one, other) for one, other in pairs), preset
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", BY_RECORD)
 def test_rule_finds_the_norms_of_the_record(kind: str) -> None:
     # Gemma and GLM have further norms, of which the record chose some by measurement.
     assert set(sites_of(tiny(kind), "norms")) <= {site.name for site in by_rule(tiny(kind), "norms")}
@@ -103,10 +82,10 @@ def test_rule_finds_the_norms_of_the_record(kind: str) -> None:
 # --- models without a record
 
 
-@pytest.mark.parametrize("kind", WITHOUT_RECORD)
+@pytest.mark.parametrize("kind", BY_RULE)
 def test_rule_finds_the_parts_of_every_block(kind: str) -> None:
     assert not architecture_of(built(kind, "meta")).presets
-    attention, mlp = WITHOUT_RECORD[kind]
+    attention, mlp = BY_RULE[kind]
     kinds = attention.split()
     mixed = dict.fromkeys(kinds, LAYERS // len(kinds))
     assert leaves(sites_of(tiny(kind), "attention, mlp")) == mixed | ({mlp: LAYERS} if mlp else {})
@@ -117,7 +96,7 @@ def test_rule_finds_the_parts_of_every_block(kind: str) -> None:
     assert set(everything) > set(sites_of(tiny(kind), "auto"))
 
 
-@pytest.mark.parametrize("kind", WITHOUT_RECORD)
+@pytest.mark.parametrize("kind", BY_RULE)
 def test_map_by_rule_is_fitted_saved_and_applied(kind: str, tmp_path: Any) -> None:
     module = randomise(built(kind), scale=0.05)
     model = TransformersModel(module, byte_tokenizer(), kind)  # pyright: ignore[reportArgumentType]

@@ -10,7 +10,6 @@ import inside  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
 # isort: split
 import comfy.model_management
-import comfy.ops
 import comfy.supported_models
 import torch
 from act_pack.act_core.architectures import architecture_of
