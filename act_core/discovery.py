@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .architectures.by_rule import Call, record_by_rule
@@ -17,7 +17,7 @@ from .interception import intercepted, output_tensors, submodules
 from .joins import JoinWatch
 from .layers import is_linear
 from .site_errors import check_found, check_names, is_preset, listed
-from .sites import Layout, Site, matches
+from .sites import Layout, Segment, Site, matches
 
 # What `auto` selects by rule. Steering attention alone keeps texts fluent.
 _AUTO, _AUTO_IN_TEXT = ("attention", "mlp"), ("attention",)
@@ -100,7 +100,7 @@ def discover(
     handlers: dict[nn.Module, Callable[[Any], Any]] = {}
     matched = False
     everything: list[str] = []
-    watch = _Watch(rows, at_site, JoinWatch() if apart else None)
+    watch = _Watch(rows, at_site, JoinWatch(part.module for part in components) if apart else None)
     parts = [(component, submodules(component.module), is_by_rule(component, sites)) for component in components]
     for component, modules, by_rule in parts:
         # Patterns may name an output, but outputs are known only once the module has run.
@@ -115,8 +115,13 @@ def discover(
             if chosen or (apart and name):
                 handlers[module] = partial(watch.note, component, name, module)
     check_names(sites, everything, any_module=matched)
-    with intercepted(handlers), watch.joins or nullcontext():
-        run()
+    with intercepted(handlers):
+        if watch.joins is None:
+            run()
+        else:
+            # A compiled graph does not show how its tensors are made.
+            with torch.compiler.set_stance("force_eager"), watch.joins:
+                run()
     patterns: list[str] = []
     for component, modules, by_rule in parts:
         if by_rule:
@@ -151,8 +156,7 @@ class _Watch:
         self.joins = joins
         self._at_site = at_site
         self._passed = Counter[str]()
-        # By site key, its tokens, and how many joins came before it.
-        self._joined: dict[str, tuple[int, int]] = {}
+        self._segments: dict[str, tuple[Segment, ...]] = {}
 
     def note(self, component: Component, name: str, module: nn.Module, output: Any) -> Any:
         sizes: dict[int | None, tuple[int, int]] = {}
@@ -169,8 +173,8 @@ class _Watch:
             site = Site(component.name, name, index, layout, channels)
             self._passed[site.key] += 1
             if self._passed[site.key] > component.passes.get(name, 0):
-                if self.joins is not None and site.key not in self.sites:
-                    self._joined[site.key] = tensor.shape[1], self.joins.count
+                if self.joins is not None and layout == "tokens" and site.key not in self.sites:
+                    self._segments[site.key] = self.joins.segments(component.name, tensor)
                 self.sites.setdefault(site.key, site)
                 self._at_site()
             if self.joins is not None:
@@ -182,11 +186,7 @@ class _Watch:
 
     def parts(self, site: Site) -> list[Site]:
         """The site itself, or one for each part of its stream, if that is joined."""
-        if self.joins is None or site.layout != "tokens":
-            return [site]
-        tokens, before = self._joined[site.key]
-        segments = self.joins.segments(site.component, tokens, site.channels, before)
-        return [replace(site, segment=segment) for segment in segments] or [site]
+        return [replace(site, segment=segment) for segment in self._segments.get(site.key, ())] or [site]
 
 
 def layout_of(module: nn.Module, name: str, tensor: Tensor) -> Layout | None:

@@ -2,144 +2,219 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, cast, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.weak import WeakIdKeyDictionary
 
 from .sites import End, Segment
 
 _CONCATENATIONS = (torch.cat, torch.concat, torch.concatenate)
+# They take the shape, dtype or device of a tensor, but none of its values.
+_EMPTY = {"new_empty", "new_full", "new_ones", "new_zeros", "empty_like", "full_like", "ones_like", "zeros_like"}
 
 
-class Output(NamedTuple):
-    """A tensor that a submodule has returned: ``[rows, tokens, channels]``."""
+class _Output(NamedTuple):
+    """Tokens that a submodule has returned."""
 
     component: str
     name: str
     output: int | None
     tokens: int
-    channels: int
-    address: int
 
 
 class _Join(NamedTuple):
-    """One joined stream.
+    """How a stream is joined.
 
     Attributes:
-        tokens, channels: its size.
-        sizes: tokens of the leading part and of all others.
-        addresses: of these parts; 0 if not known.
+        sizes: tokens of the leading and of the trailing part.
+        sources: the latest output of a submodule from which each part was made, token by token; None if not known.
         outputs: how many outputs of submodules came before it.
+        filled: which of the parts have been written; a slice that has not is not a stream, but padding.
     """
 
-    tokens: int
-    channels: int
     sizes: tuple[int, int]
-    addresses: tuple[int, int]
+    sources: tuple[_Output | None, _Output | None]
     outputs: int
+    filled: tuple[bool, bool] = (True, True)
+
+    @property
+    def tokens(self) -> int:
+        return sum(self.sizes)
+
+
+class _Origin(NamedTuple):
+    """What a tensor was made from.
+
+    Attributes:
+        constant: whether only weights went into it, as into tokens for padding.
+        source: the latest output of a submodule with the same tokens; None if there is none.
+        join: of the stream; None if it is not joined.
+    """
+
+    constant: bool
+    source: _Output | None = None
+    join: _Join | None = None
 
 
 class JoinWatch(TorchFunctionMode):
-    """Notes, while it is entered, every tensor that is joined from parts along its tokens.
+    """Follows all tensors, while it is entered, to know which of them hold two joined streams.
 
-    A model joins streams by a concatenation, or by writing them into the slices of one tensor.
+    A model joins streams by a concatenation, or by writing them into the slices of one tensor. Tokens that are weights,
+    such as padding, are not a stream.
+
+    Args:
+        roots: of the components.
 
     Example:
-        >>> with JoinWatch() as watch:
-        ...     text, picture = torch.ones(1, 3, 8), torch.ones(1, 4, 8)
+        >>> text_in, text, picture = nn.Linear(8, 8), torch.ones(1, 3, 8), torch.ones(1, 4, 8)
+        >>> with JoinWatch([text_in]) as watch:
+        ...     text = text_in(text)
         ...     watch.note("model", "text_in", None, text)
-        ...     joined = torch.cat([text, picture], 1)
-        >>> [segment.of(7, measured=3) for segment in watch.segments("model", 7, 8)]
+        ...     joined = torch.cat([text, picture], 1).tanh()
+        >>> [segment.of(7, measured=3) for segment in watch.segments("model", joined)]
         [slice(0, 3, None), slice(3, 7, None)]
     """
 
-    def __init__(self) -> None:
+    def __init__(self, roots: Iterable[nn.Module]) -> None:
         super().__init__()
-        self._outputs: list[Output] = []
+        self._buffers = {id(buffer) for root in roots for buffer in root.buffers()}
+        self._origins: WeakIdKeyDictionary = WeakIdKeyDictionary()
+        self._outputs: list[_Output] = []
         self._joins: list[_Join] = []
 
-    @property
-    def count(self) -> int:
-        """How many joins have been noted so far."""
-        return len(self._joins)
-
-    def note(self, component: str, name: str, output: int | None, tensor: Tensor) -> None:
-        """Note a tensor that a submodule returns; others are joined only later."""
+    def note(self, component: str, name: str, index: int | None, tensor: Tensor) -> None:
+        """Note a tensor ``[rows, tokens, channels]`` that a submodule returns."""
         if tensor.ndim == 3:
-            _, tokens, channels = tensor.shape
-            self._outputs.append(Output(component, name, output, tokens, channels, tensor.data_ptr()))
+            output = _Output(component, name, index, tensor.shape[1])
+            self._outputs.append(output)
+            self._origins[tensor] = self._origin(tensor)._replace(source=output)
 
-    def segments(self, component: str, tokens: int, channels: int, before: int | None = None) -> tuple[Segment, ...]:
-        """The two segments of a joined stream; none if the stream is not joined, or if no submodule measures them.
+    def segments(self, component: str, tensor: Tensor) -> tuple[Segment, ...]:
+        """The two segments of a tensor ``[rows, tokens, channels]``; none if it is not joined, or cannot be measured.
 
         Args:
             component: whose submodules may measure them.
-            tokens, channels: size of the stream.
-            before: the number of joins to consider, the latest first; by default all.
+            tensor: returned by one of its submodules.
         """
-        for join in reversed(self._joins[:before]):
-            if (join.tokens, join.channels) == (tokens, channels):
-                return next(self._divisions(component, join), ())
-        return ()
+        join = self._origin(tensor).join
+        if tensor.ndim != 3 or join is None or join.tokens != tensor.shape[1] or not all(join.filled):
+            return ()
+        return next(self._measured(component, join), ())
 
-    def _divisions(self, component: str, join: _Join) -> Iterator[tuple[Segment, Segment]]:
-        """Ways to measure a join, the most reliable first: by the part itself, then by tensors of its size."""
-        outputs = [output for output in self._outputs[: join.outputs] if output.component == component][::-1]
-        for is_part in (_is_itself, _has_its_size, _has_its_tokens):
-            for number, end in enumerate(cast("tuple[End, End]", get_args(End))):
-                for output in outputs:
-                    if output.tokens == join.sizes[number] and is_part(output, join, number):
-                        yield (
-                            Segment("leading", output.name, output.output, end),
-                            Segment("trailing", output.name, output.output, end),
-                        )
+    def _measured(self, component: str, join: _Join) -> Iterator[tuple[Segment, Segment]]:
+        """Ways to measure a join, the most reliable first: by what a part was made from, then by its size."""
+        before = [output for output in self._outputs[: join.outputs][::-1] if output.component == component]
+        alike = before if join.sizes[0] != join.sizes[1] else []
+        for outputs in (join.sources, alike):
+            for output in outputs:
+                if output is None or not self._is_steady(output):
+                    continue
+                for size, end in zip(join.sizes, cast("tuple[End, End]", get_args(End)), strict=True):
+                    is_part = output is join.sources[end == "trailing"] if outputs is join.sources else True
+                    if is_part and output.tokens == size and output.component == component:
+                        place = output.name, output.output, end
+                        yield Segment("leading", *place), Segment("trailing", *place)
+
+    def _is_steady(self, output: _Output) -> bool:
+        """Whether a submodule returns the same number of tokens whenever it runs."""
+        calls = {other.tokens for other in self._outputs if other[:3] == output[:3]}
+        return len(calls) == 1
+
+    def _origin(self, tensor: Tensor) -> _Origin:
+        if tensor in self._origins:
+            return cast("_Origin", self._origins[tensor])
+        return _Origin(constant=isinstance(tensor, nn.Parameter) or id(tensor) in self._buffers)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        if func is Tensor.__setitem__:
+            self._follow_slice(*args)
+            return result
         if func in _CONCATENATIONS:
-            self._note_concatenation(result, *args, **(kwargs or {}))
-        elif func is Tensor.__setitem__:
-            self._note_slice(*args)
+            origins = self._concatenated(*args, **(kwargs or {}))
+        elif getattr(func, "__name__", "") in _EMPTY:
+            origins = []
+        else:
+            origins = [self._origin(tensor) for tensor in _tensors([*args, *(kwargs or {}).values()])]
+        if func is nn.functional.scaled_dot_product_attention:
+            origins = origins[:1]  # its tokens are those of the queries
+        for tensor in _tensors([result]):
+            self._origins[tensor] = _inherited(origins, tensor.shape[1:])
         return result
 
-    def _note_concatenation(self, result: Tensor, tensors: Sequence[Tensor], dim: int = 0, **_: Any) -> None:
-        # Some models join the streams of each sample separately, as [tokens, channels].
-        if result.ndim not in (2, 3) or dim % result.ndim != result.ndim - 2 or len(tensors) < 2:
-            return
-        leading = tensors[0].shape[-2]
-        rest = tensors[1].data_ptr() if len(tensors) == 2 else 0
-        self._add(result, leading, (tensors[0].data_ptr(), rest))
+    def _concatenated(
+        self, tensors: Sequence[Tensor], dim: int = 0, axis: int | None = None, **_: Any
+    ) -> list[_Origin]:
+        """What a concatenation is made from: its parts, or if these are two streams, their join."""
+        parts = [part for part in tensors if part.numel()]
+        origins = [self._origin(part) for part in parts]
+        streams = [number for number, origin in enumerate(origins) if not origin.constant]
+        rank = parts[0].ndim if parts else 0
+        along = (dim if axis is None else axis) % max(1, rank)
+        # Some models join the streams of each sample separately, as [tokens, channels], or inside an attention.
+        if along not in {2: (0,), 3: (1,), 4: (1, 2)}.get(rank, ()):
+            return origins
+        if len(streams) != 2:
+            return [_Origin(origin.constant) for origin in origins]
+        leading = sum(part.shape[along] for part in parts[: streams[1]])
+        trailing = sum(part.shape[along] for part in parts[streams[1] :])
+        sources = (origins[0].source, origins[1].source) if len(parts) == 2 else (None, None)
+        if sources == (None, None):
+            # An attention may take a stream apart, also elsewhere, and join it again.
+            known = next((join for join in self._joins[::-1] if join.tokens == leading + trailing), None)
+            if known is not None:
+                return [_Origin(constant=False, join=known)]
+        join = _Join((leading, trailing), sources, len(self._outputs))
+        self._joins.append(join)
+        return [_Origin(constant=False, join=join)]
 
-    def _note_slice(self, tensor: Tensor, key: object, value: object) -> None:
+    def _follow_slice(self, tensor: Tensor, key: object, value: object) -> None:
         parts = cast("tuple[object, ...]", key) if isinstance(key, tuple) else (key,)
         tokens = parts[1] if len(parts) > 1 else None
-        if tensor.ndim != 3 or not isinstance(tokens, slice) or not isinstance(value, Tensor):
+        if not isinstance(value, Tensor):
             return
-        start, stop, step = cast("slice[int, int, int]", tokens).indices(tensor.shape[1])
-        if step == 1 and start == 0:
-            self._add(tensor, stop, (value.data_ptr(), 0))
-        elif step == 1 and stop == tensor.shape[1]:
-            self._add(tensor, start, (0, value.data_ptr()))
+        origin, written = self._origin(tensor), self._origin(value)
+        join = origin.join
+        if tensor.ndim == 3 and isinstance(tokens, slice) and not written.constant:
+            join = self._filled(join, tensor.shape[1], cast("slice[int, int, int]", tokens), written.source)
+        self._origins[tensor] = origin._replace(constant=origin.constant and written.constant, join=join)
 
-    def _add(self, joined: Tensor, leading: int, addresses: tuple[int, int]) -> None:
-        tokens, channels = joined.shape[-2:]
-        if 0 < leading < tokens:
-            sizes = leading, tokens - leading
-            self._joins.append(_Join(tokens, channels, sizes, addresses, len(self._outputs)))
+    def _filled(
+        self, join: _Join | None, length: int, tokens: slice[int, int, int], source: _Output | None
+    ) -> _Join | None:
+        """A join after one of its parts is written into a slice of a stream."""
+        start, stop, step = tokens.indices(length)
+        part, leading = (0, stop) if start == 0 else (1, start)
+        if step != 1 or not 0 < leading < length or (part and stop != length):
+            return join
+        if join is None or join.sizes[0] != leading:
+            join = _Join((leading, length - leading), (None, None), 0, (False, False))
+        sources, filled = list(join.sources), list(join.filled)
+        sources[part], filled[part] = source, True
+        return join._replace(
+            sources=(sources[0], sources[1]), filled=(filled[0], filled[1]), outputs=len(self._outputs)
+        )
 
 
-def _is_itself(output: Output, join: _Join, part: int) -> bool:
-    return output.address == join.addresses[part]
+def _inherited(origins: Sequence[_Origin], sizes: Sequence[int]) -> _Origin:
+    """The origin of a tensor of these sizes that is made from others: it keeps what has as many tokens."""
+    return _Origin(
+        all(origin.constant for origin in origins),
+        next((o.source for o in origins if o.source and o.source.tokens in sizes), None),
+        next((o.join for o in origins if o.join and o.join.tokens in sizes), None),
+    )
 
 
-def _has_its_size(output: Output, join: _Join, part: int) -> bool:
-    return output.channels == join.channels
-
-
-def _has_its_tokens(output: Output, join: _Join, part: int) -> bool:
-    return True
+def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
+    """The tensors among the arguments or results of a function."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(cast("Sequence[Any]", value))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
 
@@ -19,16 +19,16 @@ class Segment:
     each call of the model: another submodule, which runs before and returns the tokens of one of the two alone.
 
     Attributes:
-        end: which of the two.
+        end: which of the two; segments of one end are equal, however they are measured.
         gauge: dotted name of that submodule, in the same component.
         output: index of its output; None for a lone tensor.
         measures: which of the two it returns.
     """
 
     end: End
-    gauge: str
-    output: int | None
-    measures: End
+    gauge: str = field(compare=False)
+    output: int | None = field(compare=False)
+    measures: End = field(compare=False)
 
     def of(self, tokens: int, measured: int) -> slice:
         """The tokens of the segment.

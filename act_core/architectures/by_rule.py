@@ -30,6 +30,8 @@ from .base import Architecture
 _MIXES = re.compile(r"attn|attention|mamba|mixer")
 # Classes of what does not: MLPs and mixtures of experts. Other classes of such models have "moe" in their names, too.
 _FEEDS = re.compile(r"(mlp|moe|ffn|feedforward)(block)?$")
+# Blocks that make the modulation of others, from the noise level alone.
+_MODULATES = re.compile(r"guidance|modulation")
 # Parts of attention and MLP that may have the shape of the stream, but are not added to it.
 _NOT_ADDED = re.compile(
     r"(^|_)(w?[qkv]|qk|kv|qkv|query|key|value|gates?|router|mod|modulation|ada\w*)(_|$)", re.IGNORECASE
@@ -93,6 +95,7 @@ def _is_block(name: str, modules: Mapping[str, nn.Module]) -> bool:
     parent, _, leaf = name.rpartition(".")
     return (
         leaf.isdigit()
+        and not _MODULATES.search(parent)
         and not isinstance(modules[parent], nn.Sequential)
         and not _is_product(modules[name])
         and _count_products(modules[name]) > 1

@@ -113,7 +113,8 @@ class Walk:
         worker = self._running
         if gauges and worker is not None and worker.is_current_thread():
             tensors = output_tensors(output)
-            worker.gauges.update({place: tensors[place[2]].shape[1] for place in gauges})
+            found = {place: tensors.get(place[2]) for place in gauges}
+            worker.gauges.update({place: x.shape[1] for place, x in found.items() if x is not None and x.ndim == 3})
         for site in sites:
             tensor = output_tensors(output).get(site.output)
             if tensor is not None:
@@ -153,7 +154,10 @@ class Walk:
             return None
         measured = worker.gauges.get((site.component, site.segment.gauge, site.segment.output))
         if measured is None or not 0 < measured < x.shape[1]:
-            raise FitError(f"The text and picture tokens at site {site.key} cannot be told apart; choose other sites.")
+            raise FitError(
+                f"The text and picture tokens at site {site.key} cannot be told apart for some prompts; choose other "
+                "sites, or use prompts of one length."
+            )
         return site.segment.of(x.shape[1], measured)
 
     def _measure(self, site: Site, x: Tensor, worker: Worker) -> Values:

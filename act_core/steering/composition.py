@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from ..displacement import displace_at, displace_tokens, has_layout
 from ..errors import MapMismatchError
 from ..maps import ActMap
 from ..settings import Spatial
-from ..sites import Site
+from ..sites import Segment, Site
 from ..transport import Transport
 from .rows import BatchRows
 
@@ -23,11 +24,19 @@ class Gauge:
     """Measures where a stream of two joined parts is divided, see `act_core.sites.Segment`.
 
     Attributes:
-        tokens: how many tokens its submodule returned last; None before its first run.
+        measured: an empty tensor ``[0, tokens]`` of what its submodule returned last; None before its first run. A
+            compiled graph keeps the size of a tensor symbolic, where it would be compiled again for each number.
     """
 
     def __init__(self) -> None:
-        self.tokens: int | None = None
+        self.measured: Tensor | None = None
+
+    def read(self, output: Tensor | None) -> None:
+        """Note the number of tokens of an output; None if it is not ``[rows, tokens, channels]``."""
+        if output is None or output.ndim != 3:
+            self.measured = None
+        else:
+            self.measured = output.new_empty((0, output.shape[1]))
 
 
 class Layer:
@@ -117,12 +126,13 @@ class Step:
         """The tokens to steer; None for all."""
         if self.site.segment is None:
             return None
-        measured = None if self.gauge is None else self.gauge.tokens
-        if measured is None or measured > x.shape[1]:
+        measured = None if self.gauge is None else self.gauge.measured
+        if measured is None or measured.shape[1] > x.shape[1]:
             raise MapMismatchError(
-                f"The text and picture tokens at site {self.site.key} cannot be told apart; fit a map for this model."
+                f"The map steers a part of the tokens at site {self.site.key}, but where it ends was not measured in "
+                "this run; fit a map for this model."
             )
-        return self.site.segment.of(x.shape[1], measured)
+        return self.site.segment.of(x.shape[1], measured.shape[1])
 
     def _move_to(self, device: torch.device) -> None:
         with torch.inference_mode(False):
@@ -157,7 +167,7 @@ class Slot:
     def __init__(self) -> None:
         self.layers: list[Layer] = []
         self.steps: list[Step] = []
-        self._composed: list[tuple[int, float]] = []
+        self._composed: list[tuple[int, float, int]] = []
 
     def __call__(self, x: Tensor) -> Tensor:
         for step in self.steps:
@@ -183,7 +193,7 @@ class Slot:
     def recompose(self) -> None:
         """Compose the layers again. Steps are updated in place where possible, to avoid recompilation."""
         # A host may add and remove the same maps at every denoising step.
-        layers = [(layer.number, layer.strength) for layer in self.layers]
+        layers = [(layer.number, layer.strength, id(layer.gauge)) for layer in self.layers]
         if layers == self._composed:
             return
         self.count()
@@ -203,40 +213,51 @@ class Slot:
                     self.layers[member].counted += fires
 
 
+class _Affine(NamedTuple):
+    """Layers that are composed so far, in float64."""
+
+    first: Layer
+    members: list[int]
+    gain: Tensor
+    offset: Tensor
+
+    def then(self, index: int, gain: Tensor, offset: Tensor) -> _Affine:
+        """Followed by another layer."""
+        combined = self.gain + gain + self.gain * gain
+        return _Affine(self.first, [*self.members, index], combined, (1 + gain) * self.offset + offset)
+
+    def step(self, bounds: tuple[Tensor, Tensor] | None = None) -> Step:
+        return Step(self.first, self.members, self.gain.float(), self.offset.float(), bounds)
+
+
 def _composed(layers: list[Layer]) -> Iterator[Step]:
     """One step for each run of unbounded layers, composed in float64, and one for each bounded layer."""
-    pending: tuple[Layer, list[int], Tensor, Tensor] | None = None
+    # The leading and the trailing tokens of a stream do not depend on each other.
+    pending: dict[Segment | None, _Affine] = {}
     for index, layer in enumerate(layers):
         if layer.strength == 0:
             continue
-        transport = layer.transport
+        transport, segment = layer.transport, layer.site.segment
         gain = (transport.omega.double() - 1) * layer.strength
         offset = transport.beta.double() * layer.strength
         bounds = None
         if transport.low is not None and transport.high is not None:
             bounds = transport.low, transport.high
-        members = [index]
-        if pending and bounds is None and _can_compose(pending[0], layer):
-            _, members_before, gain_before, offset_before = pending
-            members = [*members_before, index]
-            offset = (1 + gain) * offset_before + offset
-            gain = gain_before + gain + gain_before * gain
-        elif pending:
-            yield _step(*pending)
-        pending = (layer, members, gain, offset) if bounds is None else None
-        if bounds is not None:
-            yield _step(layer, members, gain, offset, bounds)
-    if pending:
-        yield _step(*pending)
+        before = pending.get(segment)
+        composes = before is not None and bounds is None and _can_compose(before.first, layer)
+        if before is not None and composes:
+            pending[segment] = before.then(index, gain, offset)
+            continue
+        for other in [key for key in pending if key == segment or None in (key, segment)]:
+            yield pending.pop(other).step()
+        if bounds is None:
+            pending[segment] = _Affine(layer, [index], gain, offset)
+        else:
+            yield _Affine(layer, [index], gain, offset).step(bounds)
+    for affine in pending.values():
+        yield affine.step()
 
 
 def _can_compose(one: Layer, other: Layer) -> bool:
-    """Whether two layers steer the same rows and tokens by the same rule."""
-    same_part = one.rows is other.rows and one.site.segment == other.site.segment
-    return same_part and one.act_map.record.spatial == other.act_map.record.spatial
-
-
-def _step(
-    layer: Layer, members: list[int], gain: Tensor, offset: Tensor, bounds: tuple[Tensor, Tensor] | None = None
-) -> Step:
-    return Step(layer, members, gain.float(), offset.float(), bounds)
+    """Whether two layers on the same tokens steer the same rows by the same rule."""
+    return one.act_map.record.spatial == other.act_map.record.spatial and one.rows is other.rows

@@ -43,8 +43,9 @@ class SteeredForward:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         assert self.forward is not None
         output = self.forward(*args, **kwargs)
-        for index, gauge in self.gauges.items():
-            gauge.tokens = output_tensors(output)[index].shape[1]
+        if self._measured_for:
+            for index, gauge in self.gauges.items():
+                gauge.read(output_tensors(output).get(index))
         for index, slot in self.slots.items():
             if slot.layers and slot.steps:
                 output = with_output(output, index, slot(_tensor_at(output, index, slot)))
@@ -70,6 +71,7 @@ class SteeredForward:
     def measure(self, output: int | None, layer: Layer) -> None:
         """Count the tokens of an output at each call, for a layer of another module."""
         layer.gauge = self.gauges.setdefault(output, Gauge())
+        layer.gauge.measured = None
         self._measured_for.append(layer)
 
     def discard(self, layer: Layer) -> None:

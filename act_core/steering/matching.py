@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 
 import torch
 from torch import nn
@@ -80,9 +80,14 @@ def _names(site: Site) -> tuple[str, ...]:
     return (site.name,) if site.segment is None else (site.name, site.segment.gauge)
 
 
-def find_gauge(root: nn.Module, segment: Segment) -> nn.Module:
-    """The submodule that measures where a segment begins or ends."""
-    return find_submodules(root, [segment.gauge])[segment.gauge]
+def find_gauges(roots: Mapping[str, nn.Module], sites: Collection[Site]) -> list[tuple[Site, Segment, nn.Module]]:
+    """The submodules that measure where the segments of sites begin or end."""
+    found: list[tuple[Site, Segment, nn.Module]] = []
+    for component, root in roots.items():
+        own = [(site, site.segment) for site in sites if site.segment is not None and site.component == component]
+        modules = find_submodules(root, {segment.gauge for _, segment in own}) if own else {}
+        found += [(site, segment, modules[segment.gauge]) for site, segment in own]
+    return found
 
 
 def check_architectures(act_map: ActMap, roots: Mapping[str, nn.Module], found: Container[str]) -> None:

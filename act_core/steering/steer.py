@@ -18,7 +18,7 @@ from ..settings import Strength, as_strength
 from ..sites import Coverage, Site
 from .composition import Layer
 from .forward import LOCK, SteeredForward, add_gauge, add_layer, layers_on, remove_layer
-from .matching import check_architectures, find_gauge, find_sites, notes_for, roots_of, warnings_for
+from .matching import check_architectures, find_gauges, find_sites, notes_for, roots_of, warnings_for
 from .rows import BatchRows
 
 logger = logging.getLogger(__name__)
@@ -120,9 +120,8 @@ class Steering:
         self._layers = {site: Layer(act_map, site, rows.get(site.component)) for site in found}
         self._places = [(ref(module), self._layers[site]) for site, module in found.items()]
         self._gauges = [
-            (ref(find_gauge(roots[site.component], site.segment)), site.segment.output, layer)
-            for site, layer in self._layers.items()
-            if site.segment is not None
+            (ref(module), segment.output, self._layers[site])
+            for site, segment, module in find_gauges(roots, self._layers)
         ]
         self._fires_before = 0
         self._began = False
@@ -190,7 +189,15 @@ class Steering:
 
         Args:
             before: returns the forward that each of them calls, by component and submodule.
+
+        Raises:
+            MapMismatchError: the map steers parts of a stream of tokens.
         """
+        if self._gauges:
+            raise MapMismatchError(
+                f"{self.act_map.called} steers parts of the tokens at {next(iter(self._layers)).key}, which this host "
+                "cannot measure there; use it with the model it was fitted on."
+            )
         forwards: dict[tuple[str, str], SteeredForward] = {}
         for site, layer in self._layers.items():
             place = site.component, site.name

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...act_core.components import Component
 from ...act_core.fitting import FitModel, MicroBatch
-from .models import diffusion_model, weight_patches
+from .models import diffusion_model, forget_prompts, weight_patches
 from .text_encoders import Conditioning, memory_errors
 
 # Key in a conditioning for its number among those of a fit.
@@ -156,6 +156,7 @@ class Denoiser(FitModel[EncodedPrompt]):
         options |= {"cond_or_uncond": [0] * count, "uuids": uuids, "sigmas": self._sigma}
         x, t = torch.cat([prepared.input_x for prepared in group]), self._sigma.expand(count)
         c = comfy.samplers.cond_cat([prepared.conditioning for prepared in group]) | {"transformer_options": options}
+        forget_prompts(self._components[0].module)
         with memory_errors():
             if "model_function_wrapper" in self._options:
                 arguments = {"input": x, "timestep": t, "c": c, "cond_or_uncond": options["cond_or_uncond"]}

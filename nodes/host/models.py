@@ -43,6 +43,12 @@ def weight_patches(patcher: Any, what: str) -> tuple[str, ...]:
     return (f"{count} weights of the {what} patched, as by a LoRA",) if count else ()
 
 
+def forget_prompts(module: nn.Module) -> None:
+    """Drop what HiDream-O1 keeps of prompts between calls: it depends on the map, and hides tokens from it."""
+    if getattr(module, "_kv_cache_entries", None):
+        module._kv_cache_entries = []  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def is_steered(model: Any) -> bool:
     """Whether a MODEL is already steered."""
     return bool(model.wrappers.get(WrappersMP.APPLY_MODEL, {}).get(KEY))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -219,10 +221,105 @@ def test_compiled_model_follows_the_length_of_the_prompt() -> None:
 def test_map_with_segments_is_saved_as_format_2(tmp_path: Path) -> None:
     act_map = fitted(JointModel(Joint()))
     loaded = load_map(save_map(act_map, tmp_path / "joint.safetensors"))
-    assert list(loaded.transports) == list(act_map.transports)
+    assert [repr(site) for site in loaded.transports] == [repr(site) for site in act_map.transports]
     assert b'"act.format":"2"' in (tmp_path / "joint.safetensors").read_bytes()
     save_map(fitted(JointModel(Joint()), target=["the fog", "old trees"]), tmp_path / "one.safetensors")
     assert b'"act.format":"1"' in (tmp_path / "one.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_compiled_model_is_not_compiled_for_each_length(whole: bool) -> None:
+    model, compiled = JointModel(Joint()), 0
+    act_map = fitted(model)
+
+    def backend(graph: Any, _: Any) -> Any:
+        nonlocal compiled
+        compiled += 1
+        return graph
+
+    run: Any = torch.compile(model.module, backend=backend) if whole else model.module
+    if not whole:
+        for block in model.module.blocks:
+            block.compile(backend=backend)
+    with torch.no_grad(), steer(model.module, act_map):
+        for count in range(2, 12):
+            run(*model.inputs("word " * count))
+    # One graph for the first length and one for all others, of the model or of each block.
+    assert compiled <= (2 if whole else 4)
+
+
+def test_compiled_model_is_fitted() -> None:
+    model = JointModel(Joint())
+    plain = fitted(model)
+    for block in model.module.blocks:
+        block.compile(backend="eager")
+    compiled = fitted(model)
+    assert keys(compiled) == keys(plain)
+    for key in keys(plain):
+        assert_close(compiled[key].omega, plain[key].omega)
+
+
+def test_many_maps_need_one_step_for_each_part() -> None:
+    model = JointModel(Joint())
+    act_map = fitted(model).restrict("toy/blocks.1")
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(steer(model.module, act_map, 0.1))
+        (slot,) = model.module.blocks[1].__dict__["forward"].slots.values()
+        assert len(slot.steps) == 2
+
+
+def test_maps_whose_parts_are_measured_elsewhere_compose() -> None:
+    act_map = fitted(JointModel(Joint()))
+    elsewhere = {
+        replace(site, segment=Segment(site.segment.end, "other", None, "trailing")): transport
+        for site, transport in act_map.transports.items()
+        if site.segment is not None
+    }
+    assert list(act_map.then(ActMap(elsewhere)).transports) == list(act_map.transports)
+
+
+class Padded(Joint):
+    """Pads the text to a multiple of four with tokens that are weights, and refines it before the join."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pad = nn.Parameter(torch.ones(1, 1, WIDTH))
+        self.refiner = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, text: Tensor, picture: Tensor) -> Tensor:
+        text = self.text_in(text)
+        text = torch.cat([text, self.pad.repeat(1, -text.shape[1] % 4, 1)], 1)
+        x = torch.cat([self.refiner(text), self.picture_in(picture)], 1)
+        for block in self.blocks:
+            x = x + block(x)
+        return x
+
+
+def test_padding_is_not_a_stream() -> None:
+    act_map = fit(JointModel(Padded()), SHORT, [*LONG, "four words without padding"], sites="toy/blocks.*, toy/refiner")
+    assert keys(act_map)[0] == "toy/refiner"
+    assert {site.segment.gauge for site in act_map.transports if site.segment} == {"refiner"}
+
+
+def test_parts_of_equal_size_are_followed_through_the_model() -> None:
+    six = "a text of six words here"
+    act_map = fit(JointModel(Joint()), [six, six.upper()], LONG, sites=SITES)
+    assert {(site.segment.gauge, site.segment.measures) for site in act_map.transports if site.segment} == {
+        ("text_in", "leading")
+    }
+
+
+def test_measurement_of_an_earlier_run_is_not_used() -> None:
+    model = JointModel(Joint())
+    act_map = fitted(model)
+    text, picture = model.inputs("two words")
+    with torch.no_grad():
+        with steer(model.module, act_map):
+            model.module(text, picture)
+        x = torch.cat([text, model.module.picture_in(picture)], 1)
+        with pytest.raises(MapMismatchError, match="was not measured in this run"), steer(model.module, act_map):
+            model.module.blocks[0](x)
 
 
 def test_model_without_the_gauge_lacks_the_site() -> None:
@@ -244,7 +341,7 @@ def test_gauge_that_does_not_run_is_an_error() -> None:
     }
     model.module.add_module("unused", nn.Identity())
     with (
-        pytest.raises(MapMismatchError, match=r"tokens at site toy/blocks.0@leading cannot be told apart"),
+        pytest.raises(MapMismatchError, match="was not measured in this run"),
         torch.no_grad(),
         steer(model.module, ActMap(moved)),
     ):
@@ -256,5 +353,5 @@ def test_part_that_is_empty_for_some_prompts_is_an_error() -> None:
         def forward(self, text: Tensor, picture: Tensor) -> Tensor:
             return super().forward(text, picture if text.shape[1] == 2 else picture[:, :0])
 
-    with pytest.raises(FitError, match=r"tokens at site toy/blocks.0@leading cannot be told apart; choose other sites"):
+    with pytest.raises(FitError, match=r"tokens at site toy/blocks.0@leading cannot be told apart for some prompts"):
         fitted(JointModel(Optional()))
