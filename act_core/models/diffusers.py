@@ -7,7 +7,7 @@ import logging
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -26,20 +26,21 @@ from ..steering import BatchRows
 from ..steering.forward import layers_on
 from .base import SteerableModel, as_real, checked_prompts, checked_seed
 from .branches import Branches, choose
+from .call_plan import CallPlan, examined
 from .loading import loading
 from .pipeline_arguments import PipelineArguments, checked_size
-from .pipeline_calls import STEPS, Call, CallPlan, examined, first_call, own_tokens, token_mask, watched
+from .pipeline_calls import STEPS, Call, first_call, watched
 from .pipelines import (
     OneEncoderPipeline,
     check_pipeline,
     checked_folder,
     denoiser,
     denoiser_place,
-    is_clip,
     text_encoders,
     uncompiled,
     with_own_schedule,
 )
+from .prompt_tokens import warn_of_long
 
 __all__ = ["DIFFUSION_MODEL", "Branch", "DiffusersModel"]
 
@@ -94,7 +95,7 @@ class DiffusersModel(SteerableModel[Image]):
         self._arguments = PipelineArguments(self.pipeline, checked_size(self.pipeline, size, name))
         if denoiser_place(pipeline) == "transformer" and getattr(pipeline, "transformer_2", None) is not None:
             self.notes = ("the second diffusion model, which runs the less noisy steps, is left alone",)
-        self._shapes: dict[str, tuple[torch.Size, ...]] = {}
+        self._known_lengths: dict[str, Hashable] = {}
         # Which rows of a batch belong to a branch, for the text encoders and for the diffusion model.
         self._text_rows = {branch: BatchRows() for branch in ("positive", "negative")}
         self._model_rows = {branch: BatchRows() for branch in ("positive", "negative")}
@@ -137,16 +138,33 @@ class DiffusersModel(SteerableModel[Image]):
             if (name != DIFFUSION_MODEL) in is_text
         ]
 
+    def batch_key(self, sample: str) -> Hashable:
+        """The length of a prompt, as its number of tokens or the shapes of its conditioning.
+
+        None if this pipeline pads all prompts to one length.
+        """
+        plan = self._plan
+        if plan.has_fixed_length:
+            return None
+        if sample not in self._known_lengths:
+            call = first_call(*self._unguided([sample], [0]), plan.counted).call
+            if call.place == plan.counted:
+                length: Hashable = plan.tokens.length(call)
+            else:
+                length = tuple(call.by_row()[path][0].shape for path in plan.conditioning)
+            self._known_lengths[sample] = length
+        return self._known_lengths[sample]
+
     def batches(self, samples: Sequence[str], size: int) -> list[MicroBatch]:
         """Prompts in the order given; prompt n of either side starts from the same noise.
 
         Prompts of different lengths share a batch only if the pipeline pads them all to one length.
         """
-        self._warn_of_long(samples)
+        warn_of_long(self.pipeline, samples)
         size = size if self._plan.runs_together else 1
-        alike: defaultdict[object, list[tuple[str, int]]] = defaultdict(list)
+        alike: defaultdict[Hashable, list[tuple[str, int]]] = defaultdict(list)
         for number, prompt in enumerate(samples):
-            alike[self._lengths(prompt)].append((prompt, self._seed + number))
+            alike[self.batch_key(prompt)].append((prompt, self._seed + number))
         return [
             self._batch(*map(list, zip(*group[at : at + size], strict=True)))  # prompts and their seeds
             for group in alike.values()
@@ -183,7 +201,7 @@ class DiffusersModel(SteerableModel[Image]):
         (negative,) = checked_prompts([negative])
         steps, seed = as_integer("steps", steps, 1, error=MapError), checked_seed(seed)
         guidance = None if guidance is None else as_real("guidance", guidance, 0)
-        self._warn_of_long([*prompts, negative])
+        warn_of_long(self.pipeline, [*prompts, negative])
         if negative and not self._arguments.takes_negative:
             logger.warning("A %s takes no negative prompt, so %r is ignored.", type(self.pipeline).__name__, negative)
         guided, two_branches = self._arguments.guided(guidance, [negative] * len(prompts), self._plan.off)
@@ -219,15 +237,6 @@ class DiffusersModel(SteerableModel[Image]):
         """How the pipeline calls its models."""
         return examined(self.pipeline, self._arguments)
 
-    def _lengths(self, prompt: str) -> tuple[torch.Size, ...]:
-        """The shapes of a prompt's conditioning; the same for all prompts if they are padded to one length."""
-        if self._plan.has_fixed_length:
-            return ()
-        if prompt not in self._shapes:
-            rows = first_call(*self._unguided([prompt], [0])).call.by_row()
-            self._shapes[prompt] = tuple(rows[path][0].shape for path in self._plan.conditioning)
-        return self._shapes[prompt]
-
     def _unguided(self, prompts: Sequence[str], seeds: Sequence[int]) -> tuple[Any, dict[str, Any]]:
         """The pipeline without guidance, and the arguments to call it with for a fit."""
         off = self._plan.off
@@ -260,32 +269,16 @@ class DiffusersModel(SteerableModel[Image]):
                 )
         return Branches(first, self._plan.conditioning, self._text_rows, self._model_rows, kind)
 
-    def _warn_of_long(self, prompts: Sequence[str]) -> None:
-        """Pipelines silently truncate prompts that are too long for their text encoders."""
-        names = ("tokenizer", "tokenizer_2", "tokenizer_3", "tokenizer_4")
-        found: list[Any] = [getattr(self.pipeline, name, None) for name in names]
-        tokenizers = [tokenizer for tokenizer in found if hasattr(tokenizer, "model_max_length")]
-        if not tokenizers:
-            return
-        shortest = min(tokenizers, key=lambda tokenizer: tokenizer.model_max_length)
-        most = shortest.model_max_length
-        for text in dict.fromkeys(prompts):
-            length = len(shortest(text, truncation=False, verbose=False)["input_ids"])
-            if length > most:
-                logger.warning("%r has %d tokens, of which a text encoder reads the first %d.", text, length, most)
-
     def _batch(self, prompts: Sequence[str], seeds: Sequence[int]) -> MicroBatch:
         masks: dict[str, Tensor] = {}
 
         def encode(call: Call) -> Any:
-            mask = token_mask(call)
+            mask = self._plan.tokens.mask(call)
             if mask is not None:
-                masks[self._encoders[call.place]] = own_tokens(mask, self._plan.templates.get(call.place, (0, 0)))
+                masks[self._encoders[call.place]] = mask
             return call.run()
 
-        # The padding of CLIP is part of what diffusion models were trained on.
-        read = [place for place in self._encoders if not is_clip(uncompiled(getattr(self.pipeline, place)))]
-        pipeline = watched(self._unguided(prompts, seeds)[0], dict.fromkeys(read, encode))
+        pipeline = watched(self._unguided(prompts, seeds)[0], dict.fromkeys(self._plan.tokens.places, encode))
         pipeline = with_own_schedule(pipeline, slice(1))
         # New arguments each time: the same noise.
         return MicroBatch(len(prompts), lambda: pipeline(**self._unguided(prompts, seeds)[1]), masks)

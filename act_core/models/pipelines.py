@@ -16,11 +16,14 @@ from diffusers import DiffusionPipeline, StableDiffusion3Pipeline  # pyright: ig
 from torch import nn
 
 from ..errors import MapError, first_line
+from ..interception import inner_model
 
 # Names of CLIP text encoders by their position in the pipeline; others are named by their family.
 _CLIP = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 # Names that other text encoders have in every host, by the `model_type` of their configuration.
 _NAMES = {"t5": "t5xxl", "umt5": "umt5xxl"}
+# Diffusion models that get padded prompts and join only the tokens of their mask with the picture.
+_REMOVE_PADDING = ("Lumina2Transformer2DModel",)
 _NEEDED = ("prompt", "height", "width", "num_inference_steps", "generator")
 
 
@@ -132,7 +135,12 @@ def _encoder_name(place: str, encoder: nn.Module, present: Mapping[str, nn.Modul
 
 def is_clip(encoder: nn.Module) -> bool:
     """Whether a text encoder is a CLIP, whose padding is part of what diffusion models were trained on."""
-    return "CLIP" in type(encoder).__name__
+    return "CLIP" in type(inner_model(encoder)).__name__
+
+
+def removes_padding(pipeline: Any) -> bool:
+    """Whether the diffusion model removes the padding of prompts before it joins them with the picture."""
+    return type(inner_model(denoiser(pipeline))).__name__ in _REMOVE_PADDING
 
 
 def uncompiled(module: Any) -> Any:

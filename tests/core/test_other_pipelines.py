@@ -12,16 +12,17 @@ import torch
 from helpers import keys, swapped
 from other_pipelines import OTHER_PIPELINES
 from pipeline_parts import NEGATIVE, diffusers
-from pipelines import SOURCE, TARGET
-from torch import Tensor
+from pipelines import PIPELINES, SOURCE, TARGET
+from pipelines import SIZE as PICTURE
+from torch import Tensor, nn
 
 from act_core import ActMap, MapError, fit
 from act_core.interception import intercepted, output_tensors
 from act_core.models.diffusers import DIFFUSION_MODEL, DiffusersModel
 
 SIZE = (32, 32)
-# Padded to the longest prompt of a batch, or not at all: prompts of different lengths cannot share a batch.
-UNPADDED = ("z-image", "qwen-image", "cogview 4")
+# Padded to the longest prompt of a batch, or read without padding: prompts of different lengths cannot share a batch.
+UNPADDED = ("z-image", "qwen-image", "cogview 4", "lumina 2")
 
 
 @cache
@@ -96,11 +97,103 @@ def mask_of(kind: str, prompt: str) -> Tensor:
     return mask
 
 
-@pytest.mark.parametrize("kind", ["pixart", "wan", "lumina 2", "z-image", "qwen-image", "hunyuanvideo"])
+MASKED = ("pixart", "wan", "lumina 2", "z-image", "qwen-image", "hunyuanvideo")
+WITHOUT_MASK = ("ltx", "cogview 4")  # padded after the prompt, and before it
+
+
+@pytest.mark.parametrize("kind", [*MASKED, *WITHOUT_MASK])
 def test_only_tokens_of_prompt_count_in_text_encoder(kind: str) -> None:
     # Neither the padding nor the template, which ends with a token for the end of the text.
     assert mask_of(kind, "rain").sum() == 1
     assert mask_of(kind, "rain sun rain").sum() == 3
+
+
+@pytest.mark.parametrize("kind", ["sd3", "flux"])
+def test_padding_of_t5_beside_clip_does_not_count(kind: str) -> None:
+    """These pipelines call T5 without a mask. Each byte is a token; the padding of CLIP counts."""
+    model = DiffusersModel(PIPELINES[kind](), kind, size=PICTURE)
+    (batch,) = model.batches(["rain", "wind and sun"], 2)
+    batch.run()
+    assert {name: mask.sum(1).tolist() for name, mask in batch.masks.items()} == {"t5xxl": [4, 12]}
+
+
+def test_text_and_picture_are_apart_if_prompts_differ_in_length() -> None:
+    model = DiffusersModel(OTHER_PIPELINES["lumina 2"](), size=SIZE, components="model")
+    source, short = ["rain sun", "sun rain"], ["red sea", "the sea"]
+    long = ["red houses by the sea", "many trees and houses by the red sea"]
+    assert ends(fit(model, source, long, sites="blocks")) == {"context_refiner.0": [], "noise_refiner.0": []} | {
+        f"layers.{number}": ["leading", "trailing"] for number in range(2)
+    }
+    assert not any(ends(fit(model, source, short, sites="blocks")).values())
+
+
+def ends(act_map: ActMap) -> dict[str, list[str]]:
+    """The segments of each site's module."""
+    found: dict[str, list[str]] = {site.name: [] for site in act_map.transports}
+    for site in act_map.transports:
+        if site.segment is not None:
+            found[site.name].append(site.segment.end)
+    return found
+
+
+@pytest.mark.parametrize("kind", OTHER_PIPELINES)
+def test_lengths_are_counted_only_where_pipeline_does_not_pad(kind: str) -> None:
+    model, _ = tiny(kind)
+    long = " ".join(["many red houses by the sea"] * 5)
+    assert (model.batch_key("rain") != model.batch_key(long)) == (kind in UNPADDED)
+    assert model.batch_key("rain sun") == model.batch_key("sun rain")
+
+
+@pytest.mark.parametrize("kind", UNPADDED)
+def test_lengths_are_known_before_text_encoder_runs(kind: str) -> None:
+    model, _ = tiny(kind)
+    calls: list[Any] = []
+    encoder = next(iter(model.modules.values()))
+    with intercepted({encoder: lambda output: calls.append(output) or output}):
+        model.batch_key("sea trees fox")
+        assert not calls
+        model.batches(["sea trees fox"], 1)[0].run()
+    assert len(calls) == 1
+
+
+def test_rows_are_known_of_models_in_wrapper() -> None:
+    """Adapters such as `peft` pass on positional arguments, of which the first is the one with rows."""
+    plain, wrapped = (DiffusersModel(OTHER_PIPELINES["pixart"](), size=SIZE, components="text") for _ in range(2))
+    wrapped.pipeline.text_encoder = Wrapper(wrapped.pipeline.text_encoder)
+    masks: list[Tensor] = []
+    for model in (plain, wrapped):
+        (batch,) = model.batches(["rain", "sun sun", "red sea"], 3)
+        batch.run()
+        masks.append(batch.masks["t5xxl"])
+    assert torch.equal(*masks)
+    maps = [fit(model, SOURCE, TARGET, sites="attention") for model in (plain, wrapped)]
+    for one, other in zip(*(act_map.transports.values() for act_map in maps), strict=True):
+        assert torch.equal(one.beta, other.beta)
+
+
+def test_clip_in_wrapper_counts_whole() -> None:
+    pipeline = PIPELINES["flux"]()
+    pipeline.text_encoder = Wrapper(pipeline.text_encoder)
+    (batch,) = DiffusersModel(pipeline, size=PICTURE).batches(["rain"], 1)
+    batch.run()
+    assert set(batch.masks) == {"t5xxl"}
+
+
+class Wrapper(nn.Module):
+    """What `peft` puts around a model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.base_model = nn.ModuleDict({"model": model})
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.base_model["model"](*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.base_model["model"], name)
 
 
 def test_generate_without_guidance_has_no_negative_branch() -> None:
