@@ -54,9 +54,18 @@ class TextEncoders(FitModel[str]):
     def check(self, source: Sequence[str], target: Sequence[str]) -> None:
         super().check(source, target)
         used = [_tokens(self._clip, prompt).keys() for prompt in (*source, *target)]
-        left_out = [encoder.component for encoder in self._encoders if any(encoder.key not in keys for keys in used)]
-        self._components = [e.component for e in self._encoders if e.component not in left_out]
-        self.notes = tuple(f"{part.name} left out, because some prompts do not use it" for part in left_out)
+        reasons: dict[str, str] = {}
+        for component, key, _ in self._encoders:
+            if key is None:
+                reasons[component.name] = "the tokens of a trial prompt did not reach it unchanged"
+            elif any(key not in keys for keys in used):
+                reasons[component.name] = "some prompts do not use it"
+        self._components = [e.component for e in self._encoders if e.component.name not in reasons]
+        self.notes = tuple(f"{name} left out, because {reason}" for name, reason in reasons.items())
+        if self._encoders and not self._components:
+            raise FitError(
+                f"No text encoder of this CLIP can be fitted ({'; '.join(self.notes)}); set components to model."
+            )
 
     def batches(self, samples: Sequence[str], size: int) -> list[MicroBatch]:
         """Batch prompts with the same number of tokens together."""
@@ -106,7 +115,7 @@ class _Encoder(NamedTuple):
 
     Attributes:
         component: holds its sites.
-        key: of its tokens, in what the tokenizer returns; None if no prompt uses it.
+        key: of its tokens, in what the tokenizer returns; None if it was not seen to read them.
         tokens: finds those of the prompt; None if all of them count.
     """
 

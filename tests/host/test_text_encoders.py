@@ -66,7 +66,12 @@ SITES = {
 }
 # CLIP models that the host runs and returns without a mask, in which all tokens count.
 READ_WITH_PADDING = {"clip_l", "clip_g", "clip_h"}
-LEFT_OUT = {"HunyuanImage": "byt5_small", "HunyuanVideo 1.5": "byt5_small", "ACE-Step 1.5": "qwen3_2b"}
+UNUSED, UNKNOWN = "some prompts do not use it", "the tokens of a trial prompt did not reach it unchanged"
+LEFT_OUT = {
+    "HunyuanImage": ("byt5_small", UNUSED),
+    "HunyuanVideo 1.5": ("byt5_small", UNUSED),
+    "ACE-Step 1.5": ("qwen3_2b", UNKNOWN),
+}
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +113,22 @@ def test_map_moves_conditioning_and_is_removed(name: str, found: dict[str, Any])
 
 
 @pytest.mark.parametrize("name", LEFT_OUT)
-def test_encoder_that_some_prompts_do_not_use_is_left_out(name: str, found: dict[str, Any]) -> None:
-    assert found["notes"] == [f"{LEFT_OUT[name]} left out, because some prompts do not use it"]
+def test_encoder_that_prompts_do_not_reach_is_left_out(name: str, found: dict[str, Any]) -> None:
+    encoder, reason = LEFT_OUT[name]
+    assert found["notes"] == [f"{encoder} left out, because {reason}"]
+
+
+def test_encoder_whose_tokens_are_not_recognised_is_left_out(everything: dict[str, Any]) -> None:
+    assert everything["Flux, changed tokens"] == {
+        "components": ["clip_l"],
+        "notes": [f"t5xxl left out, because {UNKNOWN}"],
+    }
+
+
+def test_fit_is_refused_if_no_encoder_is_left(everything: dict[str, Any]) -> None:
+    assert everything["SD 1, changed tokens"]["refused"] == (
+        f"No text encoder of this CLIP can be fitted (clip_l left out, because {UNKNOWN}); set components to model."
+    )
 
 
 @pytest.mark.parametrize("name", ["HunyuanImage, quoted"])

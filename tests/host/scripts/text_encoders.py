@@ -120,6 +120,17 @@ def skipped(clip: Any) -> dict[str, int]:
     return {name: sum(site.component == name for site in act_map.transports) for name in act_map.components}
 
 
+def changed(clip: Any, key: str) -> dict[str, Any]:
+    """A fit of a CLIP whose model passes on a copy of the tokens under a key."""
+    run = clip.cond_stage_model.encode_token_weights
+    clip.cond_stage_model.encode_token_weights = lambda tokens: run({**tokens, key: list(tokens[key])})
+    try:
+        act_map, _ = fitted(TextEncoders(clip), SOURCE, TARGET)
+    except MapError as error:
+        return {"refused": str(error)}
+    return {"components": act_map.components, "notes": act_map.record.notes}
+
+
 @torch.inference_mode()
 def main() -> None:
     torch.set_num_threads(1)  # faster for tiny tensors
@@ -139,6 +150,9 @@ def main() -> None:
             found["HunyuanImage, quoted"] = quoted(clip)
         if name == "Flux":
             found["Flux, last layer skipped"] = skipped(clip)
+            found["Flux, changed tokens"] = changed(clip, "t5xxl")
+        if name == "SD 1":
+            found["SD 1, changed tokens"] = changed(clip, "l")
     print(json.dumps(found))
 
 
