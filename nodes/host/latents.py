@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import comfy.sample
@@ -18,7 +19,10 @@ _DEFAULT = 1024, 1024
 _USUAL = {
     "SD15": (512, 512),
     "SD20": (512, 512),
+    "Stable_Zero123": (256, 256),
     "HunyuanImage21": (2048, 2048),
+    "HunyuanImage21Refiner": (2048, 2048),
+    "Kandinsky5Image": _DEFAULT,
     "HiDreamO1": (2048, 2048),
     "WAN22_T2V": (1280, 704),
     "WAN21_T2V": (832, 480),
@@ -29,7 +33,10 @@ _USUAL = {
     "Kandinsky5": (768, 512),
     "LTXV": (768, 512),
     "CosmosT2V": (1280, 704),
+    "CosmosI2VPredict2": (848, 480),
+    "MiniMaxH3": (1344, 768),
     "SVD_img2vid": (1024, 576),
+    "SV3D_u": (576, 576),
 }
 # Pixels per latent, for hosts whose latent formats do not have this number.
 _OLDER_RATIOS = {"HunyuanImage21": 32, "LTXV": 32, "Wan22": 16, "ChromaRadiance": 1, "SC_Prior": 42, "SC_B": 4}
@@ -39,8 +46,10 @@ _AUDIO = ("ACEStep",)
 
 def fixed_latent(model: Any, latent: dict[str, Any]) -> Tensor:
     """The samples of a latent from the graph; an empty one is adapted to the channels and downscaling of the model."""
-    given = {name: latent[name] for name in ("downscale_ratio_spacial", "downscale_ratio_temporal") if name in latent}
-    return comfy.sample.fix_empty_latent_channels(model, latent["samples"], **given)
+    adapt = comfy.sample.fix_empty_latent_channels
+    # Older hosts do not take the downscaling of the latent.
+    ratios = {"downscale_ratio_spacial", "downscale_ratio_temporal"} & {*inspect.signature(adapt).parameters}
+    return adapt(model, latent["samples"], **{name: latent[name] for name in ratios if name in latent})
 
 
 def empty_latent(model: Any, width: int, height: int) -> Tensor:
