@@ -27,6 +27,8 @@ class Component:
         passes: for submodules that run more than once in a call of the model, the pass that a fit measures, counted
             from 0; by default the first.
         ignored: fnmatch patterns on the names of submodules that are not sites, because their output is not used.
+        variants: names of the kind of model, the most specific first, in a host that builds models of several kinds
+            from one class; empty if the class says it all.
     """
 
     name: str
@@ -34,3 +36,4 @@ class Component:
     architecture: Architecture
     passes: Mapping[str, int] = field(default_factory=dict[str, int], hash=False)
     ignored: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()

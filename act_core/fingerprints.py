@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 
 import torch
 from torch import Tensor, nn
 
-from .architectures import class_of
+from .architectures import classes_of
 from .components import Component
 from .interception import canonical_name, submodules
 from .layers import WRAPPED, is_linear, unwrapped
@@ -18,7 +18,8 @@ from .maps import Fingerprint
 def fingerprint(component: Component) -> Fingerprint:
     """Fingerprint of one component."""
     module = component.module
-    return Fingerprint(component.architecture.name, weights_hash(module), class_of(module))
+    own, *bases = classes_of(module)
+    return Fingerprint(component.architecture.name, weights_hash(module), own, tuple(bases), component.variants)
 
 
 def weights_hash(module: nn.Module) -> str:
@@ -37,18 +38,21 @@ def weights_hash(module: nn.Module) -> str:
         >>> weights_hash(nn.LayerNorm(2)) == weights_hash(nn.LayerNorm(2))
         True
     """
-    return _hash(module, canonical_name) or ""
+    vectors = _vectors(module)
+    return _digest((canonical_name(name), values) for name, values in vectors) if vectors else ""
 
 
-def has_weights(module: nn.Module, recorded: str) -> bool:
+def has_weights(module: nn.Module, recorded: str) -> bool | None:
     """Whether a model's weights match a recorded `weights_hash`, also one over names that are not canonical.
 
-    Older maps hashed the names of their library, with or without ``text_model.``. Weights that cannot be read, as on
-    the meta device, count as a match.
+    Older maps hashed the names of their library, with or without ``text_model.``. The weights are read once.
 
     Args:
         module: root of a component.
         recorded: from the fingerprint of a map.
+
+    Returns:
+        None if the weights cannot be read, as on the meta device.
 
     Example:
         >>> has_weights(nn.LayerNorm(2), weights_hash(nn.LayerNorm(2)))
@@ -59,28 +63,41 @@ def has_weights(module: nn.Module, recorded: str) -> bool:
         lambda name: name,
         lambda name: f"text_model.{canonical_name(name)}",
     )
-    return any(_hash(module, spelling) in (recorded, None) for spelling in spellings)
+    vectors = _vectors(module)
+    if vectors is None:
+        return None
+    return bool(vectors) and any(
+        _digest((spelling(name), values) for name, values in vectors) == recorded for spelling in spellings
+    )
 
 
-def _hash(module: nn.Module, spelling: Callable[[str], str]) -> str | None:
+def _digest(vectors: Iterable[tuple[str, bytes]]) -> str:
     digest = hashlib.sha256()
+    for name, values in sorted(vectors, key=lambda vector: vector[0]):
+        digest.update(name.encode())
+        digest.update(values)
+    return digest.hexdigest()
+
+
+def _vectors(module: nn.Module) -> list[tuple[str, bytes]] | None:
+    """Names and values in bfloat16 of the parameters that are hashed; None if some cannot be read."""
     modules = submodules(module)
     wrappers = {name for name, part in modules.items() if unwrapped(part) is not part}
-    vectors = [
-        (spelling(f"{name}.{leaf}"), part, leaf, parameter)
+    parameters = [
+        (f"{name}.{leaf}", part, leaf, parameter)
         for name, part in modules.items()
         if not _is_adapter(name, wrappers)
         for leaf, parameter in part.named_parameters(recurse=False)
         if parameter.ndim == 1 and (leaf == "bias" or not is_linear(part))
     ]
-    for name, part, leaf, parameter in sorted(vectors, key=lambda vector: vector[0]):
+    vectors: list[tuple[str, bytes]] = []
+    for name, part, leaf, parameter in parameters:
         values = _values(part, leaf, parameter)
         if values is None or not values.is_floating_point():
             return None
         values = values.detach().to("cpu", torch.bfloat16).contiguous()
-        digest.update(name.encode())
-        digest.update(values.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest() if vectors else ""
+        vectors.append((name, values.view(torch.uint8).numpy().tobytes()))
+    return vectors
 
 
 def _is_adapter(name: str, wrappers: Collection[str]) -> bool:

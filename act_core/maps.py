@@ -26,6 +26,8 @@ class Fingerprint:
         architecture: name of its family, such as ``llama``; see `act_core.architectures`.
         weights: SHA-256 over the one-dimensional parameters in bfloat16; empty if there are none.
         model_class: name of the model's class; empty in maps of version 0.1.
+        bases: names of the classes of models that it is built on.
+        variants: as in `act_core.components.Component`.
 
     Example:
         >>> Fingerprint("llama", "", "LlamaForCausalLM").architecture
@@ -35,6 +37,8 @@ class Fingerprint:
     architecture: str
     weights: str
     model_class: str = ""
+    bases: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -190,8 +194,7 @@ class ActMap:
         """
         number = as_strength(strength)
         scaled = self._edited({site: t.scaled(number) for site, t in self.transports.items()}, f"scaled by {number:g}")
-        ends = self.card.strength_range
-        if ends is not None:
+        if ends := self.card.strength_range:
             # The recommended range keeps its meaning.
             low, high = sorted(end / number for end in ends) if number else ends
             scaled = replace(scaled, card=replace(self.card, strength_range=(low, high) if number else None))
@@ -226,13 +229,9 @@ class ActMap:
             raise MapError("The two maps steer feature maps by different rules; apply them one after the other.")
         composed = dict(self.transports)
         for site, transport in other.transports.items():
-            mine = next((s for s in composed if s.key == site.key), None)
-            if mine is None:
-                composed[site] = transport
-            elif mine != site:
+            if next((s for s in composed if s.key == site.key), site) != site:
                 raise MapError(f"The two maps read site {site.key} differently; they cannot be composed.")
-            else:
-                composed[site] = composed[site].then(transport)
+            composed[site] = composed[site].then(transport) if site in composed else transport
         if any(t.bounded for t in composed.values()):
             raise MapError(
                 "Only maps with unbounded support can be composed into one; apply the two maps one after the other."

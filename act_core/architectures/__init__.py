@@ -42,7 +42,11 @@ PRESETS = frozenset(preset for architecture in ARCHITECTURES for preset in archi
 
 _BY_KIND = {kind: architecture for architecture in ARCHITECTURES for kind in architecture.kinds}
 
-__all__ = ["ARCHITECTURES", "PRESETS", "Architecture", "architecture_of", "class_of", "family", "kinds_of"]
+# Libraries whose models are defined in ``<library>.models.<family>.<file>``; their other classes are shared by all.
+_MODEL_LIBRARIES = ("diffusers", "transformers")
+_SHARED = ("abc", "builtins", "torch", "typing", *_MODEL_LIBRARIES)
+
+__all__ = ["ARCHITECTURES", "PRESETS", "Architecture", "architecture_of", "classes_of", "family", "kinds_of"]
 
 
 def architecture_of(module: nn.Module) -> Architecture:
@@ -72,26 +76,34 @@ def family(kind: str) -> str:
     return _BY_KIND[kind].name if kind in _BY_KIND else kind
 
 
-def class_of(module: nn.Module) -> str:
-    """The name of a model's class, without wrappers.
+def classes_of(module: nn.Module) -> list[str]:
+    """The names of a model's class, without wrappers, and of the classes of models that it is built on.
+
+    Base classes that models of every kind share, such as ``Module`` and ``ModelMixin``, are left out.
 
     Example:
-        >>> class_of(nn.ModuleDict({"_orig_mod": nn.Linear(1, 1)}))
-        'Linear'
+        >>> classes_of(nn.ModuleDict({"_orig_mod": nn.Linear(1, 1)}))
+        ['Linear']
     """
-    return type(inner_model(module)).__name__
+    own, *bases = type(inner_model(module)).__mro__
+    return [own.__name__, *(base.__name__ for base in bases if not _is_shared(base))]
+
+
+def _is_shared(base: type) -> bool:
+    library, *inside = base.__module__.split(".")
+    is_model = library in _MODEL_LIBRARIES and len(inside) > 2 and inside[0] == "models"
+    return library in _SHARED and not is_model
 
 
 def kinds_of(module: nn.Module) -> list[str]:
-    """Names by which a model may be recognised, the most specific first: ``model_type``, class, base classes.
+    """Names by which a model may be recognised, the most specific first: ``model_type``, then `classes_of`.
 
     Example:
         >>> kinds_of(nn.Linear(1, 1))
-        ['Linear', 'Module', 'object']
+        ['Linear']
     """
-    module = inner_model(module)
-    config: Any = getattr(module, "config", None)
+    config: Any = getattr(inner_model(module), "config", None)
     if hasattr(config, "get_text_config"):  # the language part of a multimodal model
         config = config.get_text_config()
     declared = getattr(config, "model_type", "")
-    return [*([declared] if declared else []), *(kind.__name__ for kind in type(module).__mro__)]
+    return [*([declared] if declared else []), *classes_of(module)]

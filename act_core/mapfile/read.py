@@ -212,12 +212,15 @@ def _validator(declared: Any) -> fields.Validator:
 
 
 def _fingerprint(name: str, value: object) -> Fingerprint:
-    # Files of version 0.1 have no class, but a hash of the structure. The sites themselves describe that.
+    # Files of version 0.1 have no class, but a hash of the structure, which the sites describe. Only later files have
+    # the bases and variants.
     entry = fields.record(name, value)
     return Fingerprint(
         fields.text(f"the architecture of {name}", entry["architecture"]),
         fields.text(f"the weights of {name}", entry["weights"]),
         fields.text(f"the class of {name}", entry.get("model_class", "")),
+        fields.items(f"the bases of {name}", entry.get("bases", []), each=fields.text),
+        fields.items(f"the variants of {name}", entry.get("variants", []), each=fields.text),
     )
 
 

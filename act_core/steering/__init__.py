@@ -13,7 +13,8 @@ How maps are composed on a live module::
 Strengths and coefficients are tensors that a compiled graph reads at each call; composition happens outside the graph.
 """
 
+from .matching import check_variant
 from .rows import BatchRows
 from .steer import Steering, active_maps, steer
 
-__all__ = ["BatchRows", "Steering", "active_maps", "steer"]
+__all__ = ["BatchRows", "Steering", "active_maps", "check_variant", "steer"]

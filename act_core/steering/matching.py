@@ -7,10 +7,11 @@ from collections.abc import Collection, Container, Iterator, Mapping
 import torch
 from torch import nn
 
-from ..architectures import ARCHITECTURES, architecture_of, class_of, family, kinds_of
+from ..architectures import ARCHITECTURES, architecture_of, classes_of, family, kinds_of
+from ..components import Component
 from ..errors import MapError, MapMismatchError
-from ..fingerprints import has_weights, weights_hash
-from ..interception import find_submodules, inner_model
+from ..fingerprints import has_weights
+from ..interception import find_submodules
 from ..layers import output_channels
 from ..maps import ActMap, Fingerprint
 from ..sites import Segment, Site
@@ -104,27 +105,56 @@ def check_architectures(act_map: ActMap, roots: Mapping[str, nn.Module], found: 
     if act_map.any_architecture:
         return
     for name, base, root in _compared(act_map, roots, found):
-        if not _is_fitted_on(base, root):
-            raise MapMismatchError(
-                f"{act_map.called} was fitted on {base.architecture} ({name}), but this model is "
-                f"{architecture_of(root).name}, another architecture whose sites have the same names; use the map with "
-                "its own model, fit one for this model, or set allow_other_architecture on Load ACT Map "
-                "(--allow-other-architecture on the command line, for_any_architecture() in Python)."
-            )
+        if not (_is_of_kind(base, root) or _has_weights(base, root)):
+            raise _other_architecture(act_map, name, base.architecture, architecture_of(root).name)
+
+
+def check_variant(act_map: ActMap, component: Component) -> None:
+    """Check that a map was fitted on the variant of a component, or on a related one, unless the map permits any.
+
+    Variants are related if they share a name: one is built on the other, or both on a third. Where the map or the
+    component has none, they are not compared.
+
+    Args:
+        act_map: a map that has sites in the component.
+        component: of the model.
+
+    Raises:
+        MapMismatchError: the component is another variant.
+    """
+    base = act_map.record.base.get(component.name)
+    if act_map.any_architecture or base is None or not base.variants or not component.variants:
+        return
+    if not {*base.variants} & {*component.variants}:
+        raise _other_architecture(act_map, component.name, base.variants[0], component.variants[0])
+
+
+def _other_architecture(act_map: ActMap, component: str, fitted: str, given: str) -> MapMismatchError:
+    return MapMismatchError(
+        f"{act_map.called} was fitted on {fitted} ({component}), but this model is {given}, another architecture whose "
+        "sites have the same names; use the map with its own model, fit one for this model, or set "
+        "allow_other_architecture on Load ACT Map (--allow-other-architecture on the command line, "
+        "for_any_architecture() in Python)."
+    )
 
 
 def notes_for(act_map: ActMap, roots: Mapping[str, nn.Module], found: Container[str]) -> Iterator[str]:
-    """For each component whose class is built on the one that the map was fitted on, a sentence that says so.
+    """A sentence for each component whose class is built on the one that the map was fitted on, or the reverse.
 
     Args:
         act_map, roots, found: as for `check_architectures`.
     """
     for name, base, root in _compared(act_map, roots, found):
-        fitted, given = base.model_class or base.architecture, class_of(root)
-        if fitted != given and fitted in _classes(root):
+        fitted, (given, *bases) = base.model_class or base.architecture, classes_of(root)
+        if fitted != given and fitted in bases:
             yield (
                 f"{act_map.called} was fitted on {fitted} ({name}); this model is {given}, which is built on it, so "
                 "the map applies."
+            )
+        elif given in base.bases:
+            yield (
+                f"{act_map.called} was fitted on {fitted} ({name}), which is built on the class of this model, "
+                f"{given}, so the map applies."
             )
 
 
@@ -143,12 +173,13 @@ def warnings_for(
             f"(first: {missing[0]}), so its effect here is weaker than on the model it was fitted on."
         )
     for name, base, root in _compared(act_map, roots, found):
-        if not _is_fitted_on(base, root):
+        same_weights = _has_weights(base, root)
+        if not (_is_of_kind(base, root) or same_weights):
             yield (
                 f"{act_map.called} was fitted on {base.architecture} ({name}), but this model is "
                 f"{architecture_of(root).name}; it may have a different effect here, so fit a map for this model."
             )
-        elif base.weights and not has_weights(root, base.weights):
+        elif same_weights is False:
             # float16 has a smaller range than the bfloat16 of the hash.
             half = any(parameter.dtype == torch.float16 for parameter in root.parameters())
             yield (
@@ -167,21 +198,20 @@ def _compared(
             yield name, base, roots[name]
 
 
-def _is_fitted_on(base: Fingerprint, root: nn.Module) -> bool:
-    """Whether a map was fitted on the architecture of a model: on its family, its class, or a base of its class.
+def _is_of_kind(base: Fingerprint, root: nn.Module) -> bool:
+    """Whether a map was fitted on the family of a model, its class, a base of its class, or a class built on it.
 
     The class decides where an adapter names its architecture as it likes. Maps of version 0.1 do not have it; if their
     architecture has no record, only the weights can show that this is their model.
     """
-    kinds = kinds_of(root)
-    if family(base.architecture) == architecture_of(root).name or {base.architecture, base.model_class} & {*kinds}:
+    if family(base.architecture) == architecture_of(root).name or classes_of(root)[0] in base.bases:
         return True
-    # `has_weights` alone counts weights that cannot be read as a match.
-    return bool(base.weights and weights_hash(root)) and has_weights(root, base.weights)
+    return bool({base.architecture, base.model_class} & {*kinds_of(root)})
 
 
-def _classes(root: nn.Module) -> list[str]:
-    return [kind.__name__ for kind in type(inner_model(root)).__mro__]
+def _has_weights(base: Fingerprint, root: nn.Module) -> bool | None:
+    """Whether a model has the weights that a map was fitted on; None if that is not known."""
+    return has_weights(root, base.weights) if base.weights else None
 
 
 def _built_elsewhere(base: Fingerprint | None, root: nn.Module) -> tuple[str, str] | None:

@@ -12,9 +12,9 @@ from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
 from ...act_core import ActMap, MapError, steer
-from ...act_core.components import DIFFUSION_MODEL
+from ...act_core.components import DIFFUSION_MODEL, Component
 from ...act_core.settings import Branch, as_strength
-from ...act_core.steering import BatchRows, Steering
+from ...act_core.steering import BatchRows, Steering, check_variant
 from .models import KEY, diffusion_model, log_remarks
 
 _BRANCHES = "act_branches"
@@ -100,9 +100,9 @@ class ModelSteering:
         """The map on a MODEL, or on a replica of it.
 
         Raises:
-            MapError: no site of the map is in the model.
+            MapError: no site of the map is in the model, or it was fitted on another model of the same class.
         """
-        return self._on(diffusion_model(model).module)[0]
+        return self._on(diffusion_model(model))[0]
 
     def patched(self, model: Any) -> Any:
         """A clone of a MODEL that is steered."""
@@ -128,7 +128,7 @@ class ModelSteering:
         if parts == ():
             run.without_branch += 1
             return executor(*args, **kwargs)
-        steering, rows = self._on(diffusion_model(executor.class_obj).module)
+        steering, rows = self._on(diffusion_model(executor.class_obj))
         x = args[0] if args else kwargs["x"]
         # Another pack may append rows inside the model, which belong to no branch.
         rows.choose(parts, of, rows=x.shape[0] if isinstance(x, Tensor) else None)
@@ -147,11 +147,13 @@ class ModelSteering:
                     logging.info("ACT Steering: %s", self._fired(steering))
         return output
 
-    def _on(self, module: nn.Module) -> tuple[Steering, BatchRows]:
+    def _on(self, component: Component) -> tuple[Steering, BatchRows]:
+        module = component.module
         if module not in self._steerings:
             rows = BatchRows()
             rows_of = {DIFFUSION_MODEL: rows}
             steering = steer({DIFFUSION_MODEL: module}, self.act_map, self.strength, rows=rows_of, must_fire=False)
+            check_variant(self.act_map, component)
             self._steerings[module] = steering, rows
         return self._steerings[module]
 

@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from comfy.patcher_extension import WrappersMP
+from comfy.supported_models_base import BASE
 from torch import nn
 
 from ...act_core.architectures import architecture_of
@@ -21,7 +22,16 @@ def diffusion_model(model: Any) -> Component:
     inner = getattr(model, "model", model)
     module: nn.Module = inner.diffusion_model
     module = getattr(module, "_orig_mod", module)  # unwrap a compiled model
-    return Component(DIFFUSION_MODEL, module, architecture_of(module))
+    return Component(DIFFUSION_MODEL, module, architecture_of(module), variants=_variants(inner))
+
+
+def _variants(model: Any) -> tuple[str, ...]:
+    """Class of the configuration of the host's model, and its base classes.
+
+    The host builds several models from one class: Flux and LongCat-Image, HunyuanVideo and HunyuanImage.
+    """
+    kinds = type(getattr(model, "model_config", None)).__mro__
+    return tuple(dict.fromkeys(kind.__name__ for kind in kinds if issubclass(kind, BASE) and kind is not BASE))
 
 
 def log_remarks(steering: Steering) -> None:

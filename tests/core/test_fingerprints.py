@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import accelerate
+import pytest
 import torch
 from helpers import tiny_llama
 from torch import nn
+from transformers import LlamaForCausalLM
 
+from act_core.architectures import kinds_of
 from act_core.fingerprints import fingerprint, has_weights, weights_hash
 
 
@@ -70,10 +74,45 @@ def test_fingerprint_holds_family_and_weights() -> None:
     assert fingerprint(component).weights == weights_hash(module)
 
 
+def test_comparing_weights_reads_each_parameter_once() -> None:
+    read: list[str] = []
+
+    class Watched(nn.LayerNorm):
+        def named_parameters(self, *args: Any, **kwargs: Any) -> Any:
+            for name, parameter in super().named_parameters(*args, **kwargs):
+                read.append(name)
+                yield name, parameter
+
+    # Of other weights, all spellings of the names are tried.
+    assert has_weights(Watched(2), weights_hash(nn.LayerNorm(3))) is False
+    assert read == ["weight", "bias"]
+
+
+def test_fingerprint_holds_classes_of_models_but_not_those_of_the_libraries() -> None:
+    class Tuned(LlamaForCausalLM):
+        pass
+
+    (component,) = tiny_llama().components
+    component = replace(component, module=Tuned(tiny_llama().module.config), variants=("FluxSchnell", "Flux"))
+    found = fingerprint(component)
+    assert found.model_class == "Tuned"
+    assert found.bases == ("LlamaForCausalLM", "LlamaPreTrainedModel")
+    assert found.variants == ("FluxSchnell", "Flux")
+
+
+def test_base_classes_of_diffusers_are_not_classes_of_models() -> None:
+    pipelines = pytest.importorskip("diffusers")
+    with torch.device("meta"):
+        module = pipelines.UNet2DModel(
+            block_out_channels=(32,), down_block_types=["DownBlock2D"], up_block_types=["UpBlock2D"]
+        )
+    assert kinds_of(module) == ["UNet2DModel"]
+
+
 def test_weights_that_cannot_be_read_have_no_hash() -> None:
     assert weights_hash(nn.LayerNorm(2, device="meta")) == ""
-    assert has_weights(nn.LayerNorm(2, device="meta"), weights_hash(nn.LayerNorm(2)))
-    assert not has_weights(nn.Linear(2, 2, bias=False), weights_hash(nn.LayerNorm(2)))
+    assert has_weights(nn.LayerNorm(2, device="meta"), weights_hash(nn.LayerNorm(2))) is None
+    assert has_weights(nn.Linear(2, 2, bias=False), weights_hash(nn.LayerNorm(2))) is False
 
 
 def test_offloaded_weights_have_the_hash_of_the_model() -> None:

@@ -66,7 +66,7 @@ def test_load_returns_every_field_of_the_record(path: Path, fitted: ActMap) -> N
         source_count=2,
         target_count=1,
         prompts_sha256="0" * 64,
-        base={"toy": Fingerprint("toy", "", "Mixed"), "text": Fingerprint("llama", "w")},
+        base={"toy": Fingerprint("toy", "", "Mixed", ("Base",), ("Schnell", "Dev")), "text": Fingerprint("llama", "w")},
         versions={"torch": "2"},
         patches=("a map",),
         notes=("n",),

@@ -121,6 +121,8 @@ BAD_RECORDS: list[dict[str, Any]] = [
     {"base": {"toy": {"architecture": 1, "structure": "s", "weights": "w"}}},
     {"base": {"toy": {"architecture": "a"}}},
     {"base": {"toy": {"architecture": "a", "weights": "w", "model_class": 1}}},
+    {"base": {"toy": {"architecture": "a", "weights": "w", "bases": "Flux"}}},
+    {"base": {"toy": {"architecture": "a", "weights": "w", "variants": [1]}}},
     {"notes": ["\x1b[31mred"]},
     {"notes": ["\r"]},
     {"versions": {"torch": 2}},

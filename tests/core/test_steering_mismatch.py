@@ -25,7 +25,10 @@ from steering_helpers import (
 from torch import nn
 
 from act_core import ActMap, MapError, load_map, steer
+from act_core.architectures import Architecture
+from act_core.components import Component
 from act_core.errors import MapMismatchError
+from act_core.fingerprints import fingerprint
 from act_core.maps import Card, Fingerprint, FitRecord
 from act_core.models.transformers import TransformersModel
 from act_core.sites import Site
@@ -177,9 +180,26 @@ def test_class_that_is_built_on_the_fitted_one_is_a_note(architecture: str, wrap
     assert "fitted on Chain (toy); this model is Tuned, which is built on it, so the map applies" in note
 
 
-def test_class_that_the_fitted_one_is_built_on_is_refused() -> None:
+@pytest.mark.parametrize("architecture", ["Tuned", "toy"])
+def test_class_that_the_fitted_one_is_built_on_is_a_note(architecture: str) -> None:
+    record = FitRecord(base={"toy": fingerprint(Component("toy", Tuned(), Architecture(architecture)))})
+    model = Chain()
+    steering = steer(model, replace(chain_map(), record=record))
+    assert steering.warnings == ()
+    (note,) = steering.notes
+    assert "fitted on Tuned (toy), which is built on the class of this model, Chain, so the map applies" in note
+
+
+def test_class_whose_bases_are_unknown_is_refused_on_its_base() -> None:
     with pytest.raises(MapMismatchError, match="fitted on Tuned"):
         steer(chain().module, fitted_on("Tuned", "Tuned"))
+
+
+@pytest.mark.parametrize("shared", ["Module", "object"])
+def test_class_that_all_models_share_does_not_fit(shared: str) -> None:
+    for architecture, model_class in ((shared, ""), ("toy", shared)):
+        with pytest.raises(MapMismatchError, match=f"fitted on {architecture}"):
+            steer(chain().module, fitted_on(architecture, model_class))
 
 
 def test_fit_by_adapter_serves_finetunes_of_its_model() -> None:

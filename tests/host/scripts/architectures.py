@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import inside  # noqa: F401  # pyright: ignore[reportUnusedImport]
@@ -19,6 +21,7 @@ from act_pack.act_core.interception import submodules
 from act_pack.act_core.maps import FitRecord
 from act_pack.act_core.sites import Site, matches
 from act_pack.act_core.transport import Transport
+from act_pack.nodes.host.latents import empty_latent, fixed_latent
 from act_pack.nodes.host.models import diffusion_model
 from act_pack.nodes.host.steering import Window, steered
 
@@ -50,9 +53,21 @@ HUNYUAN = {
     "vision_in_dim": None,
 }
 WAN = {"dim": WIDTH, "ffn_dim": 256, "num_heads": 1, "num_layers": 1, "text_dim": TEXT_WIDTH}
+# Stills and videos whose configurations derive from one another, and others with a size of their own.
+SIZED = (
+    *("SDXL", "Flux", "ZImage", "Chroma", "CosmosT2IPredict2", "Kandinsky5Image", "Lens", "SD15", "SV3D_u"),
+    *("Kandinsky5", "HunyuanVideo", "HunyuanImage21", "HunyuanImage21Refiner", "LTXV", "LTXAV", "WAN21_Vace"),
+    *("CosmosI2VPredict2", "MiniMaxH3", "Stable_Zero123"),
+)
 STILL, VIDEO = (1, 16, 8, 8), (1, 16, 2, 8, 8)
 MODELS: dict[str, tuple[Any, dict[str, Any], tuple[int, ...]]] = {
     "Flux": (kinds.Flux, {**FLUX, "image_model": "flux", "guidance_embed": True}, STILL),
+    "Flux schnell": (kinds.FluxSchnell, {**FLUX, "image_model": "flux", "guidance_embed": False}, STILL),
+    "LongCat-Image": (
+        getattr(kinds, "LongCatImage", None),  # absent from older hosts
+        {**FLUX, "image_model": "flux", "guidance_embed": False, "vec_in_dim": None, "txt_ids_dims": [1, 2]},
+        STILL,
+    ),
     "Chroma": (
         kinds.Chroma,
         {**FLUX, **GUIDANCE, "image_model": "chroma", "in_channels": 64, "out_channels": 64, "vec_in_dim": None},
@@ -105,6 +120,26 @@ def map_of(model: Any) -> ActMap:
     return ActMap(dict.fromkeys(sites, transport), FitRecord(base={DIFFUSION_MODEL: fingerprint(component)}))
 
 
+def without_variants(act_map: ActMap) -> ActMap:
+    """The map as a version that did not record the variants of its model saved it."""
+    base = {name: replace(known, variants=()) for name, known in act_map.record.base.items()}
+    return replace(act_map, record=replace(act_map.record, base=base))
+
+
+def size_of(kind: str) -> list[int]:
+    """Height and width of the latent for pictures of a model's usual size, times its downscaling."""
+    own = getattr(kinds, kind)
+    settings = SimpleNamespace(latent_format=own.latent_format(), diffusion_model=SimpleNamespace())
+    model = SimpleNamespace(
+        model=SimpleNamespace(model_config=own({})),
+        get_model_object=lambda name: getattr(settings, name),
+        get_attachment=lambda name: None,
+    )
+    _, height, width = empty_latent(model, 0, 0).shape[-3:]
+    factor = getattr(settings.latent_format, "spacial_downscale_ratio", 8)
+    return [width * factor, height * factor]
+
+
 def draw(model: Any, name: str) -> None:
     """Sample one denoising step."""
     noise = torch.randn(MODELS[name][2], generator=torch.Generator().manual_seed(1))
@@ -126,14 +161,34 @@ def on(act_map: ActMap, name: str) -> dict[str, Any]:
     return {"report": applied.report.splitlines(), "outcome": applied.on_model.outcome}
 
 
+def adapted_latent(*, older: bool = False) -> list[int]:
+    """Shape of an empty latent of 4 channels on a model with 16; `older` hosts take only the model and the latent."""
+    adapt = comfy.sample.fix_empty_latent_channels
+    if older:
+        comfy.sample.fix_empty_latent_channels = lambda model, latent_image: adapt(model, latent_image)
+    try:
+        given = {"samples": torch.zeros(1, 4, 8, 8), "downscale_ratio_spacial": 8}
+        return list(fixed_latent(model_of("Flux"), given).shape)
+    finally:
+        comfy.sample.fix_empty_latent_channels = adapt
+
+
 def main() -> None:
+    others = [name for name in ("Chroma", "HunyuanVideo", "LongCat-Image") if MODELS[name][0] is not None]
     flux, wan = map_of(model_of("Flux")), map_of(model_of("Wan"))
-    results = {
+    results: dict[str, Any] = {
         "own": {"Flux": on(flux, "Flux"), "Wan": on(wan, "Wan")},
-        "refused": {name: on(flux, name) for name in ("Chroma", "HunyuanVideo")},
-        "allowed": {name: on(flux.for_any_architecture(), name) for name in ("Chroma", "HunyuanVideo")},
+        "refused": {name: on(flux, name) for name in others},
+        "allowed": {name: on(flux.for_any_architecture(), name) for name in others},
+        "same family": {
+            "Flux schnell": on(flux, "Flux schnell"),
+            "Flux": on(map_of(model_of("Flux schnell")), "Flux"),
+        },
+        "without variants": {name: on(without_variants(flux), name) for name in others[2:]},
+        "sizes": {kind: size_of(kind) for kind in SIZED if hasattr(kinds, kind)},
         "variants": {name: on(wan, name) for name in ("VACE", "Camera", "Animate", "S2V")},
     }
+    results["latents"] = [adapted_latent(), adapted_latent(older=True)]
     print(json.dumps(results))
 
 
