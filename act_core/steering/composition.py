@@ -24,19 +24,15 @@ class Gauge:
     """Measures where a stream of two joined parts is divided, see `act_core.sites.Segment`.
 
     Attributes:
-        measured: an empty tensor ``[0, tokens]`` of what its submodule returned last; None before its first run. A
-            compiled graph keeps the size of a tensor symbolic, where it would be compiled again for each number.
+        tokens: how many tokens its submodule returned last; None before its first run.
     """
 
     def __init__(self) -> None:
-        self.measured: Tensor | None = None
+        self.tokens: int | None = None
 
     def read(self, output: Tensor | None) -> None:
         """Note the number of tokens of an output; None if it is not ``[rows, tokens, channels]``."""
-        if output is None or output.ndim != 3:
-            self.measured = None
-        else:
-            self.measured = output.new_empty((0, output.shape[1]))
+        self.tokens = output.shape[1] if output is not None and output.ndim == 3 else None
 
 
 class Layer:
@@ -126,13 +122,13 @@ class Step:
         """The tokens to steer; None for all."""
         if self.site.segment is None:
             return None
-        measured = None if self.gauge is None else self.gauge.measured
-        if measured is None or measured.shape[1] > x.shape[1]:
+        measured = None if self.gauge is None else self.gauge.tokens
+        if measured is None or measured > x.shape[1]:
             raise MapMismatchError(
                 f"The map steers a part of the tokens at site {self.site.key}, but where it ends was not measured in "
                 "this run; fit a map for this model."
             )
-        return self.site.segment.of(x.shape[1], measured.shape[1])
+        return self.site.segment.of(x.shape[1], measured)
 
     def _move_to(self, device: torch.device) -> None:
         with torch.inference_mode(False):

@@ -71,7 +71,7 @@ class SteeredForward:
     def measure(self, output: int | None, layer: Layer) -> None:
         """Count the tokens of an output at each call, for a layer of another module."""
         layer.gauge = self.gauges.setdefault(output, Gauge())
-        layer.gauge.measured = None
+        layer.gauge.tokens = None
         self._measured_for.append(layer)
 
     def discard(self, layer: Layer) -> None:

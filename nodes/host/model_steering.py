@@ -15,7 +15,7 @@ from ...act_core import ActMap, MapError, steer
 from ...act_core.components import DIFFUSION_MODEL, Component
 from ...act_core.settings import Branch, as_strength
 from ...act_core.steering import BatchRows, Steering, check_variant
-from .models import KEY, diffusion_model, log_remarks
+from .models import KEY, diffusion_model, forget_prompts, log_remarks
 
 _BRANCHES = "act_branches"
 
@@ -128,13 +128,15 @@ class ModelSteering:
         if parts == ():
             run.without_branch += 1
             return executor(*args, **kwargs)
-        steering, rows = self._on(diffusion_model(executor.class_obj))
+        component = diffusion_model(executor.class_obj)
+        steering, rows = self._on(component)
         x = args[0] if args else kwargs["x"]
         # Another pack may append rows inside the model, which belong to no branch.
         rows.choose(parts, of, rows=x.shape[0] if isinstance(x, Tensor) else None)
         strength = self.strength if strength is None else strength
         if strength != steering.strength:
             steering.strength = strength
+        forget_prompts(component.module)
         with steering:
             output = executor(*args, **kwargs)
             if strength and steering not in run.acted:
@@ -145,6 +147,7 @@ class ModelSteering:
                 if run is self._without_run:
                     log_remarks(steering)
                     logging.info("ACT Steering: %s", self._fired(steering))
+        forget_prompts(component.module)
         return output
 
     def _on(self, component: Component) -> tuple[Steering, BatchRows]:

@@ -56,7 +56,7 @@ def weight_patches(patcher: Any, what: str) -> tuple[str, ...]:
 def forget_prompts(module: nn.Module) -> None:
     """Drop what HiDream-O1 keeps of prompts between calls: it depends on the map, and hides tokens from it."""
     if getattr(module, "_kv_cache_entries", None):
-        module._kv_cache_entries = []  # pyright: ignore[reportAttributeAccessIssue]
+        setattr(module, "_kv_cache_entries", [])  # noqa: B010  (not an attribute that every module has)
 
 
 def is_steered(model: Any) -> bool:
