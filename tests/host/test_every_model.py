@@ -14,9 +14,9 @@ from tools.tiny_models import MODELS
 # What cannot be fitted, and why.
 REFUSED = {
     # The batch is not the first dimension of its activations.
-    "Cosmos 1": "not with one row each; choose other sites",
+    "Cosmos 1": "with one row for each prompt, unlike the first prompts; choose other sites",
     # Its activations are flat lists of tokens, and its text is fixed.
-    "SeedVR2": "a search for 'auto' found nothing in it; give patterns instead",
+    "SeedVR2": "a search for 'auto' found nothing in it: it looks for numbered blocks",
 }
 # Text and picture share a stream, and the host does not pad prompts to one length.
 APART = {
