@@ -59,7 +59,7 @@ def empty_latent(model: Any, width: int, height: int) -> Tensor:
 
     Args:
         model: a MODEL.
-        width, height: in pixels; 0 for the model's usual size.
+        width, height: in pixels, rounded down to what models can divide into tokens; 0 for the model's usual size.
 
     Raises:
         FitError: the model does not make pictures, or not of that size.
@@ -81,4 +81,7 @@ def empty_latent(model: Any, width: int, height: int) -> Tensor:
         largest = patches * module.patch_size * factor
         if max(width, height) > largest:
             raise FitError(f"Pictures of {width} x {height} are too large for this model; it goes up to {largest}.")
+    # Many models join 2 x 2 latents into a token, those without an autoencoder up to 32 x 32 pixels.
+    step = 2 if factor > 1 else 32
+    sides = [side // step * step or side for side in sides]
     return torch.zeros([1, latent_format.latent_channels, *[1] * (dimensions - 2), *sides])

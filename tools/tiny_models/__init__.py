@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from .audio import AUDIO
 from .flux import FLUX
-from .model import StandInCLIP, Tiny, built, conditioning
+from .model import StandInCLIP, Tiny, built, conditioning, empty_latent
 from .stills import STILLS
 from .unets import UNETS
 from .videos import VIDEOS
 
 MODELS = {**UNETS, **FLUX, **STILLS, **VIDEOS, **AUDIO}
 
-__all__ = ["MODELS", "StandInCLIP", "Tiny", "built", "conditioning"]
+__all__ = ["MODELS", "StandInCLIP", "Tiny", "built", "conditioning", "empty_latent"]

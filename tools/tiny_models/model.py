@@ -29,6 +29,7 @@ class Tiny:
         tokens: of a short and of a long prompt; equal where the host pads prompts.
         extras: what a conditioning holds beside the prompt's tokens, by name.
         overrides: attributes of the class that its configuration does not set.
+        sound: shape of a second latent, for the sound of a video.
         seconds: whether it embeds the length of a sound in seconds, with weights that its configuration needs.
     """
 
@@ -39,6 +40,7 @@ class Tiny:
     tokens: tuple[int, int] = (12, 15)
     extras: Mapping[str, Extra] = field(default_factory=dict[str, Extra])
     overrides: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    sound: tuple[int, ...] = ()
     seconds: bool = False
 
 
@@ -99,6 +101,14 @@ class StandInCLIP:
         text: str = tokens["text"]
         length = self._tiny.tokens[len(text.split()) > 4]
         return [conditioning(self._tiny, zlib.crc32(text.encode()), length, 0.5 * text.startswith("target"))]
+
+
+def empty_latent(tiny: Tiny) -> Any:
+    """An empty latent; nested if there is one for sound, too."""
+    import comfy.nested_tensor
+
+    latent = torch.zeros(tiny.latent)
+    return comfy.nested_tensor.NestedTensor([latent, torch.zeros(tiny.sound)]) if tiny.sound else latent
 
 
 def built(tiny: Tiny) -> Any:

@@ -182,6 +182,7 @@ VIDEOS = {
     "Wan 2.1 SCAIL": _wan("WAN21_SCAIL", "scail"),
     "LTX-Video": Tiny("LTXV", _LTX, (1, 128, 2, 4, 4), tokens=(30, 30), extras=_MASK),
     "LTX-2": Tiny("LTXAV", _LTX_2, (1, 128, 2, 4, 4), tokens=(30, 30)),
+    "LTX-2 with sound": Tiny("LTXAV", _LTX_2, (1, 128, 2, 4, 4), tokens=(30, 30), sound=(1, 8, 6, 16)),
     "Cosmos 1": Tiny("CosmosT2V", _COSMOS, _FRAMES, tokens=(30, 30)),
     "Mochi": Tiny("GenmoMochi", _MOCHI, (1, 12, 2, 8, 8), tokens=(256, 256), extras=_MASK),
     "Kandinsky 5 video": Tiny("Kandinsky5", _KANDINSKY, _FRAMES, extras=_POOLED),

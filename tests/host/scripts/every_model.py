@@ -18,14 +18,14 @@ from act_pack.nodes.apply import ApplyACTSteering
 from act_pack.nodes.fit_map import FitACTMap
 from torch import Tensor
 
-from tools.tiny_models import MODELS, StandInCLIP, Tiny, built
+from tools.tiny_models import MODELS, StandInCLIP, Tiny, built, empty_latent
 
 SOURCE = ["a cat", "a small dog in the rain", "boats"]
 TARGET = ["target: a cat", "target: a small dog in the rain", "target: boats at sea"]
 SEED, STEPS, GUIDANCE = 7, 2, 3.0
 
 
-def sampled(model: Any, clip: StandInCLIP, latent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def sampled(model: Any, clip: StandInCLIP, latent: Any) -> tuple[Tensor, Tensor, Tensor]:
     """The result of two steps, and what the model returned in the first one for each branch."""
     branches: list[tuple[Tensor, Tensor]] = []
 
@@ -35,12 +35,13 @@ def sampled(model: Any, clip: StandInCLIP, latent: Tensor) -> tuple[Tensor, Tens
 
     clone = model.clone()
     clone.set_model_sampler_post_cfg_function(note, disable_cfg1_optimization=True)
-    noise = torch.randn(latent.shape, generator=torch.Generator().manual_seed(SEED))
+    noise = comfy.sample.prepare_noise(latent, SEED)
     conds = [clip.encode_from_tokens_scheduled({"text": text}) for text in ("a red fox", "blurry")]
     result = comfy.sample.sample(
         clone, noise, STEPS, GUIDANCE, "euler", "simple", *conds, latent, seed=SEED, disable_pbar=True
     )
-    return result, *branches[0]
+    parts = result.unbind() if result.is_nested else [result]
+    return torch.cat([part.flatten() for part in parts]), *branches[0]
 
 
 def digest(model: Any) -> str:
@@ -53,7 +54,7 @@ def digest(model: Any) -> str:
 
 def tried(tiny: Tiny) -> dict[str, Any]:
     """Fit, steer and restore one model."""
-    model, clip, latent = built(tiny), StandInCLIP(tiny), torch.zeros(tiny.latent)
+    model, clip, latent = built(tiny), StandInCLIP(tiny), empty_latent(tiny)
     before = digest(model)
     plain, positive, negative = sampled(model, clip, latent)
     about = {"class": type(model.model.diffusion_model).__name__}
