@@ -60,6 +60,7 @@ def fit_your_own(graph: Graph) -> None:
         width=0,
         height=0,
         seed=0,
+        pattern="",
     )
     details = {"title": "My map", "author": "", "description": "", "license": "CC0-1.0"}
     graph.add("SaveACTMap", act_map=fitted, name="my_map", **details, strength_low=0.0, strength_high=1.0)

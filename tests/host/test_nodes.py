@@ -44,7 +44,7 @@ def test_inputs_keep_names_and_order(host: Host) -> None:
         info = host.get(f"/object_info/{name}")[name]["input"]
         return [*info.get("required", {}), *info.get("optional", {})]
 
-    fit = "model clip source target sites components estimator order support samples width height seed latent"
+    fit = "model clip source target sites components estimator order support samples width height seed latent pattern"
     assert inputs("FitACTMap") == fit.split()
     assert inputs("LoadACTMap") == ["name", "allow_other_architecture"]
     assert inputs("SaveACTMap")[:2] == ["act_map", "name"]
