@@ -35,7 +35,7 @@ restored. Strength 0 gave the unsteered result and the negative branch stayed as
 weights were identical.
 
 Where prompts of different lengths share a stream with the picture, text and picture tokens are pooled and steered apart
-(*apart*).
+(*apart*); each part counts as a site. The number of sites is that of the tiny model.
 
 {models}
 
@@ -79,6 +79,7 @@ NOTES = {"HiDream-I1": "its experts compute both branches at once, so the negati
 
 
 SCRIPTS = "every_model.py", "text_encoders.py", "real_sizes.py"
+HEADER = "model", "class", "sites from", "sites", "layouts", "text and picture"
 PRESETS = "norms", "attention", "mlp", "blocks", "auto"
 
 
@@ -86,7 +87,14 @@ def page(models: Mapping[str, Any], encoders: Mapping[str, Any], sizes: Mapping[
     """The text of the page, from what `SCRIPTS` print."""
     fitted = {name: found for name, found in models.items() if "error" not in found}
     rows = [
-        (name, f"`{m['class']}`", "rule" if m["by rule"] else "table", "apart" if m["segments"] else "")
+        (
+            name,
+            f"`{m['class']}`",
+            "rule" if m["by rule"] else "table",
+            str(m["sites"]),
+            " and ".join(m["layouts"]),
+            "apart" if m["segments"] else "",
+        )
         for name, m in fitted.items()
     ]
     texts = [
@@ -99,7 +107,7 @@ def page(models: Mapping[str, Any], encoders: Mapping[str, Any], sizes: Mapping[
         for name, s in sizes.items()
     ]
     return TEXT.format(
-        models=_table(("model", "class", "sites from", "text and picture"), rows),
+        models=_table(HEADER, rows),
         notes="\n".join(f"{name}: {note}." for name, note in NOTES.items()),
         refused="\n".join(f"- {name}: {m['error']}" for name, m in models.items() if "error" in m),
         sizes=_table(("model", *PRESETS, "map", "memory of the host's estimate"), counts),
