@@ -25,8 +25,8 @@ checkpoint was tested. `python tests/host/models_page.py` writes this page, and 
 0.33.0 does.
 
 The layers that a map steers (sites) come from a table for the models that have one. In all others they are found by
-rule, from the structure of the model and one run of two prompts; the report of Fit ACT Map shows it. Its input `pattern`
-takes layers of your own choice instead.
+rule, from the structure of the model and one run of two prompts, which the report of Fit ACT Map shows. Its input
+`pattern` takes layers of your own choice instead.
 
 ## Models in ComfyUI
 
