@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -119,8 +120,9 @@ def discover(
         if watch.joins is None:
             run()
         else:
-            # A compiled graph does not show how its tensors are made.
-            with torch.compiler.set_stance("force_eager"), watch.joins:
+            # A compiled graph does not show how its tensors are made. PyTorch before 2.6 lacks the switch.
+            eager = getattr(torch.compiler, "set_stance", nullcontext)
+            with eager("force_eager"), watch.joins:
                 run()
     patterns: list[str] = []
     for component, modules, by_rule in parts:

@@ -137,7 +137,7 @@ _PIXEL_DIT: dict[str, Any] = {
     "txt_embed_dim": 64,
 }
 _TWO_LAYERS: dict[str, Any] = {"num_layers": 2, "num_attention_heads": 1}
-_KANDINSKY = {
+KANDINSKY = {
     "image_model": "kandinsky5",
     "model_dim": 128,
     "visual_embed_dim": 64,
@@ -253,7 +253,7 @@ STILLS = {
         width=128,
         extras=_MASK,
     ),
-    "Kandinsky 5 image": Tiny("Kandinsky5Image", _KANDINSKY, _STILL, extras=_POOLED),
+    "Kandinsky 5 image": Tiny("Kandinsky5Image", KANDINSKY, _STILL, extras=_POOLED),
     "ERNIE-Image": Tiny(
         "ErnieImage",
         {

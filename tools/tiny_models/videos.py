@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .model import TOKENS, Tiny, normal, nothing, ones
+from .stills import KANDINSKY
 
 _FRAMES = (1, 16, 2, 8, 8)
 _MASK = {"attention_mask": ones(1, TOKENS)}
@@ -141,18 +142,7 @@ _COG = {
     "use_rotary_positional_embeddings": True,
     "max_text_seq_length": 30,
 }
-_KANDINSKY = {
-    "image_model": "kandinsky5",
-    "model_dim": 128,
-    "visual_embed_dim": 132,
-    "in_text_dim": 64,
-    "in_text_dim2": 64,
-    "time_dim": 64,
-    "ff_dim": 128,
-    "num_text_blocks": 1,
-    "num_visual_blocks": 2,
-    "axes_dims": (16, 24, 24),
-}
+_KANDINSKY = {**KANDINSKY, "visual_embed_dim": 132}
 
 
 def _wan(kind: str, model_type: str, latent: tuple[int, ...] = _FRAMES, **more: Any) -> Tiny:

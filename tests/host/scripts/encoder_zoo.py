@@ -89,7 +89,7 @@ def _filled(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def patch_host() -> None:
-    """Shrink what has no option, load each tokenizer once, and replace missing files of tokenizers."""
+    """Shrink what lacks an option, load each tokenizer once, and replace missing files of tokenizers."""
     for name in ("Qwen2Tokenizer", "T5TokenizerFast", "CLIPTokenizer", "BertTokenizer"):
         kind = getattr(transformers, name)
         kind.from_pretrained = staticmethod(cache(_with_files(kind.from_pretrained)))
