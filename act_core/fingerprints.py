@@ -12,7 +12,7 @@ from .architectures import classes_of
 from .components import Component
 from .interception import canonical_name, submodules
 from .layers import WRAPPED, is_linear, unwrapped
-from .maps import Fingerprint
+from .records import Fingerprint
 
 
 def fingerprint(component: Component) -> Fingerprint:

@@ -25,6 +25,8 @@ Components = Literal["both", "model", "text"]
 Branch = Literal["positive", "both", "negative"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
+FittedBy = Literal["transport", "refinement"]
+
 # The presets that an architecture may have; `auto` and `all` are chosen from them.
 SITE_PRESETS = ("auto", "attention", "mlp", "norms", "blocks", "all")
 
@@ -170,11 +172,65 @@ class FitSettings(FitMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.sites, str):
-            raise FitError(f"sites is {self.sites!r}; give one string, such as 'norms' or 'attention, mlp'.")
+        check_sites(self.sites)
         object.__setattr__(self, "batch_size", as_integer("batch_size", self.batch_size, 1))
         if self.memory_budget is not None:
             object.__setattr__(self, "memory_budget", as_integer("memory_budget", self.memory_budget, 1))
+
+
+@dataclass(frozen=True)
+class RefineSettings:
+    """How a map is refined. All settings have defaults, and are validated when an instance is created.
+
+    Attributes:
+        sites: as in `FitSettings`.
+        steps: steps of gradient descent.
+        rate: learning rate of Adam, for gains and for offsets in units of the activation.
+        batch_size: samples of a step.
+        held_back: share of the samples that is not trained on, and shows when to stop.
+        seed: of the noise, and of the order of the samples.
+
+    Raises:
+        FitError: a setting that is not allowed.
+
+    Example:
+        >>> RefineSettings(steps=30).sites
+        'auto'
+        >>> RefineSettings(held_back=1)
+        Traceback (most recent call last):
+        ...
+        act_core.errors.FitError: held_back is 1; it must be a number from 0 to 0.9.
+    """
+
+    sites: str = "auto"
+    steps: int = 60
+    rate: float = 0.02
+    batch_size: int = 16
+    held_back: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_sites(self.sites)
+        for name, low in (("steps", 1), ("batch_size", 1)):
+            object.__setattr__(self, name, as_integer(name, getattr(self, name), low))
+        object.__setattr__(self, "seed", as_integer("seed", self.seed, 0, MAX_SEED))
+        for name, high in (("rate", 1.0), ("held_back", 0.9)):
+            value: object = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high:
+                raise FitError(f"{name} is {value!r}; it must be a number from 0 to {high:g}.")
+
+
+def check_sites(sites: object) -> None:
+    """Raise an error if a choice of sites is not a text.
+
+    Raises:
+        FitError: it is not.
+
+    Example:
+        >>> check_sites("norms")
+    """
+    if not isinstance(sites, str):
+        raise FitError(f"sites is {sites!r}; give one string, such as 'norms' or 'attention, mlp'.")
 
 
 def as_integer(name: str, value: object, low: int, high: float = math.inf, error: type[MapError] = FitError) -> int:

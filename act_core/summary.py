@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from .maps import ActMap
+from .records import FitRecord
 from .text import shorten
 
 _WIDTH = 110
@@ -27,9 +28,7 @@ def describe(act_map: ActMap) -> str:
         "description": card.description,
         "license": card.license,
         "strength": card.strength_range and "{:g} to {:g} recommended".format(*card.strength_range),
-        "fitted": f"{record.estimator}, {record.order}, {record.support} support, {record.walk} walk",
-        "prompts": f"{record.source_count} source, such as {_first(record.source_prompts)}; "
-        f"{record.target_count} target, such as {_first(record.target_prompts)}",
+        **_fitted(record),
         "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
         "notes": "; ".join((*record.notes, *record.patches, *record.edits)),
     }
@@ -45,9 +44,21 @@ def describe(act_map: ActMap) -> str:
     lines.append(f"{'effect':>8}  {'slope':>6}  {'':{_BAR}}  site {unit}")
     for site, transport in act_map.transports.items():
         effect = transport.effect or 0.0
+        number = f"{'unknown':>8}" if transport.effect is None else f"{effect:8.3f}"
         bar = "#" * round(_BAR * effect / most) if most else ""
-        lines.append(f"{effect:8.3f}  {float(transport.omega.median()):6.3f}  {bar:{_BAR}}  {site.key}")
+        lines.append(f"{number}  {float(transport.omega.median()):6.3f}  {bar:{_BAR}}  {site.key}")
     return "\n".join(lines)
+
+
+def _fitted(record: FitRecord) -> dict[str, str]:
+    """How the map was fitted, and on what."""
+    target = f"{record.target_count} target, such as {_first(record.target_prompts)}"
+    if record.fitted_by == "refinement":
+        return {"fitted": "by refinement on the loss of the model", "samples": target}
+    return {
+        "fitted": f"{record.estimator}, {record.order}, {record.support} support, {record.walk} walk",
+        "prompts": f"{record.source_count} source, such as {_first(record.source_prompts)}; {target}",
+    }
 
 
 def _first(prompts: Sequence[str]) -> str:

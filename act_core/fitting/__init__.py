@@ -6,6 +6,7 @@ samples fit into memory, and how the rest is streamed.
 """
 
 from .fit import Progress, fit
-from .samples import FitModel, MicroBatch
+from .refine import refine
+from .samples import FitModel, LossModel, MicroBatch
 
-__all__ = ["FitModel", "MicroBatch", "Progress", "fit"]
+__all__ = ["FitModel", "LossModel", "MicroBatch", "Progress", "fit", "refine"]

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import json
 import logging
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cache, partial
+from functools import partial
 from typing import Any, Generic
 
 import torch
@@ -17,20 +13,17 @@ import torch
 from ..components import Component
 from ..discovery import discover, is_by_rule
 from ..errors import FitError
-from ..fingerprints import fingerprint
-from ..interception import submodules
 from ..interrupts import raise_deferred
-from ..maps import ActMap, FitRecord
-from ..settings import FitMethod, FitSettings
+from ..maps import ActMap
+from ..settings import FitSettings
 from ..sites import Site
-from ..steering import active_maps
-from ..text import plain_text
 from ..transport import Transport, fit_transport
 from .groups import groups
 from .lockstep import Walk
 from .memory import BatchPlan, MemoryMeter, SampleMemory
 from .pooling import SiteValues, Values
-from .prepare import prepared
+from .prepare import check_weights, prepared
+from .record import record_of
 from .samples import FitModel, Sample, Side, check_number
 
 logger = logging.getLogger(__name__)
@@ -38,7 +31,6 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], object]
 
 _OUT_OF_MEMORY = "The model runs out of memory even with two prompts per side; use shorter prompts or smaller pictures."
-_VERSIONED = ("torch", "transformers", "diffusers")
 
 
 def _no_progress(done: int, total: int, site: str) -> None:
@@ -87,8 +79,8 @@ def fit(
     sides = _samples(source, "source"), _samples(target, "target")
     model.check(*sides)
     components = list(model.components)
-    _check_weights(components)
-    record = _record(model, settings, components, *sides)
+    check_weights(components)
+    record = record_of(model, settings, components, *sides)
     with prepared(model.modules.values(), frees_at_once=settings.memory_budget is not None):
         walked = _Fit(model, components, settings, progress).run(*sides)
     used = {site.component for site in walked.transports}
@@ -116,49 +108,6 @@ def _samples(samples: Iterable[Sample], side: Side) -> list[Sample]:
     listed = list(samples)
     check_number(listed, side)
     return listed
-
-
-def _check_weights(components: Sequence[Component]) -> None:
-    """Refuse weights on the meta device, except those that accelerate's hooks load when the model runs."""
-    for component in components:
-        for name, module in submodules(component.module).items():
-            empty = [leaf for leaf, parameter in module.named_parameters(recurse=False) if parameter.is_meta]
-            if empty and not hasattr(module, "_hf_hook"):
-                weight = ".".join(part for part in (name, empty[0]) if part)
-                raise FitError(
-                    f"The weights of {component.name} are not loaded ({weight} is on the meta device); "
-                    "load the model before you fit a map."
-                )
-
-
-def _record(
-    model: FitModel[Sample],
-    settings: FitSettings,
-    components: Sequence[Component],
-    source: Sequence[Sample],
-    target: Sequence[Sample],
-) -> FitRecord:
-    """The part of a map's record that is known before the fit, with texts as a file can keep them."""
-    described = [[model.describe(sample) for sample in side] for side in (source, target)]
-    prompts = [tuple(plain_text(text) for text in side) for side in described]
-    patches = (*model.patches, *(title for c in components for title in active_maps(c.module)))
-    return FitRecord(
-        **{f.name: getattr(settings, f.name) for f in fields(FitMethod)},
-        source_prompts=prompts[0],
-        target_prompts=prompts[1],
-        source_count=len(source),
-        target_count=len(target),
-        prompts_sha256=hashlib.sha256(json.dumps(described).encode()).hexdigest(),
-        base={component.name: fingerprint(component) for component in components},
-        versions={name: _version(name) for name in _VERSIONED if name in sys.modules},
-        patches=tuple(plain_text(patch) for patch in patches),
-        notes=tuple(plain_text(note) for note in model.notes),
-    )
-
-
-@cache
-def _version(library: str) -> str:
-    return importlib.metadata.version(library)
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import nn
 
+from ..components import Component
 from ..errors import FitError
+from ..interception import submodules
 from ..interrupts import Restoring
 from .memory import free_as_usual, free_at_once
 
@@ -73,3 +75,20 @@ class prepared(Restoring):  # noqa: N801  (used like a function)
         if self._claimed:
             with _lock:
                 _in_use.difference_update(self._modules)
+
+
+def check_weights(components: Sequence[Component]) -> None:
+    """Refuse weights on the meta device, except those that accelerate's hooks load when the model runs.
+
+    Raises:
+        FitError: a component has weights without values.
+    """
+    for component in components:
+        for name, module in submodules(component.module).items():
+            empty = [leaf for leaf, parameter in module.named_parameters(recurse=False) if parameter.is_meta]
+            if empty and not hasattr(module, "_hf_hook"):
+                weight = ".".join(part for part in (name, empty[0]) if part)
+                raise FitError(
+                    f"The weights of {component.name} are not loaded ({weight} is on the meta device); "
+                    "load the model before you fit a map."
+                )

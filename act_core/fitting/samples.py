@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, Literal, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
 from ..components import Component
@@ -99,6 +101,46 @@ class FitModel(Generic[Sample]):
             FitError: a sample that cannot be used, or sides that do not differ.
         """
         check_prompts(*([self.describe(sample) for sample in samples] for samples in (source, target)))
+
+
+class LossModel(FitModel[Sample]):
+    """A model with a loss that can be differentiated, see `act_core.fitting.refine`.
+
+    Example:
+        >>> import torch
+        >>> from act_core.architectures import architecture_of
+        >>> from act_core.fitting import refine
+        >>> module = nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 1))
+        >>> class Line(LossModel[float]):
+        ...     components = (Component("model", module, architecture_of(module)),)
+        ...
+        ...     def describe(self, sample):
+        ...         return str(sample)
+        ...
+        ...     def loss(self, samples, generator):
+        ...         return (module(torch.tensor(samples)[:, None]) - 1).square().mean()
+        >>> len(refine(Line(), [0.0, 0.1, 0.2], sites="model/*", steps=2))
+        2
+    """
+
+    def loss(self, samples: Sequence[Sample], generator: torch.Generator) -> Tensor:
+        """The mean loss of samples; every random number in it comes from `generator`."""
+        raise NotImplementedError
+
+    def check_samples(self, samples: Sequence[Sample]) -> None:
+        """Refuse samples on which no map can be refined, before anything runs.
+
+        Raises:
+            FitError: fewer than two, or samples that cannot be used.
+        """
+        check_number(samples, "target")
+
+    def batches(self, samples: Sequence[Sample], size: int) -> list[MicroBatch]:
+        parts = [samples[at : at + size] for at in range(0, len(samples), size)]
+        return [MicroBatch(len(part), partial(self._run, part)) for part in parts]
+
+    def _run(self, samples: Sequence[Sample]) -> None:
+        self.loss(samples, torch.Generator().manual_seed(0))
 
 
 def check_prompts(source: Sequence[str], target: Sequence[str]) -> None:

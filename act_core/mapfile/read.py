@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import MapError, MapFileError
-from ..maps import ActMap, Card, Fingerprint, FitRecord
+from ..maps import ActMap
+from ..records import Card, Fingerprint, FitRecord
 from ..sites import End, Layout, Segment, Site
 from ..transport import Statistics, Transport
 from . import fields

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from ..errors import MapFileError
 from ..files import write_whole
-from ..maps import ActMap, Card
+from ..maps import ActMap
+from ..records import Card
 from ..sites import Site
 from ..text import plain_text
 from ..transport import MIN_INVERTIBLE_SLOPE, Transport

@@ -7,7 +7,7 @@ import logging
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -170,6 +170,10 @@ class DiffusersModel(SteerableModel[Image]):
             for group in alike.values()
             for at in range(0, len(group), size)
         ]
+
+    def first_call(self, prompts: Sequence[str]) -> Mapping[str, Any]:
+        """What the diffusion model gets for prompts in its first call, without guidance, by name of the parameter."""
+        return first_call(*self._unguided(prompts, [0] * len(prompts))).call.arguments
 
     def generate(
         self,

@@ -13,7 +13,8 @@ from ..errors import MapError, MapMismatchError
 from ..fingerprints import has_weights
 from ..interception import find_submodules
 from ..layers import output_channels
-from ..maps import ActMap, Fingerprint
+from ..maps import ActMap
+from ..records import Fingerprint
 from ..sites import Segment, Site
 
 _KNOWN = {architecture.name: architecture for architecture in ARCHITECTURES}

@@ -15,7 +15,7 @@ from act_core.architectures import architecture_of
 from act_core.components import Component
 from act_core.discovery import discover
 from act_core.interception import intercepted, submodules
-from act_core.maps import FitRecord
+from act_core.records import FitRecord
 from act_core.settings import Support
 from act_core.sites import Site
 from act_core.steering import steer

@@ -16,7 +16,7 @@ from act_core.fitting import FitModel, MicroBatch
 from act_core.fitting.pooling import pool
 from act_core.fitting.samples import Sample, Side
 from act_core.interception import intercepted, output_tensors, submodules, with_output
-from act_core.maps import FitRecord
+from act_core.records import FitRecord
 from act_core.settings import Estimator, Moved
 from act_core.sites import Site
 from act_core.transport import Transport, fit_transport

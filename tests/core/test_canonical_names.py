@@ -14,7 +14,7 @@ from act_core import ActMap, steer
 from act_core.architectures import architecture_of
 from act_core.fingerprints import has_weights, weights_hash
 from act_core.interception import canonical_name, find_submodules
-from act_core.maps import Fingerprint, FitRecord
+from act_core.records import Fingerprint, FitRecord
 from act_core.sites import Site
 from act_core.transport import Transport
 

@@ -13,8 +13,8 @@ from command_line import COMMANDS, SITES, SOURCE, TARGET, Run, refused
 from PIL import Image
 
 from act_core import load_map, save_map
-from act_core.maps import Fingerprint
 from act_core.models.transformers import TransformersModel
+from act_core.records import Fingerprint
 from act_core.text import plain_text
 
 

@@ -31,7 +31,7 @@ from map_files import (
 
 from act_core import ActMap, MapError, fit, load_map, save_map
 from act_core.mapfile.format import MAX_HEADER_BYTES
-from act_core.maps import Card, Fingerprint, FitRecord
+from act_core.records import Card, Fingerprint, FitRecord
 from act_core.sites import Site
 from act_core.transport import Transport
 
@@ -59,6 +59,7 @@ def test_load_returns_every_field_of_the_record(path: Path, fitted: ActMap) -> N
         interval="pooled",
         moved="both",
         spatial="pointwise",
+        fitted_by="refinement",
         walk="streamed",
         seed=-3,
         source_prompts=("a", "静"),

@@ -10,7 +10,7 @@ import torch
 from helpers import MIXED_SITES, assert_identical, keys, largest_difference, mixed, prompts
 
 from act_core import ActMap, MapError, fit
-from act_core.maps import Card, Fingerprint, FitRecord
+from act_core.records import Card, Fingerprint, FitRecord
 from act_core.sites import Site, matches
 from act_core.transport import Transport
 

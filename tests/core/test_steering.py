@@ -28,7 +28,7 @@ from torch.testing import assert_close
 
 from act_core import ActMap, MapError, steer
 from act_core.displacement import displace_at
-from act_core.maps import Card
+from act_core.records import Card
 from act_core.steering import active_maps
 
 

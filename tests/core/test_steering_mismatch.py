@@ -29,8 +29,8 @@ from act_core.architectures import Architecture
 from act_core.components import Component
 from act_core.errors import MapMismatchError
 from act_core.fingerprints import fingerprint
-from act_core.maps import Card, Fingerprint, FitRecord
 from act_core.models.transformers import TransformersModel
+from act_core.records import Card, Fingerprint, FitRecord
 from act_core.sites import Site
 from act_core.transport import Transport
 

@@ -12,7 +12,7 @@ from torch import nn
 from act_core.architectures import architecture_of
 from act_core.components import Component
 from act_core.errors import MapMismatchError
-from act_core.maps import Fingerprint, FitRecord
+from act_core.records import Fingerprint, FitRecord
 from act_core.steering import check_variant
 
 

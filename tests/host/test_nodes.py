@@ -11,7 +11,7 @@ from graphs import KINDS, SOURCE, Parts, apply, plain, steered
 
 from act_core import load_map, save_map
 from act_core.components import DIFFUSION_MODEL
-from act_core.maps import Card, Fingerprint
+from act_core.records import Card, Fingerprint
 from tools.comfyui.server import PACK, Graph, Host
 
 

@@ -18,7 +18,7 @@ from act_pack.act_core import ActMap, MapError
 from act_pack.act_core.components import DIFFUSION_MODEL
 from act_pack.act_core.fingerprints import fingerprint
 from act_pack.act_core.interception import submodules
-from act_pack.act_core.maps import FitRecord
+from act_pack.act_core.records import FitRecord
 from act_pack.act_core.sites import Site, matches
 from act_pack.act_core.transport import Transport
 from act_pack.nodes.host.latents import empty_latent, fixed_latent

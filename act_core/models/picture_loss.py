@@ -1,0 +1,140 @@
+"""The denoising loss of a diffusers pipeline on pictures, for `act_core.fitting.refine`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ..components import DIFFUSION_MODEL, Component
+from ..errors import FitError
+from ..fitting import LossModel
+from ..image_files import Picture, as_values, check_pictures
+from .diffusers import DiffusersModel
+from .pipelines import denoiser, uncompiled
+
+# Names that the noisy latents have in diffusion models.
+_LATENTS = ("hidden_states", "sample")
+
+
+class PictureModel(LossModel[Picture]):
+    """A text-to-image pipeline with the loss that its diffusion model was trained on, for pictures and their captions.
+
+    The text encoders are left alone.
+
+    Args:
+        model: the pipeline. Its diffusion model gets latents ``[rows, channels, height, width]``.
+
+    Raises:
+        FitError: a pipeline that packs its latents, or whose scheduler is of another kind.
+
+    Example::
+
+        model = PictureModel(DiffusersModel.from_pretrained("demo_model"))
+        act_map = refine(model, load_pictures("my_style"))
+    """
+
+    def __init__(self, model: DiffusersModel) -> None:
+        self._model = model
+        self._pipeline = model.pipeline
+        self._denoiser: Any = uncompiled(denoiser(self._pipeline))
+        self._schedule = _schedule(self._pipeline)
+        self._latents: WeakKeyDictionary[Picture, Tensor] = WeakKeyDictionary()
+
+    @property
+    def components(self) -> list[Component]:
+        return [part for part in self._model.components if part.name == DIFFUSION_MODEL]
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        return {**self._model.modules, "vae": self._pipeline.vae}
+
+    def describe(self, sample: Picture) -> str:
+        return sample.caption
+
+    def check_samples(self, samples: Sequence[Picture]) -> None:
+        check_pictures(list(samples))
+
+    def loss(self, samples: Sequence[Picture], generator: torch.Generator) -> Tensor:
+        call = self._model.first_call([sample.caption for sample in samples])
+        name, given = self._input(call)
+        clean = torch.stack([self._latent(sample, given) for sample in samples]).to(given)
+        noise = torch.randn(clean.shape, generator=generator).to(given)
+        level = torch.rand(len(samples), generator=generator)
+        noisy, wanted, time = self._schedule.at(level, clean, noise)
+        output: Any = self._denoiser(**{**call, name: noisy, "timestep": time.to(call["timestep"])})
+        predicted = cast("Tensor", output[0] if isinstance(output, tuple) else output.sample)
+        # Some models also predict a variance, in further channels.
+        return nn.functional.mse_loss(predicted[:, : wanted.shape[1]].float(), wanted.float())
+
+    def _input(self, call: Mapping[str, Any]) -> tuple[str, Tensor]:
+        name = next((name for name in _LATENTS if name in call), "")
+        given = call.get(name)
+        if not isinstance(given, Tensor) or given.ndim != 4 or "timestep" not in call:
+            raise FitError(
+                f"A {type(self._pipeline).__name__} packs its latents, so pictures cannot be put in; fit from prompts, "
+                "or use Fit ACT Map From Images in ComfyUI."
+            )
+        return name, given
+
+    def _latent(self, picture: Picture, like: Tensor) -> Tensor:
+        """The latent of a picture, ``[channels, height, width]``, encoded once."""
+        if picture not in self._latents:
+            vae: Any = self._pipeline.vae
+            scale = int(self._pipeline.vae_scale_factor)
+            values = as_values(picture.image, like.shape[-1] * scale, like.shape[-2] * scale)
+            with torch.no_grad():
+                encoded = vae.encode(torch.from_numpy(values)[None].to(vae.device, vae.dtype))
+            latent = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+            shift = getattr(vae.config, "shift_factor", None) or 0.0
+            self._latents[picture] = ((latent - shift) * vae.config.scaling_factor)[0]
+        return self._latents[picture]
+
+
+class _FlowSchedule:
+    """Rectified flow: noise and picture are mixed linearly, and the model predicts their difference."""
+
+    def __init__(self, shift: float, steps: int) -> None:
+        self._shift = shift
+        self._steps = steps
+
+    def at(self, level: Tensor, clean: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Noisy latents, what the model should predict, and its timestep, at levels from 0 to 1 ``[rows]``."""
+        # As often as a sampler visits them.
+        sigma = self._shift * level / (1 + (self._shift - 1) * level)
+        weight = sigma.view(-1, 1, 1, 1).to(clean)
+        return (1 - weight) * clean + weight * noise, noise - clean, sigma * self._steps
+
+
+class _DiffusionSchedule:
+    """Variance-preserving diffusion, in which the model predicts the noise or the velocity."""
+
+    def __init__(self, alphas: Tensor, predicts_velocity: bool) -> None:
+        self._alphas = alphas
+        self._predicts_velocity = predicts_velocity
+
+    def at(self, level: Tensor, clean: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `_FlowSchedule.at`."""
+        time = (level * len(self._alphas)).long().clamp(max=len(self._alphas) - 1)
+        alpha = self._alphas[time].view(-1, 1, 1, 1).to(clean)
+        signal, spread = alpha.sqrt(), (1 - alpha).sqrt()
+        wanted = signal * noise - spread * clean if self._predicts_velocity else noise
+        return signal * clean + spread * noise, wanted, time
+
+
+def _schedule(pipeline: Any) -> _FlowSchedule | _DiffusionSchedule:
+    scheduler = pipeline.scheduler
+    config = scheduler.config
+    if "FlowMatch" in type(scheduler).__name__:
+        return _FlowSchedule(float(getattr(config, "shift", None) or 1.0), config.num_train_timesteps)
+    alphas: object = getattr(scheduler, "alphas_cumprod", None)
+    predicts = getattr(config, "prediction_type", "epsilon")
+    if isinstance(alphas, Tensor) and predicts in ("epsilon", "v_prediction"):
+        return _DiffusionSchedule(alphas, predicts == "v_prediction")
+    raise FitError(
+        f"The loss of a pipeline with a {type(scheduler).__name__} is not known, so it cannot learn from pictures; fit "
+        "from prompts."
+    )

@@ -1,0 +1,95 @@
+"""What a map records beside its transports: how it was fitted and on what, and what its author says about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from .settings import FitMethod, FittedBy
+
+Walk = Literal["exact", "streamed"]
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Identifies a component of the model that a map was fitted on.
+
+    Attributes:
+        architecture: name of its family, such as ``llama``; see `act_core.architectures`.
+        weights: SHA-256 over the one-dimensional parameters in bfloat16; empty if there are none.
+        model_class: name of the model's class; empty in maps of version 0.1.
+        bases: names of the classes of models that it is built on.
+        variants: as in `act_core.components.Component`.
+
+    Example:
+        >>> Fingerprint("llama", "", "LlamaForCausalLM").architecture
+        'llama'
+    """
+
+    architecture: str
+    weights: str
+    model_class: str = ""
+    bases: tuple[str, ...] = ()
+    variants: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class FitRecord(FitMethod):
+    """How a map was fitted: its method, and what it was fitted on.
+
+    Feature maps whose mean is shifted always have pooled intervals.
+
+    Attributes:
+        fitted_by: ``transport`` from the activations of two sets of samples, or ``refinement`` on the model's loss.
+        walk: ``streamed`` if the samples did not fit into memory and were run group after group.
+        source_prompts, target_prompts: what it was fitted on. A large set keeps only its first prompts;
+            ``source_count``, ``target_count`` and ``prompts_sha256`` describe all of them.
+        base: fingerprints of the base model, by component.
+        versions: of the libraries that were loaded.
+        patches: other changes that acted on the model during the fit.
+        notes: where the fit departed from its settings.
+        edits: how the map was changed after the fit.
+
+    Example:
+        >>> FitRecord(estimator="mean", source_count=2).order
+        'causal'
+    """
+
+    fitted_by: FittedBy = "transport"
+    walk: Walk = "exact"
+    source_prompts: tuple[str, ...] = field(default=(), repr=False)
+    target_prompts: tuple[str, ...] = field(default=(), repr=False)
+    source_count: int = 0
+    target_count: int = 0
+    prompts_sha256: str = ""
+    base: Mapping[str, Fingerprint] = field(default_factory=dict[str, Fingerprint])
+    versions: Mapping[str, str] = field(default_factory=dict[str, str])
+    patches: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    edits: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Nothing to validate: the reader checks types, and version 0.1 accepted any seed."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """What the author of a map says about it.
+
+    Attributes:
+        title, author, description, license: plain texts; empty if not given.
+        strength_range: lower and upper end of the recommended strengths.
+        cover: a picture, as the bytes of a JPEG file; empty if there is none.
+
+    Example:
+        >>> Card(title="Calm", strength_range=(-1.0, 1.0)).license
+        ''
+    """
+
+    title: str = ""
+    author: str = ""
+    description: str = ""
+    license: str = ""
+    strength_range: tuple[float, float] | None = None
+    cover: bytes = field(default=b"", repr=False)
