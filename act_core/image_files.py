@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -66,9 +66,8 @@ def load_pictures(folder: str | os.PathLike[str], *, captions: bool = False) -> 
 
 def _read(path: Path) -> Image.Image:
     try:
-        opened: Any
         with Image.open(path) as opened:
-            return as_rgb(ImageOps.exif_transpose(opened))
+            return as_rgb(ImageOps.exif_transpose(cast("Any", opened)))
     except Image.DecompressionBombError as error:
         raise FitError(f"{path.name} is too large to be opened safely; make it smaller.") from error
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:

@@ -3,9 +3,9 @@
 Python may raise `KeyboardInterrupt` between any two instructions, even in the middle of the clean-up that restores a
 model. Here the interrupt waits until the model is restored::
 
-    begin() ... end()     in between, our SIGINT handler is installed @critical             an interrupt that arrives
-    inside such a function, or inside what it calls, waits for `end` deferred()            the same for a block: it runs
-    to its end, then the interrupt is raised
+    begin() ... end()     in between, our SIGINT handler is installed
+    @critical             an interrupt that arrives inside such a function, or inside what it calls, waits for `end`
+    deferred()            the same for a block: it runs to its end, then the interrupt is raised
 
 A function that is marked with `critical` is protected from its very first instruction, provided that `begin` was
 called before. So clean-up that must never be skipped belongs into an ``__exit__``: derive from `Restoring`, or write

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
 from tqdm import tqdm
 
-from .fitting import FitModel, fit
+from .fitting import FitModel, LossModel, fit, refine
+from .fitting.samples import Sample
 from .maps import ActMap
 from .prompts import PromptSet
-from .settings import FitSettings
+from .settings import FitSettings, RefineSettings
 
 
 def bar(label: str, total: int) -> tqdm[Any]:
@@ -44,3 +46,21 @@ def fit_with_bar(
             bars[0].update(done - bars[0].n)
 
         return fit(model, prompts.source, prompts.target, settings, progress=progress, **changes)
+
+
+def refine_with_bar(
+    model: LossModel[Sample], samples: Sequence[Sample], settings: RefineSettings | None = None, label: str = "Refining"
+) -> ActMap:
+    """`refine`, with a bar that counts the steps.
+
+    Example::
+
+        act_map = refine_with_bar(PictureModel(pipeline), load_pictures("my_style"))
+    """
+    settings = settings or RefineSettings()
+    with bar(label, settings.steps) as steps:
+
+        def progress(done: int, _total: int, _state: str) -> None:
+            steps.update(done - steps.n)
+
+        return refine(model, samples, settings, progress=progress)

@@ -7,6 +7,7 @@ from comfy_api.latest import ComfyExtension, io
 from .apply import ApplyACTSteering, ApplyACTSteeringCLIP
 from .demo import LoadACTDemoModel
 from .edit import EditACTMap
+from .fit_images import FitACTMapFromImages
 from .fit_map import FitACTMap
 from .hook import CreateACTHook
 from .host import folders
@@ -20,6 +21,7 @@ from .text import ACTSteeredText, FitACTTextMap
 NODES: list[type[io.ComfyNode]] = [
     ACTPromptSet,
     FitACTMap,
+    FitACTMapFromImages,
     SaveACTMap,
     LoadACTMap,
     ApplyACTSteering,

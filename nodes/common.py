@@ -49,6 +49,17 @@ def sites_input(tooltip: str = "") -> io.Combo.Input:
     return _setting("sites", SITE_PRESETS, tooltip)
 
 
+def pattern_input() -> io.String.Input:
+    """Layers of the user's own choice in place of ``sites``."""
+    return io.String.Input(
+        "pattern",
+        default="",
+        optional=True,
+        tooltip="Layers of your own choice in place of sites: comma-separated patterns such as *.attn.to_out.0 or "
+        "*single_blocks.*. An error about sites lists the closest names.",
+    )
+
+
 def _setting(name: str, options: Sequence[str], tooltip: str = "") -> io.Combo.Input:
     default = getattr(FitSettings(), name)
     return io.Combo.Input(name, options=list(options), default=default, tooltip=tooltip or purpose(name))

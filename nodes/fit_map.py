@@ -10,8 +10,18 @@ from comfy_api.latest import io
 
 from ..act_core.settings import MAX_SEED, Components, FitSettings
 from ..act_core.summary import describe
-from .common import CATEGORY, MAX_PROMPTS, ACTMapIO, aliases, method_inputs, only, prompts_of, sites_input
-from .host.fitting import PictureFit
+from .common import (
+    CATEGORY,
+    MAX_PROMPTS,
+    ACTMapIO,
+    aliases,
+    method_inputs,
+    only,
+    pattern_input,
+    prompts_of,
+    sites_input,
+)
+from .host.fitting import PromptFit
 
 MAX_SIDE = 16384  # pixels
 _NAME = "Fit ACT Map"
@@ -82,7 +92,7 @@ class FitACTMap(io.ComfyNode):
         started = time.perf_counter()
         sites = only("pattern", pattern).strip() or only("sites", sites)
         method = {"sites": sites, "estimator": estimator, "order": order, "support": support, "seed": seed}
-        fit = PictureFit(
+        fit = PromptFit(
             model=only("model", model),
             clip=only("clip", clip),
             source=prompts_of(source, "source", _NAME),
@@ -127,11 +137,5 @@ def _picture_inputs() -> list[io.Input]:
             tooltip="An empty latent that sets the size instead. Audio models need one. Without it, video models are "
             "fitted on a single frame.",
         ),
-        io.String.Input(
-            "pattern",
-            default="",
-            optional=True,
-            tooltip="Layers of your own choice in place of sites: comma-separated patterns such as *.attn.to_out.0 or "
-            "*single_blocks.*. An error about sites lists the closest names.",
-        ),
+        pattern_input(),
     ]

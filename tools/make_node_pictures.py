@@ -26,14 +26,20 @@ DOCS = ROOT / "web" / "docs"
 # Draws the node alone on the canvas, at a readable scale.
 DRAW = """async type => {
     const app = window.app;
-    // Not `clear()`: node ids would be reused, and with them the widget values of the previous node. for (const other
-    of [...app.graph._nodes]) app.graph.remove(other); const node = window.LiteGraph.createNode(type); node.pos = [0,
-    0]; app.graph.add(node); node.setSize([Math.max(node.computeSize()[0], 380), node.computeSize()[1]]);
-    app.canvas.ds.scale = 1.2; app.canvas.ds.offset = [120, 120]; app.canvas.setDirty(true, true); await new
-    Promise(resolve => setTimeout(resolve, 800)); const corner = app.canvas.ds.convertOffsetToCanvas([-14, -33]); const
-    end = app.canvas.ds.convertOffsetToCanvas([node.size[0] + 14, node.size[1] + 14]); const at =
-    app.canvas.canvas.getBoundingClientRect(); return {x: at.x + corner[0], y: at.y + corner[1], width: end[0] -
-    corner[0], height: end[1] - corner[1]};
+    // Not `clear()`: node ids would be reused, and with them the widget values of the previous node.
+    for (const other of [...app.graph._nodes]) app.graph.remove(other);
+    const node = window.LiteGraph.createNode(type);
+    node.pos = [0, 0];
+    app.graph.add(node);
+    node.setSize([Math.max(node.computeSize()[0], 380), node.computeSize()[1]]);
+    app.canvas.ds.scale = 1.2;
+    app.canvas.ds.offset = [120, 120];
+    app.canvas.setDirty(true, true);
+    await new Promise(resolve => setTimeout(resolve, 800));
+    const corner = app.canvas.ds.convertOffsetToCanvas([-14, -33]);
+    const end = app.canvas.ds.convertOffsetToCanvas([node.size[0] + 14, node.size[1] + 14]);
+    const at = app.canvas.canvas.getBoundingClientRect();
+    return {x: at.x + corner[0], y: at.y + corner[1], width: end[0] - corner[0], height: end[1] - corner[1]};
 }"""
 
 

@@ -1,4 +1,4 @@
-"""``act-steering fit``"""
+"""``act-steering fit``: from two lists of prompts, or from a folder of pictures"""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import argparse
 import math
 from dataclasses import fields
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from ..demo import shipped
 from ..errors import MapError
 from ..prompts import PromptSet, load_prompt_set, read_lines
-from ..settings import Components, FitSettings, choices, purpose
+from ..settings import Components, FitSettings, RefineSettings, choices, purpose
 from .arguments import (
     Commands,
     add_command,
@@ -24,7 +24,10 @@ from .arguments import (
     seed,
     words,
 )
-from .load import any_model, is_pipeline
+from .load import any_model, is_pipeline, pipeline
+
+if TYPE_CHECKING:
+    from ..maps import ActMap
 
 _CARD = ("title", "author", "description", "license")
 
@@ -35,7 +38,7 @@ def add(commands: Commands) -> None:
         commands,
         "fit",
         _run,
-        "Fit a map from two lists of prompts.",
+        "Fit a map from two lists of prompts, or from a folder of pictures.",
         "--prompts gloomy_to_cheerful --out cheerful.safetensors",
     )
     add_model(parser)
@@ -53,6 +56,18 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--source", type=Path, help="alternatively, a text file of source prompts, one per line")
     parser.add_argument("--target", type=Path, help="and a text file of target prompts")
+    parser.add_argument(
+        "--target-images",
+        type=Path,
+        metavar="FOLDER",
+        help="alternatively, for pipelines: a folder of pictures in the style to learn; needs no prompts",
+    )
+    parser.add_argument(
+        "--captions", action="store_true", help="read what each picture shows from a .txt file beside it, without style"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=RefineSettings.steps, help="with pictures: steps of the refinement (%(default)s)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="the map to write, a .safetensors file")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     _add_settings(parser)
@@ -76,7 +91,27 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 def _run(args: argparse.Namespace) -> None:
     out: Path = args.out
     _check_output(out, overwrite=args.overwrite)
+    if args.target_images:
+        act_map, title, first = _from_pictures(args)
+    else:
+        act_map, title, first = _from_prompts(args)
+    from ..mapfile import save_map
+
+    card = {key: getattr(args, key) for key in _CARD}
+    card["title"] = args.title or title
+    save_map(act_map, out, **card)
+    for note in act_map.record.notes:
+        print(f"Note: {note}.")
+    how = "refined" if act_map.record.fitted_by == "refinement" else f"{act_map.record.walk} walk"
+    print(f"Saved {out} ({out.stat().st_size / 1e6:.2f} MB): {len(act_map)} sites, {how}.")
+    print(f"Try it:  {command_name()} {_next_command(args, first)}")
+
+
+def _from_prompts(args: argparse.Namespace) -> tuple[ActMap, str, str]:
+    """A map, a title for it, and a prompt to try it on."""
     prompts = _prompts(args)
+    if args.captions:
+        raise MapError("--captions are those of pictures; add --target-images, or leave them out.")
     names = {field.name for field in fields(FitSettings)} - {"memory_budget"}
     settings = FitSettings(
         **{name: getattr(args, name) for name in names}, memory_budget=_bytes_of_mebibytes(args.memory)
@@ -87,24 +122,39 @@ def _run(args: argparse.Namespace) -> None:
     check_number(prompts.target, "target")
     check_prompts(prompts.source, prompts.target)
     model = any_model(args, components=args.components, seed=args.seed)
-    from ..mapfile import save_map
     from ..progress import fit_with_bar
 
-    act_map = fit_with_bar(model, prompts, settings)
-    card = {key: getattr(args, key) for key in _CARD}
-    card["title"] = args.title or f"{prompts.source_name} to {prompts.target_name}"
-    save_map(act_map, out, **card)
-    for note in act_map.record.notes:
-        print(f"Note: {note}.")
-    print(f"Saved {out} ({out.stat().st_size / 1e6:.2f} MB): {len(act_map)} sites, {act_map.record.walk} walk.")
-    print(f"Try it:  {command_name()} {_next_command(args, prompts)}")
+    title = f"{prompts.source_name} to {prompts.target_name}"
+    return fit_with_bar(model, prompts, settings), title, prompts.source[0]
 
 
-def _next_command(args: argparse.Namespace, prompts: PromptSet) -> str:
+def _from_pictures(args: argparse.Namespace) -> tuple[ActMap, str, str]:
+    """As `_from_prompts`."""
+    if args.prompts or args.source or args.target:
+        raise MapError("Give either prompts or --target-images, not both.")
+    if not is_pipeline(args.model):
+        raise MapError(
+            f"--target-images needs a text-to-image pipeline; {args.model} is not one. Name it with --model."
+        )
+    settings = RefineSettings(sites=args.sites, steps=args.steps, batch_size=args.batch_size, seed=args.seed)
+    from ..image_files import check_pictures, load_pictures
+
+    pictures = load_pictures(args.target_images, captions=args.captions)
+    check_pictures(pictures)
+    model = pipeline(args, components="model")
+    from ..models.picture_loss import PictureModel
+    from ..progress import refine_with_bar
+
+    title = args.target_images.resolve().name
+    act_map = refine_with_bar(PictureModel(model), pictures, settings, f"Refining on {len(pictures)} pictures")
+    return act_map, title, pictures[0].caption or "a cat"
+
+
+def _next_command(args: argparse.Namespace, prompt: str) -> str:
     """Arguments of a command that uses the new map, quoted."""
     model, out = str(args.model), str(args.out)
     if is_pipeline(model):
-        return quoted("sweep", "--model", model, "--map", out, "--out", "sweep.png", "--", prompts.source[0])
+        return quoted("sweep", "--model", model, "--map", out, "--out", "sweep.png", "--", prompt)
     on = [] if model == "default" else ["--model", model]
     strengths = ("--strength", "0", "--strength", "1")
     return quoted("generate", *on, "--map", out, *strengths, "When I woke up this morning, I")

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ..discovery import discover
 from ..displacement import displace_at
-from ..errors import FitError
+from ..errors import FitError, first_line
 from ..interception import intercepted, output_tensors, submodules, with_output
 from ..interrupts import raise_deferred
 from ..maps import ActMap
@@ -102,6 +102,8 @@ def refine(
         batch = model.batches(samples[:2], 2)[0]
         sites = discover(components, settings.sites, batch.run, batch.rows)
         refinement = _Refinement(model, sites, settings, start)
+        # Some models change activations in place that their gradient needs.
+        stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
         with torch.enable_grad():
             refinement.run(samples, progress, stop)
     transports = refinement.transports()
@@ -188,18 +190,16 @@ class _Refinement(Generic[Sample]):
             optimizer = torch.optim.Adam(parameters, settings.rate)
             done = 0
             for step in range(settings.steps):
-                loss = self._loss(self._batch(training, step), step)
-                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-                for parameter, gradient in zip(parameters, gradients, strict=True):
-                    parameter.grad = gradient
+                loss = self._follow(self._batch(training, step), step, parameters)
                 optimizer.step()
+                optimizer.zero_grad()
                 done = step + 1
                 ends = done == settings.steps or stop()
                 if ends or done % _CHECK_EVERY == 0:
                     self._check(held_back)
                     ends = ends or self._since_best >= _PATIENCE
                 raise_deferred()
-                progress(done, settings.steps, f"loss {float(loss.detach()):.4f}")
+                progress(done, settings.steps, f"loss {loss:.4f}")
                 if ends:
                     break
         self.notes.append(f"refined for {done} steps on {len(training)} samples")
@@ -227,8 +227,30 @@ class _Refinement(Generic[Sample]):
             random.Random(self._settings.seed + epoch).shuffle(orders[epoch])
         return [orders[number // len(training)][number % len(training)] for number in numbers]
 
-    def _loss(self, batch: Sequence[Sample], seed: int) -> Tensor:
-        loss = self._model.loss(batch, torch.Generator().manual_seed(self._settings.seed + seed))
+    def _follow(self, batch: Sequence[Sample], step: int, parameters: Sequence[Tensor]) -> float:
+        """Put the gradient of a batch into the parameters, in parts that memory holds; returns the loss."""
+        generator = torch.Generator().manual_seed(self._settings.seed + step)
+        size = min(self._model.max_rows or len(batch), len(batch))
+        total = 0.0
+        for part in (batch[at : at + size] for at in range(0, len(batch), size)):
+            try:
+                loss = self._loss(part, generator) * (len(part) / len(batch))
+                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            except torch.OutOfMemoryError as error:
+                raise FitError("The gradients do not fit into memory; use smaller pictures.") from error
+            except RuntimeError as error:
+                raise FitError(
+                    f"This model cannot be differentiated here, so no map can be refined ({first_line(error)}); fit "
+                    "from prompts instead."
+                ) from error
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                if gradient is not None:
+                    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+            total += float(loss.detach())
+        return total
+
+    def _loss(self, batch: Sequence[Sample], generator: torch.Generator) -> Tensor:
+        loss = self._model.loss(batch, generator)
         if not bool(loss.isfinite()):
             raise FitError("The loss is not finite; run the model in a wider dtype, or lower the learning rate.")
         return loss
@@ -237,12 +259,12 @@ class _Refinement(Generic[Sample]):
         """Keep the coefficients if they are the best so far on the samples that were held back."""
         if not held_back:
             return
-        size = self._settings.batch_size
+        # The same noise at each check, and other noise than that of the steps.
+        generator = torch.Generator().manual_seed(self._settings.seed + self._settings.steps)
+        size = min(self._model.max_rows or len(held_back), len(held_back))
         with torch.no_grad():
-            # The same noise at each check, and other noise than that of the steps.
             parts = [held_back[at : at + size] for at in range(0, len(held_back), size)]
-            losses = [float(self._loss(part, -1 - n)) * len(part) for n, part in enumerate(parts)]
-        loss = sum(losses) / len(held_back)
+            loss = sum(float(self._loss(part, generator)) * len(part) for part in parts) / len(held_back)
         self._since_best += 1
         if self._best is None or loss < self._best[0]:
             self._best = loss, {site: adjusted.transport() for site, adjusted in self._adjusted.items()}

@@ -106,6 +106,9 @@ class FitModel(Generic[Sample]):
 class LossModel(FitModel[Sample]):
     """A model with a loss that can be differentiated, see `act_core.fitting.refine`.
 
+    Attributes:
+        max_rows: the most samples whose gradients fit into memory at once; None for no limit.
+
     Example:
         >>> import torch
         >>> from act_core.architectures import architecture_of
@@ -122,6 +125,8 @@ class LossModel(FitModel[Sample]):
         >>> len(refine(Line(), [0.0, 0.1, 0.2], sites="model/*", steps=2))
         2
     """
+
+    max_rows: int | None = None
 
     def loss(self, samples: Sequence[Sample], generator: torch.Generator) -> Tensor:
         """The mean loss of samples; every random number in it comes from `generator`."""

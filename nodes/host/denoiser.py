@@ -43,6 +43,19 @@ class EncodedPrompt:
     noise: int
 
 
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One row of a call of the model.
+
+    Attributes:
+        prepared: its noisy latent and conditioning, as the host's samplers prepare them.
+        sigma: its noise level ``[1]``.
+    """
+
+    prepared: Any
+    sigma: Tensor
+
+
 def encoded_sides(source: Sequence[str], target: Sequence[str]) -> tuple[list[EncodedPrompt], list[EncodedPrompt]]:
     """Both sides of a fit: sample n of either side starts from the same noise."""
     return (
@@ -132,40 +145,70 @@ class Denoiser(FitModel[EncodedPrompt]):
 
     def batches(self, samples: Sequence[EncodedPrompt], size: int) -> list[MicroBatch]:
         """Batch prompts together if their conditioning has the same shape."""
-        groups: list[list[Any]] = []
-        for sample in samples:
-            prepared = self._prepared(sample)
-            group = next((g for g in groups if len(g) < size and _can_share_a_batch(g[0], prepared)), None)
-            if group is None:
-                groups.append([prepared])
-            else:
-                group.append(prepared)
-        return [MicroBatch(len(group), partial(self._run, group)) for group in groups]
+        rows = [self._row(sample) for sample in samples]
+        return [MicroBatch(len(group), partial(self.denoised, group)) for group in self.grouped(rows, size)]
 
-    def _prepared(self, sample: EncodedPrompt) -> Any:
+    def grouped(self, rows: Sequence[Row], size: int) -> list[list[Row]]:
+        """Rows whose conditioning has the same shape, in groups of at most `size`."""
+        groups: list[list[Row]] = []
+        for row in rows:
+            group = next((g for g in groups if len(g) < size and _can_share_a_batch(g[0], row)), None)
+            if group is None:
+                groups.append([row])
+            else:
+                group.append(row)
+        return groups
+
+    def row(self, conditioning: int, latent: Tensor, noise: Tensor, sigma: Tensor, *, noisiest: bool = False) -> Row:
+        """One row of a call of the model.
+
+        Args:
+            conditioning: number of its conditioning.
+            latent, noise: ``[1, channels, ...]``; they are mixed.
+            sigma: noise level ``[1]``.
+            noisiest: whether it is that of the beginning of a schedule.
+        """
+        x = self._model.model_sampling.noise_scaling(sigma[0], noise, latent, noisiest)
+        return Row(comfy.samplers.get_area_and_mult(self._conds[conditioning], x, sigma), sigma)
+
+    def sigma_at(self, percent: float) -> Tensor:
+        """The noise level ``[1]`` at a position of the sampling schedule, from 0 (noisiest) to 1."""
+        sigma = float(self._model.model_sampling.percent_to_sigma(percent))
+        return torch.full((1,), sigma, device=self._like.device)
+
+    def as_model_has_it(self, latent: Tensor) -> Tensor:
+        """A latent of a VAE ``[1, channels, ...]``, scaled as the model samples it."""
+        return self._model.process_latent_in(latent).to(self._like)
+
+    def rows_in_memory(self, factor: float) -> int:
+        """How many rows the free memory holds, if each needs `factor` times what it needs for sampling."""
+        free = comfy.model_management.get_free_memory(self._like.device)
+        return int(free / (factor * self._model.memory_required([1, *self._like.shape[1:]])))
+
+    def _row(self, sample: EncodedPrompt) -> Row:
         generator = torch.Generator().manual_seed(self._seed + sample.noise)
         noise = torch.randn(self._like.shape, generator=generator).to(self._like)
-        x = self._model.model_sampling.noise_scaling(self._sigma[0], noise, torch.zeros_like(noise), True)
-        return comfy.samplers.get_area_and_mult(self._conds[sample.conditioning], x, self._sigma)
+        return self.row(sample.conditioning, torch.zeros_like(noise), noise, self._sigma, noisiest=True)
 
-    def _run(self, group: Sequence[Any]) -> None:
+    def denoised(self, group: Sequence[Row]) -> Tensor:
+        """What the model takes for the clean latents ``[rows, channels, ...]`` of a group of rows."""
         count = len(group)
         own = self._model.current_patcher.apply_hooks(hooks=None)
         options = merge_nested_dicts(own, self._options.get("transformer_options", {}), copy_dict1=False)
-        uuids = [prepared.uuid for prepared in group]
-        options |= {"cond_or_uncond": [0] * count, "uuids": uuids, "sigmas": self._sigma}
-        x, t = torch.cat([prepared.input_x for prepared in group]), self._sigma.expand(count)
-        c = comfy.samplers.cond_cat([prepared.conditioning for prepared in group]) | {"transformer_options": options}
+        uuids = [row.prepared.uuid for row in group]
+        sigmas = torch.cat([row.sigma for row in group])
+        options |= {"cond_or_uncond": [0] * count, "uuids": uuids, "sigmas": sigmas[:1]}
+        x = torch.cat([row.prepared.input_x for row in group])
+        c = comfy.samplers.cond_cat([row.prepared.conditioning for row in group]) | {"transformer_options": options}
         forget_prompts(self._components[0].module)
         with memory_errors():
             if "model_function_wrapper" in self._options:
-                arguments = {"input": x, "timestep": t, "c": c, "cond_or_uncond": options["cond_or_uncond"]}
-                self._options["model_function_wrapper"](self._model.apply_model, arguments)
-            else:
-                self._model.apply_model(x, t, **c)
+                arguments = {"input": x, "timestep": sigmas, "c": c, "cond_or_uncond": options["cond_or_uncond"]}
+                return self._options["model_function_wrapper"](self._model.apply_model, arguments)
+            return self._model.apply_model(x, sigmas, **c)
 
 
-def _can_share_a_batch(one: Any, other: Any) -> bool:
+def _can_share_a_batch(one: Row, other: Row) -> bool:
     """Whether two prompts can share a batch without repeating one to the length of the other."""
-    sizes = [{name: cond.size() for name, cond in prepared.conditioning.items()} for prepared in (one, other)]
-    return sizes[0] == sizes[1] and comfy.samplers.can_concat_cond(one, other)
+    sizes = [{name: cond.size() for name, cond in row.prepared.conditioning.items()} for row in (one, other)]
+    return sizes[0] == sizes[1] and comfy.samplers.can_concat_cond(one.prepared, other.prepared)

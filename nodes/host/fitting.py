@@ -21,7 +21,7 @@ from .text_encoders import Conditioning, TextEncoders
 
 
 @dataclass(frozen=True)
-class PictureFit:
+class PromptFit:
     """The inputs of Fit ACT Map.
 
     Attributes:

@@ -15,13 +15,17 @@ KINDS = ("demo", "sd15", "sd3", "flux")
 
 
 class Parts:
-    """A model in a graph: its MODEL, CLIP, and the size of its latents."""
+    """A model in a graph: its MODEL, CLIP, VAE, and the size of its latents.
+
+    The VAE is that of the demo model, whose latents have the shape of those of SD3 and Flux.
+    """
 
     def __init__(self, graph: Graph, kind: str) -> None:
         self.graph = graph
         self.size = 64 if kind == "demo" else 128
+        loaded = graph.add("LoadACTDemoModel")
+        self.vae = loaded[2]
         if kind == "demo":
-            loaded = graph.add("LoadACTDemoModel")
             self.model, self.clip = loaded[0], loaded[1]
         else:
             self.model = graph.add("UNETLoader", unet_name=f"tiny_{kind}.safetensors", weight_dtype="default")

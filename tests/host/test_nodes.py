@@ -21,6 +21,7 @@ def test_nodes_and_help_pages_are_complete(host: Host) -> None:
     assert set(ours) == {
         "ACTPromptSet",
         "FitACTMap",
+        "FitACTMapFromImages",
         "SaveACTMap",
         "LoadACTMap",
         "ApplyACTSteering",
@@ -46,6 +47,8 @@ def test_inputs_keep_names_and_order(host: Host) -> None:
 
     fit = "model clip source target sites components estimator order support samples width height seed latent pattern"
     assert inputs("FitACTMap") == fit.split()
+    fit_images = "model sites steps width height seed images vae clip captions latents conditioning pattern"
+    assert inputs("FitACTMapFromImages") == fit_images.split()
     assert inputs("LoadACTMap") == ["name", "allow_other_architecture"]
     assert inputs("SaveACTMap")[:2] == ["act_map", "name"]
     apply_inputs = "model act_map strength strength_clip start_percent end_percent branch clip"

@@ -1,0 +1,174 @@
+"""Fit ACT Map From Images: pictures of a style in, a map out."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..act_core.errors import FitError
+from ..act_core.settings import MAX_SEED, RefineSettings
+from ..act_core.summary import describe
+from .common import CATEGORY, ACTMapIO, aliases, only, pattern_input, sites_input
+from .fit_map import MAX_SIDE
+from .host.image_fitting import ImageFit, encode_images
+from .host.text_encoders import Conditioning, TextEncoders
+
+_NAME = "Fit ACT Map From Images"
+_MAX_STEPS = 10000
+
+
+class FitACTMapFromImages(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="FitACTMapFromImages",
+            display_name=_NAME,
+            category=CATEGORY,
+            **aliases("style from pictures", "learn style", "train style", "image folder", "style transfer"),
+            description="Fits a map that moves the model towards the style of a dozen or more pictures. Only the map "
+            "follows the gradient of the model's denoising loss; no weight of the model changes.",
+            is_input_list=True,
+            inputs=[
+                io.Model.Input("model", tooltip="The model to fit a map for. It is left unchanged."),
+                sites_input(),
+                io.Int.Input(
+                    "steps",
+                    default=RefineSettings.steps,
+                    min=1,
+                    max=_MAX_STEPS,
+                    tooltip="Steps of gradient descent. It ends early when pictures that it does not learn from get "
+                    "worse.",
+                ),
+                *(
+                    io.Int.Input(
+                        side,
+                        default=0,
+                        min=0,
+                        max=MAX_SIDE,
+                        step=8,
+                        tooltip=f"{side.capitalize()} of the pictures in pixels; 0 uses the model's usual size.",
+                    )
+                    for side in ("width", "height")
+                ),
+                io.Int.Input(
+                    "seed", default=0, min=0, max=MAX_SEED, control_after_generate=False, tooltip="Seed of the noise."
+                ),
+                io.Image.Input(
+                    "images",
+                    optional=True,
+                    tooltip="A dozen or more pictures in the style: a batch, or a list as from Load Image Dataset. "
+                    "They are resized and cropped to one size.",
+                ),
+                io.Vae.Input("vae", optional=True, tooltip="The model's own VAE, which encodes the pictures."),
+                io.Clip.Input("clip", optional=True, tooltip="Its text encoders, which read the captions."),
+                io.String.Input(
+                    "captions",
+                    multiline=True,
+                    default="",
+                    optional=True,
+                    tooltip="What each picture shows, without its style: one line for each picture, or a list of texts "
+                    "from another node. Empty for none.",
+                ),
+                io.Latent.Input(
+                    "latents",
+                    optional=True,
+                    tooltip="In place of images and vae: encoded pictures, as from Make Training Dataset.",
+                ),
+                io.Conditioning.Input(
+                    "conditioning",
+                    optional=True,
+                    tooltip="In place of captions and clip: one for each picture, or one for all.",
+                ),
+                pattern_input(),
+            ],
+            outputs=[
+                ACTMapIO.Output(display_name="act_map", tooltip="The map."),
+                io.String.Output(display_name="report", tooltip="What was fitted, and on what."),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        sites: Any,
+        steps: Any,
+        width: Any,
+        height: Any,
+        seed: Any,
+        images: Any = None,
+        vae: Any = None,
+        clip: Any = None,
+        captions: Any = "",
+        latents: Any = None,
+        conditioning: Any = None,
+        pattern: Any = "",
+    ) -> io.NodeOutput:
+        started = time.perf_counter()
+        model = only("model", model)
+        sites = only("pattern", pattern).strip() or only("sites", sites)
+        settings = RefineSettings(sites=sites, steps=only("steps", steps), seed=only("seed", seed))
+        if (images is None) == (latents is None):
+            raise FitError(f"{_NAME} needs either images and their VAE, or latents; connect one of the two.")
+        if latents is not None:
+            encoded = [row for latent in _listed(latents) for row in latent["samples"].split(1)]
+        else:
+            if vae is None:
+                raise FitError(f"{_NAME} needs the model's VAE to encode the images; connect it.")
+            pictures = [picture for batch in _listed(images) for picture in batch]
+            encoded = encode_images(model, only("vae", vae), pictures, only("width", width), only("height", height))
+        texts, conditionings = _conditioning(clip, captions, conditioning, len(encoded))
+        act_map = ImageFit(model, encoded, texts, conditionings, settings).run()
+        seconds = time.perf_counter() - started
+        logging.info("ACT Steering: fitted %d sites in %.1f s.", len(act_map), seconds)
+        return io.NodeOutput(act_map, f"Fitted in {seconds:.1f} s.\n{describe(act_map)}")
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _conditioning(clip: Any, captions: Any, conditioning: Any, count: int) -> tuple[list[str], list[Conditioning]]:
+    """Caption and conditioning of each picture; captions are empty if only conditioning is connected.
+
+    Raises:
+        FitError: neither a CLIP nor conditioning is connected, or there are too few or too many.
+    """
+    if conditioning is None:
+        if clip is None:
+            raise FitError(f"{_NAME} needs the CLIP that reads the captions, or conditioning; connect one of the two.")
+        texts = _captions(captions, count)
+        different = list(dict.fromkeys(texts))
+        encoded = dict(zip(different, TextEncoders(only("clip", clip)).encode(different), strict=True))
+        return texts, [encoded[text] for text in texts]
+    # Each is a list of parts, of which the first holds the prompt.
+    given = [one[0] for one in conditioning if one]
+    if len(given) not in (1, count):
+        raise FitError(
+            f"{_NAME} got {count} pictures, but conditioning for {len(given)}; connect one for each picture, or one "
+            "for all."
+        )
+    return [""] * count, [(one[0], one[1]) for one in (given if len(given) == count else given * count)]
+
+
+def _captions(texts: Any, count: int) -> list[str]:
+    """One caption for each picture.
+
+    Raises:
+        FitError: another number of them.
+    """
+    listed: list[str] = texts if isinstance(texts, list) else [texts]
+    if len(listed) == 1:
+        listed = listed[0].splitlines()
+    captions = [text.strip() for text in listed]
+    if not any(captions):
+        return [""] * count
+    if len(captions) != count or not all(captions):
+        written = sum(map(bool, captions))
+        raise FitError(
+            f"{_NAME} got {count} pictures, but {written} captions; write one line for each picture, or none at all."
+        )
+    return captions

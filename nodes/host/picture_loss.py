@@ -1,0 +1,118 @@
+"""The denoising loss of a MODEL on pictures, inside one sampling run of the host."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import comfy.model_management
+import torch
+from torch import Tensor
+
+from ...act_core.components import Component
+from ...act_core.errors import FitError
+from ...act_core.fitting import LossModel
+from .denoiser import Denoiser, Row
+
+# What a row with gradients needs, relative to a row in sampling. An estimate, not a measurement.
+_WITH_GRADIENTS = 6.0
+# The very ends of a schedule, where noise levels are sentinels or zero, are left out.
+_FIRST, _LAST = 0.001, 0.99
+
+
+@dataclass(frozen=True, eq=False)
+class EncodedPicture:
+    """A sample of a refinement.
+
+    Attributes:
+        caption: what it shows; may be empty.
+        latent: ``[1, channels, ...]``, as the VAE makes it.
+        conditioning: number of the caption's conditioning in the sampling run.
+    """
+
+    caption: str
+    latent: Tensor
+    conditioning: int
+
+
+class PictureLoss(LossModel[EncodedPicture]):
+    """A loaded diffusion model with its denoising loss.
+
+    The loss is the squared error of the denoised latent over the squared noise level: the error of the predicted noise,
+    or of the velocity of a flow.
+
+    Args:
+        denoiser: the loaded model.
+
+    Raises:
+        FitError: the free memory does not hold the gradients of a single picture.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self._denoiser = denoiser
+        self.patches = denoiser.patches
+        self.max_rows = denoiser.rows_in_memory(_WITH_GRADIENTS)
+        if not self.max_rows:
+            raise FitError(
+                "The free memory does not hold a single picture of this size with its gradients; use smaller pictures."
+            )
+        logging.info("ACT Steering: refining on up to %d pictures at a time.", self.max_rows)
+
+    @property
+    def components(self) -> Sequence[Component]:
+        return self._denoiser.components
+
+    def describe(self, sample: EncodedPicture) -> str:
+        return sample.caption
+
+    def loss(self, samples: Sequence[EncodedPicture], generator: torch.Generator) -> Tensor:
+        noises: dict[Row, tuple[Tensor, Tensor]] = {}
+        for sample in samples:
+            share = float(torch.rand((), generator=generator))
+            sigma = self._denoiser.sigma_at(_FIRST + share * (_LAST - _FIRST))
+            clean = self._denoiser.as_model_has_it(sample.latent)
+            noise = torch.randn(clean.shape, generator=generator).to(clean)
+            row = self._denoiser.row(sample.conditioning, clean, noise, sigma)
+            noises[row] = clean, sigma
+        errors: list[Tensor] = []
+        with _training():
+            for group in self._denoiser.grouped(list(noises), len(samples)):
+                denoised = self._denoiser.denoised([_with_gradients(row) for row in group])
+                clean = torch.cat([noises[row][0] for row in group])
+                sigmas = torch.cat([noises[row][1] for row in group]).view(-1, *[1] * (clean.ndim - 1))
+                errors.append((((denoised.float() - clean) / sigmas).square()).flatten(1).mean(1))
+        return torch.cat(errors).mean()
+
+
+@contextmanager
+def _training() -> Generator[None, None, None]:
+    """Tell the host's models not to change activations in place, where the host has a switch for it."""
+    management: Any = comfy.model_management
+    before = getattr(management, "in_training", None)
+    if before is None:
+        yield
+        return
+    management.in_training = True
+    try:
+        yield
+    finally:
+        management.in_training = before
+
+
+def _with_gradients(row: Row) -> Row:
+    """The row with conditioning that gradients can pass by: that of the host was made in inference mode."""
+    conditioning = {name: cond._copy_with(_plain(cond.cond)) for name, cond in row.prepared.conditioning.items()}
+    return replace(row, prepared=row.prepared._replace(conditioning=conditioning))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone() if value.is_inference() else value
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(item) for item in value)
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,66 @@
+"""The command line: fitting a map from a folder of pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from command_line import Run, refused
+from PIL import Image
+
+from act_core import load_map
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "my style"
+    folder.mkdir()
+    for number in range(4):
+        values = torch.randint(256, (20, 30, 3), generator=torch.Generator().manual_seed(number), dtype=torch.uint8)
+        Image.fromarray(values.numpy()).save(folder / f"{number}.png")
+    return folder
+
+
+def test_fit_from_pictures(run: Run, tmp_path: Path, tiny_pipeline: Path, pictures: Path) -> None:
+    out = tmp_path / "style.safetensors"
+    fit = ("fit", "--model", tiny_pipeline, "--size", 16, 16, "--target-images", pictures, "--steps", 3, "--out", out)
+    status, text, _ = run(*fit)
+    assert status == 0
+    assert "refined for 3 steps on 4 samples" in text
+    loaded = load_map(out)
+    assert loaded.card.title == "my style"
+    assert (loaded.record.fitted_by, loaded.record.target_count) == ("refinement", 4)
+    status, text, _ = run("inspect", out)
+    assert status == 0
+    assert "by refinement" in text
+    swept = ("sweep", "--model", tiny_pipeline, "--map", out, "--steps", 2, "--strength", 1, "--out")
+    assert run(*swept, tmp_path / "a.png", "rain")[0] == 0
+
+
+def test_captions_are_kept_in_the_map(run: Run, tmp_path: Path, tiny_pipeline: Path, pictures: Path) -> None:
+    for number in range(4):
+        (pictures / f"{number}.txt").write_text(f"thing {number}")
+    out = tmp_path / "style.safetensors"
+    fit = ("fit", "--model", tiny_pipeline, "--size", 16, 16, "--target-images", pictures, "--captions", "--steps", 1)
+    assert run(*fit, "--out", out)[0] == 0
+    assert load_map(out).record.target_prompts == tuple(f"thing {number}" for number in range(4))
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        (["--target-images", "nowhere"], "nowhere is not a folder"),
+        (["--captions"], "0.png has no caption"),
+        (["--steps", "0"], "steps is 0"),
+        (["--model", "default"], "needs a text-to-image pipeline"),
+        (["--prompts", "gloomy_to_cheerful"], "not both"),
+    ],
+)
+def test_bad_pictures_write_nothing(
+    run: Run, tmp_path: Path, tiny_pipeline: Path, pictures: Path, changes: list[str], reason: str
+) -> None:
+    out = tmp_path / "style.safetensors"
+    fit = ("fit", "--model", tiny_pipeline, "--size", 16, 16, "--target-images", pictures, "--out", out)
+    refused(run(*fit, *changes), reason)
+    assert not out.exists()

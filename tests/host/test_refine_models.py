@@ -1,0 +1,45 @@
+"""Every class of model that the host has and that can be built small: a map refined on pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from in_host import results_of
+
+from tools.tiny_models import MODELS
+
+# What cannot be refined, and why.
+_NO_GRADIENT = "This model cannot be differentiated here"
+REFUSED = {
+    # Fused kernels of the host without gradients.
+    **dict.fromkeys(("Cosmos Predict 2", "Anima", "JoyImage", "ERNIE-Image", "HiDream-O1"), _NO_GRADIENT),
+    "SVD": "several latents for one picture",
+    "SeedVR2": "a search for 'auto' found nothing in it",
+}
+REFINED = [name for name in MODELS if name not in REFUSED]
+
+
+@pytest.fixture(scope="module")
+def everything(host_python: Path) -> dict[str, Any]:
+    return results_of(host_python, "refine_models.py")
+
+
+@pytest.mark.parametrize("name", REFINED)
+def test_loss_falls_and_nothing_else_changes(name: str, everything: dict[str, Any]) -> None:
+    found = everything[name]
+    assert "error" not in found
+    assert found["after"] < 0.99 * found["before"]
+    assert found["sites"] >= 2
+    assert found["same weights"]
+    assert found["same loss"]
+    assert found["left behind"] == 0
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_model_without_gradient_is_refused_in_a_sentence(name: str, everything: dict[str, Any]) -> None:
+    found = everything[name]
+    assert REFUSED[name] in found["error"]
+    assert found["same weights"]
+    assert found["left behind"] == 0
