@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import random
 from collections.abc import Generator, Sequence
+from functools import partial
 from statistics import median
 from typing import NamedTuple
 
@@ -29,7 +30,16 @@ COLUMNS = (
     Column("pictures", format="d"),
     Column("style right", format=".1%"),
     Column("style right, real emoji", format=".1%"),
+    Column("style right, real emoji, not encoded", format=".1%"),
     Column(f"concept in the top {TOP:.0%}", format=".0%"),
+)
+FEWER_STEPS = (4, 8, 12, 20)
+STEP_COLUMNS = (
+    Column("steps", format="d"),
+    Column("style right, trained", format=".1%"),
+    Column("style right, in other styles", format=".1%"),
+    Column(f"concept in the top {TOP:.0%}, in other styles", format=".0%"),
+    Column("16 pictures", "s", ".2f"),
 )
 STYLE_TRAINED = Column("style, trained", format=".1%")
 STYLE_PAIRS = Column("style, trained in other styles", format=".1%")
@@ -67,20 +77,17 @@ def main(arguments: list[str] | None = None) -> int:
     def rows() -> Generator[list[Cell], None, None]:
         for name, drawn in cases.items():
             images = draw(model, [caption(pictures.names[concept], (), style) for style, concept in drawn])
-            originals = through_autoencoder(torch.stack([pictures.images[case] for case in drawn]))
-            styles = torch.tensor([case.style for case in drawn])
-            right, bound = (
-                float((judge.ask(shown)[0].argmax(1) == styles).float().mean()) for shown in (images, originals)
-            )
-            yield [name, len(drawn), right, bound, share_found(judge, real, drawn, images)]
+            originals = torch.stack([pictures.images[case] for case in drawn])
+            shares = [style_right(judge, drawn, shown) for shown in (images, through_autoencoder(originals), originals)]
+            yield [name, len(drawn), *shares, share_found(judge, real, drawn, images)]
 
     table = report.table("styles_and_concepts", "Styles and concepts", COLUMNS, rows())
     trained, pairs, held_out = (row[2:] for row in table.rows)
     report.figure("style_trained", STYLE_TRAINED, trained[0], at_least(0.94, ".0%"))
     report.figure("style_autoencoder", STYLE_AUTOENCODER, trained[1], at_least(0.95, ".0%"))
     report.figure("style_pairs", STYLE_PAIRS, pairs[0], at_least(0.92, ".0%"))
-    report.figure("concept_pairs", CONCEPT_PAIRS, pairs[2], at_least(0.92, ".0%"))
-    report.figure("concept_held_out", CONCEPT_HELD_OUT, held_out[2], at_least(0.45, ".0%"))
+    report.figure("concept_pairs", CONCEPT_PAIRS, pairs[3], at_least(0.92, ".0%"))
+    report.figure("concept_held_out", CONCEPT_HELD_OUT, held_out[3], at_least(0.45, ".0%"))
     unseen = pictures.images[:, pictures.held_out].flatten(0, 1)
     report.figure("autoencoder", AUTOENCODER, psnr(model.pipeline.vae, unseen), at_least(29, ".0f", unit="dB"))
     texts = [caption(pictures.names[concept], (), style) for style, concept in cases["trained"][:16]]
@@ -89,7 +96,30 @@ def main(arguments: list[str] | None = None) -> int:
     many = median(timed(lambda: model.generate(texts, guidance=GUIDANCE)) for _ in range(3))
     report.figure("one_picture", ONE_PICTURE, one, below(1, unit="s"))
     report.figure("many_pictures", MANY_PICTURES, many, below(4, unit="s"))
+    fewer_steps(report, model, judge, pictures, real, cases)
     return report.finish()
+
+
+def fewer_steps(
+    report: Report, model: DiffusersModel, judge: Judge, pictures: Emoji, real: Tensor, cases: dict[str, list[Case]]
+) -> None:
+    """Whether fewer denoising steps draw as well."""
+
+    texts = {
+        name: [caption(pictures.names[concept], (), style) for style, concept in cases[name]]
+        for name in ("trained", "trained, in other styles")
+    }
+
+    def rows() -> Generator[list[Cell], None, None]:
+        for steps in FEWER_STEPS:
+            drawn = {name: draw(model, own, steps=steps) for name, own in texts.items()}
+            right = [style_right(judge, cases[name], images) for name, images in drawn.items()]
+            pairs = "trained, in other styles"
+            found = share_found(judge, real, cases[pairs], drawn[pairs])
+            run = partial(model.generate, texts["trained"][:16], guidance=GUIDANCE, steps=steps)
+            yield [steps, *right, found, median(timed(run) for _ in range(3))]
+
+    report.table("steps", "Fewer steps", STEP_COLUMNS, rows())
 
 
 def describe_judge(report: Report, judge: Judge, pictures: Emoji, real: Tensor) -> None:
@@ -122,6 +152,12 @@ def chosen_cases(pictures: Emoji, concepts: int) -> dict[str, list[Case]]:
         "trained, in other styles": [Case(s, c) for s, c in pictures.held_out_pairs if c in others],
         "held out": [Case(style, concept) for concept in pictures.held_out if concept in others for style in styles],
     }
+
+
+def style_right(judge: Judge, cases: Sequence[Case], images: Tensor) -> float:
+    """Share of pictures whose style the judge recognises."""
+    styles = torch.tensor([case.style for case in cases])
+    return float((judge.ask(images)[0].argmax(1) == styles).float().mean())
 
 
 def share_found(judge: Judge, real: Tensor, cases: Sequence[Case], images: Tensor) -> float:

@@ -49,27 +49,21 @@ def main(arguments: list[str] | None = None) -> int:
     report = Report("picture_styles", "A style from pictures, on the demo model", args, "diffusers")
     bench = StyleBench(args.concepts, args.seeds, load_pictures())
     report.text(
-        f"Maps refined on real emoji of the target style; {len(bench.concepts)} held-out concepts x {bench.seeds} seeds, "
-        "prompted in the source style. Probability of the target style, by a judge that was not trained on these "
-        "concepts, with 95% bootstrap intervals over concepts. Control: the map of the same pair with its coefficients "
-        "shuffled over the channels. Content: 1 if a picture shows what the unsteered one does, 0 if another concept; "
-        "a prompt-fitted map has 128 + 128 prompts and steers the text encoder, too."
+        f"Maps refined on real emoji of the target style; {len(bench.concepts)} held-out concepts x {bench.seeds} "
+        "seeds, prompted in the source style. Probability of the target style, by a judge that was not trained on "
+        "these concepts, with 95% bootstrap intervals over concepts. Control: the map of the same pair with its "
+        "coefficients shuffled over the channels. Content: 1 if a picture shows what the unsteered one does, 0 if "
+        "another concept; a prompt-fitted map has 128 + 128 prompts and steers the text encoder, too."
     )
     many = [learned(bench, style, MANY) for style in range(len(STYLES))]
     few = [learned(bench, style, FEW, captions=False).act_map for style in range(len(STYLES))]
 
     def rows() -> Generator[list[Cell], None, None]:
         for source, target in permutations(range(len(STYLES)), 2):
-            texts = bench.captions(source, bench.concepts)
-
-            def measured(act_map: ActMap, texts: list[str] = texts, ends: tuple[int, int] = (source, target)) -> Cells:
-                drawn = bench.steered({0: act_map}, texts, 1.0)
-                return bench.interval(drawn.styles[:, ends[1]]), float(content_kept(bench, drawn, ends[0]).mean())
-
-            found, content = measured(many[target].act_map)
-            found_few, _ = measured(few[target])
-            control, _ = measured(permuted(many[target].act_map))
-            _, content_fitted = measured(bench.fit(source, target, PictureSetting())[0])
+            found, content = measured(bench, many[target].act_map, source, target)
+            found_few, _ = measured(bench, few[target], source, target)
+            control, _ = measured(bench, permuted(many[target].act_map), source, target)
+            _, content_fitted = measured(bench, bench.fit(source, target, PictureSetting())[0], source, target)
             before, prompted = (float(bench.prompted(style).styles[:, target].mean()) for style in (source, target))
             content_prompted = float(content_kept(bench, bench.prompted(target), source).mean())
             ratios = found.value / prompted, found_few.value / prompted
@@ -93,7 +87,10 @@ def main(arguments: list[str] | None = None) -> int:
     return report.finish()
 
 
-Cells = tuple[Estimate, float]
+def measured(bench: StyleBench, act_map: ActMap, source: int, target: int) -> tuple[Estimate, float]:
+    """Probability of the target style, and content kept, of pictures that a map steers at strength 1."""
+    drawn = bench.steered({0: act_map}, bench.captions(source, bench.concepts), 1.0)
+    return bench.interval(drawn.styles[:, target]), float(content_kept(bench, drawn, source).mean())
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from .hook import CreateACTHook
 from .host import folders
 from .inspect import InspectACTMap
 from .language_model import LoadACTLanguageModel
+from .loader import ACTMapLoader
 from .map_files import LoadACTMap, SaveACTMap
 from .prompt_set import ACTPromptSet
 from .sweep import ACTStrengthSweep
@@ -24,6 +25,7 @@ NODES: list[type[io.ComfyNode]] = [
     FitACTMapFromImages,
     SaveACTMap,
     LoadACTMap,
+    ACTMapLoader,
     ApplyACTSteering,
     ApplyACTSteeringCLIP,
     CreateACTHook,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io as bytes_io
 from typing import Any
 
@@ -124,18 +123,14 @@ class LoadACTMap(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, name: str, allow_other_architecture: bool = False) -> str:
-        return _sha256(name)
+        return folders.sha256(name)
 
     @classmethod
     def execute(cls, name: str, allow_other_architecture: bool = False) -> io.NodeOutput:
         act_map = load_map(folders.find(folders.MAPS, name))
         if allow_other_architecture:
             act_map = act_map.for_any_architecture()
-        return io.NodeOutput(act_map, describe(act_map), _sha256(name))
-
-
-def _sha256(name: str) -> str:
-    return hashlib.sha256(folders.find(folders.MAPS, name).read_bytes()).hexdigest()
+        return io.NodeOutput(act_map, describe(act_map), folders.sha256(name))
 
 
 def _jpeg(images: Any) -> bytes:

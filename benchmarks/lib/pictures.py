@@ -19,7 +19,7 @@ from tools.train_demo_model.emoji import STYLES, Emoji
 from .intervals import interval
 from .judge import Judge, as_tensor, is_training_concept, load_judge, through_autoencoder
 from .models import ROOT
-from .per_step import PerStep
+from .per_step import STEPS, PerStep
 
 GUIDANCE = 3.0
 BATCH = 32
@@ -27,11 +27,11 @@ FIT_BATCH = 64
 COMPONENTS: tuple[Components, ...] = ("both", "model", "text")
 
 
-def draw(model: DiffusersModel, texts: Sequence[str], seed: int = 0) -> Tensor:
+def draw(model: DiffusersModel, texts: Sequence[str], seed: int = 0, steps: int = STEPS) -> Tensor:
     """One picture per text, as uint8 ``[n, 3, height, width]``."""
     images: list[Any] = []
     for at in range(0, len(texts), BATCH):
-        images += model.generate(texts[at : at + BATCH], guidance=GUIDANCE, seed=seed + at)
+        images += model.generate(texts[at : at + BATCH], guidance=GUIDANCE, seed=seed + at, steps=steps)
     return as_tensor(images)
 
 

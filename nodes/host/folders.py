@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -56,6 +57,15 @@ def find(kind: str, name: str) -> Path:
     if path is None:
         raise MapFileError(f"There is no file {name} in {_paths(kind)[0]}; put it there, or choose another one.")
     return Path(path)
+
+
+def sha256(name: str) -> str:
+    """SHA-256 of a map file, in hexadecimal.
+
+    Raises:
+        MapFileError: it does not exist.
+    """
+    return hashlib.sha256(find(MAPS, name).read_bytes()).hexdigest()
 
 
 def language_models() -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from act_core.cli import main
 
@@ -29,7 +30,7 @@ def commands() -> list[list[str]]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to run the snippets in: with the shipped folders, a pipeline and two prompt files."""
+    """A folder to run the snippets in: with the shipped folders, a pipeline, prompt files and pictures."""
     monkeypatch.chdir(tmp_path)
     for name in ("prompt_sets", "pretrained_maps", "example_workflows", "demo_model"):
         (tmp_path / name).symlink_to(ROOT / name)
@@ -37,6 +38,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     subjects = ["cat", "rocket", "castle", "bell"]
     (tmp_path / "plain.txt").write_text("\n".join(f"{subject}, flat sticker" for subject in subjects), "utf-8")
     (tmp_path / "ink.txt").write_text("\n".join(f"{subject}, black ink icon" for subject in subjects), "utf-8")
+    (tmp_path / "my_pictures").mkdir()
+    for colour in ("red", "green", "blue"):
+        Image.new("RGB", (64, 64), colour).save(tmp_path / "my_pictures" / f"{colour}.png")
     return tmp_path
 
 

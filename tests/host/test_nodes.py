@@ -24,6 +24,7 @@ def test_nodes_and_help_pages_are_complete(host: Host) -> None:
         "FitACTMapFromImages",
         "SaveACTMap",
         "LoadACTMap",
+        "ACTMapLoader",
         "ApplyACTSteering",
         "ApplyACTSteeringCLIP",
         "CreateACTHook",
@@ -50,6 +51,7 @@ def test_inputs_keep_names_and_order(host: Host) -> None:
     fit_images = "model sites steps width height seed images vae clip captions latents conditioning pattern"
     assert inputs("FitACTMapFromImages") == fit_images.split()
     assert inputs("LoadACTMap") == ["name", "allow_other_architecture"]
+    assert inputs("ACTMapLoader") == ["model", "name", "strength", "strength_clip", "clip"]
     assert inputs("SaveACTMap")[:2] == ["act_map", "name"]
     apply_inputs = "model act_map strength strength_clip start_percent end_percent branch clip"
     assert inputs("ApplyACTSteering") == apply_inputs.split()
