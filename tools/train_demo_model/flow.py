@@ -17,7 +17,7 @@ from .training import Chance, Curve, Plan, train
 WIDTH = 192
 # Pictures in one of the parts of a batch.
 PART = 128
-PLAN = Plan(steps=12000, decay_steps=3000, rate=1e-3, muon_rate=0.02, average=0.9995, parts=2)
+PLAN = Plan(steps=6400, decay_steps=1600, rate=1e-3, muon_rate=0.02, average=0.9995, parts=2)
 
 
 class _Flow(nn.Module):
