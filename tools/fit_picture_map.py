@@ -82,7 +82,7 @@ def draw(graph: Graph, applied: Node, loaded: Node, subject: str, name: str) -> 
         positive=graph.add("CLIPTextEncode", text=subject, clip=applied[1]),
         negative=graph.add("CLIPTextEncode", text="", clip=loaded[1]),
         latent_image=graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=1),
-        **{"seed": 0, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0},
+        **{"seed": 0, "steps": 8, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0},
     )
     images = graph.add("VAEDecode", samples=samples, vae=loaded[2])
     graph.add("SaveImage", images=images, filename_prefix=name)

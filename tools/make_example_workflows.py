@@ -1,5 +1,7 @@
 """Writes ``example_workflows``: each as a graph, in API form, and with its own output as a cover.
 
+The covers are also the pictures on the help pages of some nodes.
+
     python tools/make_example_workflows.py [--keep-covers] [NAME ...]
 
 Needs ComfyUI at ``~/comfy/ComfyUI``, or at COMFYUI_PATH.
@@ -31,8 +33,15 @@ INSTRUCTION = (
     "Expand this short idea into a detailed prompt for an image model. Describe the subject, the place, the light and "
     "the mood in one or two sentences."
 )
-SAMPLER = {"seed": 0, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
+SAMPLER = {"seed": 0, "steps": 8, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
 COVER = 512
+# Nodes whose help pages show the cover of a workflow.
+HELP_PAGES = {
+    "style_slider": "ApplyACTSteering",
+    "fit_your_own": "FitACTMap",
+    "regions": "CreateACTHook",
+    "strength_sweep": "ACTStrengthSweep",
+}
 
 
 def style_slider(graph: Graph) -> None:
@@ -201,7 +210,10 @@ def write(host: Host, build: Callable[[Graph], None], *, cover: bool) -> None:
     if cover:
         paths = host.images(host.run(graph))
         images: list[Image.Image] = [Image.open(path) for path in paths if "output" in path.parts]
-        _cover(images).save(FOLDER / f"{name}.jpg", quality=88)
+        picture = _cover(images)
+        picture.save(FOLDER / f"{name}.jpg", quality=88)
+        if name in HELP_PAGES:
+            picture.save(ROOT / "web" / "docs" / HELP_PAGES[name] / f"{name}.png", optimize=True)
 
 
 def _cover(images: list[Image.Image]) -> Image.Image:

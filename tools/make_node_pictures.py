@@ -1,5 +1,7 @@
 """Writes ``web/docs/<node>/node.png``: each node whose help page shows it, as the frontend draws it.
 
+Also ``docs/strength_sweep.png``, that workflow after a run, and the chart on the help page of Inspect ACT Map.
+
     python tools/make_node_pictures.py
 
 Needs ComfyUI at ``~/comfy/ComfyUI``, or at COMFYUI_PATH, and Chromium.
@@ -7,6 +9,7 @@ Needs ComfyUI at ``~/comfy/ComfyUI``, or at COMFYUI_PATH, and Chromium.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -19,7 +22,9 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tools.comfyui.frontend import opened  # noqa: E402
+from act_core import load_map  # noqa: E402
+from act_core.plots import effect_chart  # noqa: E402
+from tools.comfyui.frontend import TIMEOUT, opened  # noqa: E402
 from tools.comfyui.server import started  # noqa: E402
 
 DOCS = ROOT / "web" / "docs"
@@ -42,6 +47,23 @@ DRAW = """async type => {
     return {x: at.x + corner[0], y: at.y + corner[1], width: end[0] - corner[0], height: end[1] - corner[1]};
 }"""
 
+SHOWN = "() => window.app.graph._nodes.filter(n => n.imgs && n.imgs.length && n.imgs[0].naturalWidth > 0).length > 1"
+# Places the whole graph between the menus of the page; returns where it is.
+FIT = """async ([left, top, right, bottom]) => {
+    const app = window.app, nodes = app.graph._nodes;
+    const from = [0, 1].map(i => Math.min(...nodes.map(n => n.pos[i] - 40)));
+    const to = [0, 1].map(i => Math.max(...nodes.map(n => n.pos[i] + n.size[i] + 10)));
+    const scale = Math.min((right - left) / (to[0] - from[0]), (bottom - top) / (to[1] - from[1]));
+    const canvas = app.canvas.canvas.getBoundingClientRect();
+    app.canvas.ds.scale = scale;
+    app.canvas.ds.offset = [(left - canvas.x) / scale - from[0], (top - canvas.y) / scale - from[1]];
+    app.canvas.setDirty(true, true);
+    await new Promise(resolve => setTimeout(resolve, 5000));
+    return {x: left, y: top, width: scale * (to[0] - from[0]), height: scale * (to[1] - from[1])};
+}"""
+# The part of a page of 1900 x 1000 that no menu covers.
+FREE = 90, 150, 1500, 980
+
 
 def main() -> None:
     root = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "comfy" / "ComfyUI")
@@ -57,6 +79,21 @@ def main() -> None:
             frontend.page.screenshot(path=picture, clip=clip)
             Image.open(picture).convert("P", palette=Image.Palette.ADAPTIVE, colors=64).save(picture, optimize=True)
             print(f"wrote {picture}")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        started(root / ".venv" / "bin" / "python", Path(folder) / "base") as host,
+        opened(host, 1900, 1000) as frontend,
+    ):
+        graph = json.loads((ROOT / "example_workflows" / "strength_sweep.json").read_text("utf-8"))
+        page: Any = frontend.page
+        page.evaluate("graph => window.app.loadGraphData(graph)", graph)
+        page.evaluate("() => window.app.queuePrompt(0)")
+        page.wait_for_function(SHOWN, timeout=TIMEOUT)
+        picture = ROOT / "docs" / "strength_sweep.png"
+        page.screenshot(path=picture, clip=page.evaluate(FIT, FREE))
+        Image.open(picture).convert("P", palette=Image.Palette.ADAPTIVE, colors=128).save(picture, optimize=True)
+    act_map = load_map(ROOT / "pretrained_maps" / "plain_to_ink.safetensors")
+    effect_chart(act_map).save(DOCS / "InspectACTMap" / "effect.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,8 @@ SUBJECTS = (
 )
 SHOWN = 6
 GUIDANCE = 3.0
+# As good as 20 on the demo model, see `benchmarks.demo_model`.
+STEPS = 8
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ def show_pictures(model: DiffusersModel, output: Path, command: str) -> None:
             pictures.SUBJECTS,
             pictures.STRENGTHS,
             guidance=pictures.GUIDANCE,
+            steps=pictures.STEPS,
             step=drawing.update,
         )
     rows = pictures.measure(list(zip(*drawn, strict=True)))
