@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -33,7 +33,7 @@ class Picture:
     caption: str = ""
 
 
-def load_pictures(folder: str | os.PathLike[str], *, captions: bool = False) -> list[Picture]:
+def read_pictures(folder: str | os.PathLike[str], *, captions: bool = False) -> list[Picture]:
     """The pictures in a folder, in the order of their names.
 
     Pictures are turned as their camera noted, transparent ones are put on white, and of animations the first frame is
@@ -47,7 +47,7 @@ def load_pictures(folder: str | os.PathLike[str], *, captions: bool = False) -> 
         FitError: the folder or a file cannot be read, it holds no pictures, or a caption is missing.
 
     Example:
-        >>> load_pictures("nowhere")
+        >>> read_pictures("nowhere")
         Traceback (most recent call last):
         ...
         act_core.errors.FitError: nowhere is not a folder; give a folder of pictures.
@@ -66,8 +66,9 @@ def load_pictures(folder: str | os.PathLike[str], *, captions: bool = False) -> 
 
 def _read(path: Path) -> Image.Image:
     try:
-        with Image.open(path) as opened:
-            return as_rgb(ImageOps.exif_transpose(cast("Any", opened)))
+        opened: Any = Image.open(path)
+        with opened:
+            return as_rgb(ImageOps.exif_transpose(opened))
     except Image.DecompressionBombError as error:
         raise FitError(f"{path.name} is too large to be opened safely; make it smaller.") from error
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:

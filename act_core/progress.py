@@ -55,7 +55,7 @@ def refine_with_bar(
 
     Example::
 
-        act_map = refine_with_bar(PictureModel(pipeline), load_pictures("my_style"))
+        act_map = refine_with_bar(PictureModel(pipeline), read_pictures("my_style"))
     """
     settings = settings or RefineSettings()
     with bar(label, settings.steps) as steps:

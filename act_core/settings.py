@@ -211,13 +211,13 @@ class RefineSettings:
 
     def __post_init__(self) -> None:
         check_sites(self.sites)
-        for name, low in (("steps", 1), ("batch_size", 1)):
-            object.__setattr__(self, name, as_integer(name, getattr(self, name), low))
+        for name in ("steps", "batch_size"):
+            object.__setattr__(self, name, as_integer(name, getattr(self, name), 1))
         object.__setattr__(self, "seed", as_integer("seed", self.seed, 0, MAX_SEED))
-        for name, high in (("rate", 1.0), ("held_back", 0.9)):
+        for name, low, high in (("rate", 1e-6, 1.0), ("held_back", 0.0, 0.9)):
             value: object = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= high:
-                raise FitError(f"{name} is {value!r}; it must be a number from 0 to {high:g}.")
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
+                raise FitError(f"{name} is {value!r}; it must be a number from {low:g} to {high:g}.")
 
 
 def check_sites(sites: object) -> None:

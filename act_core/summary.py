@@ -52,9 +52,11 @@ def describe(act_map: ActMap) -> str:
 
 def _fitted(record: FitRecord) -> dict[str, str]:
     """How the map was fitted, and on what."""
-    target = f"{record.target_count} target, such as {_first(record.target_prompts)}"
     if record.fitted_by == "refinement":
-        return {"fitted": "by refinement on the loss of the model", "samples": target}
+        captions = [caption for caption in record.target_prompts if caption]
+        such = f", such as {_first(captions)}" if captions else " without captions"
+        return {"fitted": "by refinement on the loss of the model", "samples": f"{record.target_count}{such}"}
+    target = f"{record.target_count} target, such as {_first(record.target_prompts)}"
     return {
         "fitted": f"{record.estimator}, {record.order}, {record.support} support, {record.walk} walk",
         "prompts": f"{record.source_count} source, such as {_first(record.source_prompts)}; {target}",

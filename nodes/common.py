@@ -104,7 +104,7 @@ def only(name: str, value: Any) -> Any:
         return value
     values: list[Any] = value
     if len(values) != 1:
-        raise MapError(f"{name} got a list of {len(values)}; only source and target may be lists. Connect one value.")
+        raise MapError(f"{name} got a list of {len(values)}; connect one value.")
     return values[0]
 
 

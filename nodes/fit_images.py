@@ -11,13 +11,16 @@ from comfy_api.latest import io
 from ..act_core.errors import FitError
 from ..act_core.settings import MAX_SEED, RefineSettings
 from ..act_core.summary import describe
-from .common import CATEGORY, ACTMapIO, aliases, only, pattern_input, sites_input
+from .common import CATEGORY, ACTMapIO, aliases, one_text, only, pattern_input, sites_input
 from .fit_map import MAX_SIDE
-from .host.image_fitting import ImageFit, encode_images
+from .host.fitting import check_model
+from .host.image_fitting import ImageFit, check_latents, encode_images, rows_of
 from .host.text_encoders import Conditioning, TextEncoders
 
 _NAME = "Fit ACT Map From Images"
 _MAX_STEPS = 10000
+# What the host may keep beside a prompt that does not act everywhere, or not at each step.
+_SPECIAL = ("start_percent", "end_percent", "area", "mask", "control", "gligen", "hooks")
 
 
 class FitACTMapFromImages(io.ComfyNode):
@@ -39,8 +42,8 @@ class FitACTMapFromImages(io.ComfyNode):
                     default=RefineSettings.steps,
                     min=1,
                     max=_MAX_STEPS,
-                    tooltip="Steps of gradient descent. It ends early when pictures that it does not learn from get "
-                    "worse.",
+                    tooltip="Steps of gradient descent. With ten pictures or more, some are held back: it ends early "
+                    "when they get worse.",
                 ),
                 *(
                     io.Int.Input(
@@ -59,8 +62,8 @@ class FitACTMapFromImages(io.ComfyNode):
                 io.Image.Input(
                     "images",
                     optional=True,
-                    tooltip="A dozen or more pictures in the style: a batch, or a list as from Load Image Dataset. "
-                    "They are resized and cropped to one size.",
+                    tooltip="A dozen or more pictures in the style: a batch, or a list as from a node that loads a "
+                    "folder. They are resized and cropped to one size.",
                 ),
                 io.Vae.Input("vae", optional=True, tooltip="The model's own VAE, which encodes the pictures."),
                 io.Clip.Input("clip", optional=True, tooltip="Its text encoders, which read the captions."),
@@ -75,7 +78,7 @@ class FitACTMapFromImages(io.ComfyNode):
                 io.Latent.Input(
                     "latents",
                     optional=True,
-                    tooltip="In place of images and vae: encoded pictures, as from Make Training Dataset.",
+                    tooltip="In place of images and vae: encoded pictures of one size.",
                 ),
                 io.Conditioning.Input(
                     "conditioning",
@@ -111,16 +114,18 @@ class FitACTMapFromImages(io.ComfyNode):
         model = only("model", model)
         sites = only("pattern", pattern).strip() or only("sites", sites)
         settings = RefineSettings(sites=sites, steps=only("steps", steps), seed=only("seed", seed))
+        # Check before anything runs, since encoding many pictures takes a while.
+        check_model(model)
         if (images is None) == (latents is None):
             raise FitError(f"{_NAME} needs either images and their VAE, or latents; connect one of the two.")
-        if latents is not None:
-            encoded = [row for latent in _listed(latents) for row in latent["samples"].split(1)]
-        else:
-            if vae is None:
-                raise FitError(f"{_NAME} needs the model's VAE to encode the images; connect it.")
-            pictures = [picture for batch in _listed(images) for picture in batch]
+        if latents is None and vae is None:
+            raise FitError(f"{_NAME} needs the model's VAE to encode the images; connect it.")
+        pictures = [picture for batch in _listed(images) for picture in batch] if latents is None else []
+        encoded = [] if latents is None else [row for latent in _listed(latents) for row in rows_of(model, latent)]
+        texts, conditionings = _conditioning(clip, captions, conditioning, len(pictures) + len(encoded))
+        if latents is None:
             encoded = encode_images(model, only("vae", vae), pictures, only("width", width), only("height", height))
-        texts, conditionings = _conditioning(clip, captions, conditioning, len(encoded))
+        check_latents(model, encoded)
         act_map = ImageFit(model, encoded, texts, conditionings, settings).run()
         seconds = time.perf_counter() - started
         logging.info("ACT Steering: fitted %d sites in %.1f s.", len(act_map), seconds)
@@ -144,14 +149,26 @@ def _conditioning(clip: Any, captions: Any, conditioning: Any, count: int) -> tu
         different = list(dict.fromkeys(texts))
         encoded = dict(zip(different, TextEncoders(only("clip", clip)).encode(different), strict=True))
         return texts, [encoded[text] for text in texts]
-    # Each is a list of parts, of which the first holds the prompt.
-    given = [one[0] for one in conditioning if one]
-    if len(given) not in (1, count):
+    if len(conditioning) not in (1, count):
         raise FitError(
-            f"{_NAME} got {count} pictures, but conditioning for {len(given)}; connect one for each picture, or one "
-            "for all."
+            f"{_NAME} got {count} pictures, but conditioning for {len(conditioning)}; connect one for each picture, or "
+            "one for all."
         )
-    return [""] * count, [(one[0], one[1]) for one in (given if len(given) == count else given * count)]
+    given = [_plain(parts) for parts in conditioning]
+    return [""] * count, given if len(given) == count else given * count
+
+
+def _plain(parts: Any) -> Conditioning:
+    """The prompt of a conditioning.
+
+    Raises:
+        FitError: it holds more than one prompt, which acts everywhere and at each step.
+    """
+    special = [key for key in _SPECIAL if any(key in extra for _, extra in parts)]
+    if len(parts) != 1 or special:
+        reason = f"has {', '.join(special)}" if special else f"combines {len(parts)} prompts"
+        raise FitError(f"The conditioning of {_NAME} {reason}; connect that of a plain prompt, as of CLIP Text Encode.")
+    return parts[0][0], parts[0][1]
 
 
 def _captions(texts: Any, count: int) -> list[str]:
@@ -160,15 +177,16 @@ def _captions(texts: Any, count: int) -> list[str]:
     Raises:
         FitError: another number of them.
     """
-    listed: list[str] = texts if isinstance(texts, list) else [texts]
-    if len(listed) == 1:
-        listed = listed[0].splitlines()
-    captions = [text.strip() for text in listed]
+    listed = _listed(texts)
+    for text in listed:
+        one_text(text, "captions", _NAME)
+    captions = [text.strip() for text in (listed[0].strip().splitlines() if len(listed) == 1 else listed)]
     if not any(captions):
         return [""] * count
-    if len(captions) != count or not all(captions):
-        written = sum(map(bool, captions))
+    if len(captions) != count:
         raise FitError(
-            f"{_NAME} got {count} pictures, but {written} captions; write one line for each picture, or none at all."
+            f"{_NAME} got {count} pictures, but {len(captions)} captions; write one line for each picture, or none."
         )
+    if not all(captions):
+        raise FitError(f"Caption {captions.index('') + 1} of {_NAME} is empty; write one line for each picture.")
     return captions

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 _CARD = ("title", "author", "description", "license")
 
+# Options that a fit from pictures does not have.
+_OF_PROMPTS = ("components", "estimator", "order", "support", "interval", "moved", "spatial", "memory")
+
 
 def add(commands: Commands) -> None:
     """Add the command."""
@@ -65,9 +68,7 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--captions", action="store_true", help="read what each picture shows from a .txt file beside it, without style"
     )
-    parser.add_argument(
-        "--steps", type=int, default=RefineSettings.steps, help="with pictures: steps of the refinement (%(default)s)"
-    )
+    parser.add_argument("--steps", type=int, help=f"with pictures: steps of the refinement ({RefineSettings.steps})")
     parser.add_argument("--out", type=Path, required=True, help="the map to write, a .safetensors file")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     _add_settings(parser)
@@ -110,8 +111,8 @@ def _run(args: argparse.Namespace) -> None:
 def _from_prompts(args: argparse.Namespace) -> tuple[ActMap, str, str]:
     """A map, a title for it, and a prompt to try it on."""
     prompts = _prompts(args)
-    if args.captions:
-        raise MapError("--captions are those of pictures; add --target-images, or leave them out.")
+    if args.captions or args.steps is not None:
+        raise MapError("--captions and --steps are for pictures; add --target-images, or leave them out.")
     names = {field.name for field in fields(FitSettings)} - {"memory_budget"}
     settings = FitSettings(
         **{name: getattr(args, name) for name in names}, memory_budget=_bytes_of_mebibytes(args.memory)
@@ -136,10 +137,19 @@ def _from_pictures(args: argparse.Namespace) -> tuple[ActMap, str, str]:
         raise MapError(
             f"--target-images needs a text-to-image pipeline; {args.model} is not one. Name it with --model."
         )
-    settings = RefineSettings(sites=args.sites, steps=args.steps, batch_size=args.batch_size, seed=args.seed)
-    from ..image_files import check_pictures, load_pictures
+    for name in _OF_PROMPTS:
+        if getattr(args, name) not in (None, getattr(FitSettings, name, "both")):
+            raise MapError(f"--{name.replace('_', '-')} has no effect on a fit from pictures; leave it out.")
+    defaults = RefineSettings()
+    settings = RefineSettings(
+        sites=args.sites,
+        steps=defaults.steps if args.steps is None else args.steps,
+        batch_size=defaults.batch_size if args.batch_size == FitSettings.batch_size else args.batch_size,
+        seed=args.seed,
+    )
+    from ..image_files import check_pictures, read_pictures
 
-    pictures = load_pictures(args.target_images, captions=args.captions)
+    pictures = read_pictures(args.target_images, captions=args.captions)
     check_pictures(pictures)
     model = pipeline(args, components="model")
     from ..models.picture_loss import PictureModel

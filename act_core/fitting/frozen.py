@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..errors import FitError
 from ..interrupts import Restoring
 
 
@@ -19,6 +20,9 @@ class frozen(Restoring):  # noqa: N801  (used like a function)
 
     Args:
         roots: modules.
+
+    Raises:
+        FitError: weights that were loaded in inference mode in a quantised form.
 
     Example:
         >>> with torch.inference_mode():
@@ -42,6 +46,11 @@ class frozen(Restoring):  # noqa: N801  (used like a function)
                     if tensor is None:
                         continue
                     if tensor.is_inference():
+                        if type(tensor) not in (Tensor, nn.Parameter):
+                            raise FitError(
+                                f"The weights are quantised ({type(tensor).__name__}), so the model cannot be "
+                                "differentiated; load it in bfloat16, or fit from prompts."
+                            )
                         self._before.append((tensors, name, tensor))
                     elif isinstance(tensor, nn.Parameter) and tensor.requires_grad:
                         self._trainable.append(tensor)

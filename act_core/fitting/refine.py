@@ -5,7 +5,7 @@ that can be differentiated::
 
     for each step
         draw a batch of samples
-        loss of the model, while every site adds `gain * a + offset`      intercepted: _Adjusted
+        loss of the model, while every site adds `gain * a + offset`      coefficients
         its gradient with respect to gains and offsets                    frozen: no weight gets any
         one step of Adam
     every few steps
@@ -17,41 +17,44 @@ The result is an ordinary map. Scaling activations by learned vectors is the for
 
 from __future__ import annotations
 
+import logging
+import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import fields, replace
-from typing import Any, Generic
+from dataclasses import dataclass, fields, replace
+from typing import Any, Generic, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..components import Component
 from ..discovery import discover
-from ..displacement import displace_at
 from ..errors import FitError, first_line
-from ..interception import intercepted, output_tensors, submodules, with_output
-from ..interrupts import raise_deferred
+from ..interception import intercepted
 from ..maps import ActMap
-from ..settings import FitMethod, RefineSettings, Spatial
+from ..settings import FitMethod, RefineSettings
 from ..sites import Site
 from ..transport import Transport
+from .coefficients import SPATIAL, Coefficients, coefficients, handlers
 from .fit import Progress
 from .frozen import frozen
 from .prepare import check_weights, prepared
 from .record import record_of
 from .samples import LossModel, Sample
 
-# Every position of a feature map is moved: its mean alone would not follow a texture.
-_SPATIAL: Spatial = "pointwise"
+logger = logging.getLogger(__name__)
+
 _CHECK_EVERY = 10  # steps
+# Draws of noise for each sample at a check: with a single one, chance would choose among few samples.
+_CHECK_DRAWS = 4
 # Checks without an improvement after which a refinement ends.
 _PATIENCE = 3
 # Fewer samples than these are all trained on.
 _MIN_HELD_BACK = 2
-
-
-def _never() -> bool:
-    return False
+# The loss is multiplied by this where activations are float16, so that small gradients do not vanish.
+_FLOAT16_SCALE = 2.0**16
+_OUT_OF_MEMORY = "The gradients do not fit into memory even for one sample; use smaller pictures."
 
 
 def _no_progress(done: int, total: int, state: str) -> None:
@@ -65,7 +68,7 @@ def refine(
     *,
     start: ActMap | None = None,
     progress: Progress = _no_progress,
-    stop: Callable[[], bool] = _never,
+    keep_on: tuple[type[BaseException], ...] = (),
     **changes: Any,
 ) -> ActMap:
     """Fit a map under which the model's loss on samples is as low as possible.
@@ -74,38 +77,38 @@ def refine(
         model: an adapter with a loss, such as `act_core.models.picture_loss.PictureModel`.
         samples: at least two.
         settings: how to refine; the defaults of `RefineSettings` if None.
-        start: a map whose coefficients it starts from; those of sites that it lacks start at no change.
+        start: an unbounded map that it starts from; sites that the map lacks start at no change.
         progress: called as ``progress(done, total, state)`` after each step. An exception it raises cancels.
-        stop: asked after each step; if True, the refinement ends with the best coefficients so far.
+        keep_on: exceptions, of the model or of `progress`, that end the refinement with the best coefficients so far,
+            such as that of a host's cancel button. Before the first step is done, they are raised as usual.
         **changes: individual settings, by their names in `RefineSettings`.
 
     Raises:
-        FitError: samples, sites or settings that cannot be used, weights that are not loaded, a loss that is not finite
-            or does not depend on the sites, or a model that is already being fitted.
+        FitError: samples, sites, settings or a starting map that cannot be used, weights that are not loaded, a model
+            that cannot be differentiated or is already being fitted, or a loss that is not finite.
 
-    Example::
-
-        model = PictureModel(DiffusersModel.from_pretrained("demo_model"))
-        act_map = refine(model, load_pictures("my_style"), steps=60)
+    Example:
+        See `LossModel` for a complete adapter.
     """
     settings = _settings(settings or RefineSettings(), changes)
     samples = list(samples)
     model.check_samples(samples)
     components = list(model.components)
     check_weights(components)
-    record = record_of(model, FitMethod(spatial=_SPATIAL, seed=settings.seed), components, [], samples)
+    record = record_of(model, FitMethod(spatial=SPATIAL, seed=settings.seed), components, [], samples)
     roots = list(model.modules.values())
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(prepared(roots))
         stack.enter_context(frozen(roots))
-        batch = model.batches(samples[:2], 2)[0]
+        # Twice the same sample: two different ones may not share a batch.
+        batch = model.batches([samples[0]] * 2, 2)[0]
         sites = discover(components, settings.sites, batch.run, batch.rows)
-        refinement = _Refinement(model, sites, settings, start)
         # Some models change activations in place that their gradient needs.
         stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
-        with torch.enable_grad():
-            refinement.run(samples, progress, stop)
+        stack.enter_context(torch.enable_grad())
+        refinement = _Refinement(model, coefficients(sites, start), settings)
+        refinement.run(components, samples, progress, keep_on)
     transports = refinement.transports()
     used = {site.component for site in transports}
     base = {name: fingerprint for name, fingerprint in record.base.items() if name in used}
@@ -121,45 +124,13 @@ def _settings(settings: RefineSettings, changes: dict[str, Any]) -> RefineSettin
     return replace(settings, **changes)
 
 
-class _Adjusted:
-    """Gain and offset of one site, which follow the gradient.
+@dataclass(frozen=True)
+class _Best:
+    """The coefficients with the lowest loss on the samples that were held back."""
 
-    Offsets are in units of the activation: its root mean square when the site first runs. So one learning rate suits
-    sites of every scale.
-    """
-
-    def __init__(self, site: Site, start: Transport | None) -> None:
-        self.site = site
-        self._start = start
-        self.gain = torch.zeros(site.channels)
-        self.offset = torch.zeros(site.channels)
-        self._scale = torch.ones(())
-        self._measured = False
-        for tensor in (self.gain, self.offset):
-            tensor.requires_grad_()
-
-    def measure(self, x: Tensor) -> None:
-        """Take the scale and the device from an activation, and the values from the starting map."""
-        with torch.no_grad():
-            scale = x.float().square().mean().sqrt()
-            self._scale = torch.where(scale > 0, scale, 1.0)
-            for tensor in (self.gain, self.offset):
-                tensor.data = tensor.data.to(x.device)
-            if self._start is not None:
-                self.gain.copy_(self._start.omega - 1)
-                self.offset.copy_(self._start.beta.to(x.device) / self._scale)
-        self._measured = True
-
-    def __call__(self, x: Tensor) -> Tensor:
-        if not self._measured:
-            self.measure(x)
-        return displace_at(x, self.site.layout, _SPATIAL, self.gain, self.offset * self._scale)
-
-    def transport(self) -> Transport:
-        """What it does now, in float32 on the CPU."""
-        with torch.inference_mode(False), torch.no_grad():
-            omega, beta = 1 + self.gain, self.offset * self._scale
-            return Transport(omega.to("cpu", copy=True), beta.to("cpu", copy=True))
+    step: int
+    loss: float
+    transports: dict[Site, Transport]
 
 
 class _Refinement(Generic[Sample]):
@@ -169,46 +140,72 @@ class _Refinement(Generic[Sample]):
         notes: what happened, for the record.
     """
 
-    def __init__(
-        self, model: LossModel[Sample], sites: Sequence[Site], settings: RefineSettings, start: ActMap | None
-    ) -> None:
+    def __init__(self, model: LossModel[Sample], adjusted: Sequence[Coefficients], settings: RefineSettings) -> None:
         self._model = model
+        self._adjusted = adjusted
+        self._parameters = [tensor for one in adjusted for tensor in (one.gain, one.offset)]
         self._settings = settings
-        known = {} if start is None else {site.key: t for site, t in start.transports.items()}
-        self._adjusted = {site: _Adjusted(site, known.get(site.key)) for site in sites}
-        self._best: tuple[float, dict[Site, Transport]] | None = None
-        self._since_best = 0
+        self._rows = model.max_rows or settings.batch_size
+        self._scale = 1.0
+        self._done = 0  # steps
+        self._best: _Best | None = None
         self.notes: list[str] = []
 
-    def run(self, samples: Sequence[Sample], progress: Progress, stop: Callable[[], bool]) -> None:
-        """Follow the gradient."""
-        settings = self._settings
+    def run(
+        self,
+        components: Sequence[Component],
+        samples: Sequence[Sample],
+        progress: Progress,
+        keep_on: tuple[type[BaseException], ...],
+    ) -> None:
+        """Follow the gradient until it has taken all steps, stops helping, or is interrupted."""
         training, held_back = self._divided(samples)
-        with intercepted(self._handlers()):
+        with intercepted(handlers(components, self._adjusted)):
+            self._try_gradient(training[:1])
             self._check(held_back)
-            parameters = [tensor for one in self._adjusted.values() for tensor in (one.gain, one.offset)]
-            optimizer = torch.optim.Adam(parameters, settings.rate)
-            done = 0
-            for step in range(settings.steps):
-                loss = self._follow(self._batch(training, step), step, parameters)
-                optimizer.step()
-                optimizer.zero_grad()
-                done = step + 1
-                ends = done == settings.steps or stop()
-                if ends or done % _CHECK_EVERY == 0:
-                    self._check(held_back)
-                    ends = ends or self._since_best >= _PATIENCE
-                raise_deferred()
-                progress(done, settings.steps, f"loss {loss:.4f}")
-                if ends:
-                    break
-        self.notes.append(f"refined for {done} steps on {len(training)} samples")
+            try:
+                ending = self._follow(training, held_back, progress)
+            except keep_on:
+                if not self._done:
+                    raise
+                ending = f", interrupted before step {self._done + 1} of {self._settings.steps}"
+        self._note(f"refined for {self._done} steps on {len(training)} samples{ending}")
+
+    def _follow(self, training: Sequence[Sample], held_back: Sequence[Sample], progress: Progress) -> str:
+        """Take the steps; returns why they ended early, for the note."""
+        steps = self._settings.steps
+        optimizer = torch.optim.Adam(self._parameters, self._settings.rate)
+        while self._done < steps:
+            loss = self._gradient(self._batch(training, self._done), self._done)
+            if not math.isfinite(loss):
+                if self._best is None or not self._best.step:
+                    raise FitError("The loss or its gradient is not finite; load the model in a wider dtype.")
+                return f", ended because the loss of step {self._done + 1} was not finite"
+            optimizer.step()
+            optimizer.zero_grad()
+            self._done += 1
+            if self._done == steps or self._done % _CHECK_EVERY == 0:
+                self._check(held_back)
+            progress(self._done, steps, f"loss {loss:.4f}")
+            if self._best and self._done - self._best.step >= _PATIENCE * _CHECK_EVERY:
+                return ", ended early"
+        return ""
 
     def transports(self) -> dict[Site, Transport]:
         """The best coefficients on the samples that were held back, or the last ones if none were."""
-        if self._best is not None:
-            return self._best[1]
-        return {site: adjusted.transport() for site, adjusted in self._adjusted.items()}
+        return self._transports() if self._best is None else self._best.transports
+
+    def _note(self, refined: str) -> None:
+        if self._best is None:
+            self.notes.append(refined)
+        elif self._best.step:
+            self.notes.append(f"{refined}; kept the map of step {self._best.step}")
+        else:
+            self.notes.append(f"{refined}; samples that were held back did not improve, so the map is as at the start")
+            logger.warning("%s. Give more samples or another seed.", self.notes[-1].capitalize())
+
+    def _transports(self) -> dict[Site, Transport]:
+        return {one.site: one.transport() for one in self._adjusted}
 
     def _divided(self, samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
         """Samples to train on, and samples to check on."""
@@ -227,61 +224,76 @@ class _Refinement(Generic[Sample]):
             random.Random(self._settings.seed + epoch).shuffle(orders[epoch])
         return [orders[number // len(training)][number % len(training)] for number in numbers]
 
-    def _follow(self, batch: Sequence[Sample], step: int, parameters: Sequence[Tensor]) -> float:
-        """Put the gradient of a batch into the parameters, in parts that memory holds; returns the loss."""
-        generator = torch.Generator().manual_seed(self._settings.seed + step)
-        size = min(self._model.max_rows or len(batch), len(batch))
-        total = 0.0
-        for part in (batch[at : at + size] for at in range(0, len(batch), size)):
+    def _try_gradient(self, samples: Sequence[Sample]) -> None:
+        """Find out whether the model can be differentiated.
+
+        Raises:
+            FitError: it cannot.
+        """
+        try:
+            loss = self._model.loss(samples, torch.Generator().manual_seed(self._settings.seed))
+            torch.autograd.grad(loss, self._parameters, allow_unused=True)
+        except torch.cuda.OutOfMemoryError as error:
+            raise FitError(_OUT_OF_MEMORY) from error
+        except RuntimeError as error:
+            raise FitError(
+                f"This model cannot be differentiated here, so no map can be refined ({first_line(error)}); fit from "
+                "prompts instead."
+            ) from error
+        if any(one.dtype == torch.float16 for one in self._adjusted):
+            self._scale = _FLOAT16_SCALE
+
+    def _gradient(self, batch: Sequence[Sample], step: int) -> float:
+        """Put the gradient of a batch into the parameters, in parts that memory holds.
+
+        Returns:
+            The loss; not finite if the gradient is not.
+        """
+        while True:
             try:
-                loss = self._loss(part, generator) * (len(part) / len(batch))
-                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
-            except torch.OutOfMemoryError as error:
-                raise FitError("The gradients do not fit into memory; use smaller pictures.") from error
-            except RuntimeError as error:
-                raise FitError(
-                    f"This model cannot be differentiated here, so no map can be refined ({first_line(error)}); fit "
-                    "from prompts instead."
-                ) from error
-            for parameter, gradient in zip(parameters, gradients, strict=True):
-                if gradient is not None:
-                    parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+                loss = self._accumulated(batch, step)
+            except torch.cuda.OutOfMemoryError as error:
+                if self._rows == 1:
+                    raise FitError(_OUT_OF_MEMORY) from error
+                self._rows = max(1, min(self._rows, len(batch)) // 2)
+                torch.cuda.empty_cache()
+                continue
+            gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+            if not math.isfinite(loss) or all(bool(gradient.isfinite().all()) for gradient in gradients):
+                return loss
+            if self._scale <= 1:
+                return math.nan
+            self._scale /= 2
+
+    def _accumulated(self, batch: Sequence[Sample], step: int) -> float:
+        generator = torch.Generator().manual_seed(self._settings.seed + step)
+        sums: dict[int, Tensor] = {}
+        total = 0.0
+        for part in self._parts(batch):
+            loss = self._model.loss(part, generator) * (len(part) / len(batch))
+            gradients = torch.autograd.grad(loss * self._scale, self._parameters, allow_unused=True)
+            # Sites that did not run have none, which the annotations do not allow for.
+            present = [(n, g) for n, g in enumerate(cast("Sequence[Tensor | None]", gradients)) if g is not None]
+            for number, gradient in present:
+                own = gradient / self._scale
+                sums[number] = sums[number] + own if number in sums else own
             total += float(loss.detach())
+        for number, parameter in enumerate(self._parameters):
+            parameter.grad = sums.get(number)
         return total
 
-    def _loss(self, batch: Sequence[Sample], generator: torch.Generator) -> Tensor:
-        loss = self._model.loss(batch, generator)
-        if not bool(loss.isfinite()):
-            raise FitError("The loss is not finite; run the model in a wider dtype, or lower the learning rate.")
-        return loss
+    def _parts(self, samples: Sequence[Sample]) -> list[Sequence[Sample]]:
+        return [samples[at : at + self._rows] for at in range(0, len(samples), self._rows)]
 
+    @torch.no_grad()
     def _check(self, held_back: Sequence[Sample]) -> None:
         """Keep the coefficients if they are the best so far on the samples that were held back."""
         if not held_back:
             return
         # The same noise at each check, and other noise than that of the steps.
         generator = torch.Generator().manual_seed(self._settings.seed + self._settings.steps)
-        size = min(self._model.max_rows or len(held_back), len(held_back))
-        with torch.no_grad():
-            parts = [held_back[at : at + size] for at in range(0, len(held_back), size)]
-            loss = sum(float(self._loss(part, generator)) * len(part) for part in parts) / len(held_back)
-        self._since_best += 1
-        if self._best is None or loss < self._best[0]:
-            self._best = loss, {site: adjusted.transport() for site, adjusted in self._adjusted.items()}
-            self._since_best = 0
-
-    def _handlers(self) -> dict[nn.Module, Callable[[Any], Any]]:
-        named = {part.name: submodules(part.module) for part in self._model.components}
-        places: dict[nn.Module, list[_Adjusted]] = {}
-        for site, adjusted in self._adjusted.items():
-            places.setdefault(named[site.component][site.name], []).append(adjusted)
-        return {module: _handler(adjusted) for module, adjusted in places.items()}
-
-
-def _handler(adjusted: Sequence[_Adjusted]) -> Callable[[Any], Any]:
-    def adjust(output: Any) -> Any:
-        for one in adjusted:
-            output = with_output(output, one.site.output, one(output_tensors(output)[one.site.output]))
-        return output
-
-    return adjust
+        drawn = [part for _ in range(_CHECK_DRAWS) for part in self._parts(held_back)]
+        total = sum(float(self._model.loss(part, generator)) * len(part) for part in drawn)
+        loss = total / (_CHECK_DRAWS * len(held_back))
+        if self._best is None or loss < self._best.loss:
+            self._best = _Best(self._done, loss, self._transports())

@@ -138,7 +138,9 @@ class LossModel(FitModel[Sample]):
         Raises:
             FitError: fewer than two, or samples that cannot be used.
         """
-        check_number(samples, "target")
+        if len(samples) < 2:
+            count = "is 1 sample" if samples else "are no samples"
+            raise FitError(f"There {count}; a refinement needs at least two.")
 
     def batches(self, samples: Sequence[Sample], size: int) -> list[MicroBatch]:
         parts = [samples[at : at + size] for at in range(0, len(samples), size)]

@@ -21,20 +21,21 @@ _LATENTS = ("hidden_states", "sample")
 
 
 class PictureModel(LossModel[Picture]):
-    """A text-to-image pipeline with the loss that its diffusion model was trained on, for pictures and their captions.
+    """A text-to-image pipeline with the loss of its diffusion model on pictures and their captions.
 
-    The text encoders are left alone.
+    The loss is the squared error of what the model predicts: the noise, the velocity, or the flow. Noise levels are
+    drawn as often as a sampler visits them. The text encoders are left alone.
 
     Args:
-        model: the pipeline. Its diffusion model gets latents ``[rows, channels, height, width]``.
+        model: the pipeline, such as Stable Diffusion 1 to 3 or SDXL.
 
     Raises:
-        FitError: a pipeline that packs its latents, or whose scheduler is of another kind.
+        FitError: the scheduler is of an unknown kind. The first loss raises it for a pipeline that packs its latents or
+            counts time in its own way, and for a VAE that returns values that are not finite.
 
     Example::
 
-        model = PictureModel(DiffusersModel.from_pretrained("demo_model"))
-        act_map = refine(model, load_pictures("my_style"))
+        act_map = refine(PictureModel(DiffusersModel.from_pretrained("demo_model")), read_pictures("my_style"))
     """
 
     def __init__(self, model: DiffusersModel) -> None:
@@ -73,11 +74,15 @@ class PictureModel(LossModel[Picture]):
     def _input(self, call: Mapping[str, Any]) -> tuple[str, Tensor]:
         name = next((name for name in _LATENTS if name in call), "")
         given = call.get(name)
+        kind = type(self._pipeline).__name__
         if not isinstance(given, Tensor) or given.ndim != 4 or "timestep" not in call:
             raise FitError(
-                f"A {type(self._pipeline).__name__} packs its latents, so pictures cannot be put in; fit from prompts, "
-                "or use Fit ACT Map From Images in ComfyUI."
+                f"A {kind} packs its latents, so pictures cannot be put in; fit from prompts, or use Fit ACT Map From "
+                "Images in ComfyUI."
             )
+        # Others count time from 0 to 1, some of them backwards.
+        if not 1 < float(call["timestep"].flatten()[0]) <= self._schedule.steps:
+            raise FitError(f"A {kind} counts time in its own way, so its loss is not known; fit from prompts.")
         return name, given
 
     def _latent(self, picture: Picture, like: Tensor) -> Tensor:
@@ -89,6 +94,8 @@ class PictureModel(LossModel[Picture]):
             with torch.no_grad():
                 encoded = vae.encode(torch.from_numpy(values)[None].to(vae.device, vae.dtype))
             latent = encoded.latents if hasattr(encoded, "latents") else encoded.latent_dist.mode()
+            if not bool(latent.isfinite().all()):
+                raise FitError("The VAE returns values that are not finite; load the pipeline in float32 or bfloat16.")
             shift = getattr(vae.config, "shift_factor", None) or 0.0
             self._latents[picture] = ((latent - shift) * vae.config.scaling_factor)[0]
         return self._latents[picture]
@@ -99,14 +106,14 @@ class _FlowSchedule:
 
     def __init__(self, shift: float, steps: int) -> None:
         self._shift = shift
-        self._steps = steps
+        self.steps = steps
 
     def at(self, level: Tensor, clean: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Noisy latents, what the model should predict, and its timestep, at levels from 0 to 1 ``[rows]``."""
         # As often as a sampler visits them.
         sigma = self._shift * level / (1 + (self._shift - 1) * level)
         weight = sigma.view(-1, 1, 1, 1).to(clean)
-        return (1 - weight) * clean + weight * noise, noise - clean, sigma * self._steps
+        return (1 - weight) * clean + weight * noise, noise - clean, sigma * self.steps
 
 
 class _DiffusionSchedule:
@@ -114,6 +121,7 @@ class _DiffusionSchedule:
 
     def __init__(self, alphas: Tensor, predicts_velocity: bool) -> None:
         self._alphas = alphas
+        self.steps = len(alphas)
         self._predicts_velocity = predicts_velocity
 
     def at(self, level: Tensor, clean: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""A diffusion model at its noisiest step, inside one sampling run of the host."""
+"""A loaded diffusion model, inside one sampling run of the host."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 import comfy.model_management
 import comfy.samplers
 import torch
-from comfy.patcher_extension import merge_nested_dicts
+from comfy.patcher_extension import WrappersMP, merge_nested_dicts
 from torch import Tensor
 
 from ...act_core.components import Component
 from ...act_core.fitting import FitModel, MicroBatch
-from .models import diffusion_model, forget_prompts, weight_patches
+from .models import KEY, diffusion_model, forget_prompts, weight_patches
 from .text_encoders import Conditioning, memory_errors
 
 # Key in a conditioning for its number among those of a fit.
@@ -65,7 +65,13 @@ def encoded_sides(source: Sequence[str], target: Sequence[str]) -> tuple[list[En
 
 
 def run_denoiser(
-    model: Any, latent: Tensor, seed: int, conditionings: Sequence[Conditioning], use: Callable[[Denoiser], None]
+    model: Any,
+    latent: Tensor,
+    seed: int,
+    conditionings: Sequence[Conditioning],
+    use: Callable[[Denoiser], None],
+    *,
+    reserve: int = 1,
 ) -> None:
     """Load a MODEL as a sampler does, and call a function with it instead of sampling.
 
@@ -75,8 +81,15 @@ def run_denoiser(
         seed: of the noise.
         conditionings: numbered in this order by `EncodedPrompt`.
         use: called once, with the loaded model.
+        reserve: rows of a sampling run for which memory is kept free beside the weights.
     """
     clone = model.clone()
+    if reserve > 1:
+
+        def prepare(executor: Any, patcher: Any, shape: Any, *args: Any, **kwargs: Any) -> Any:
+            return executor(patcher, [reserve * shape[0], *shape[1:]], *args, **kwargs)
+
+        clone.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, prepare)
     guider = comfy.samplers.CFGGuider(clone)
     conds = [[cond, {**extra, _NUMBER: number}] for number, (cond, extra) in enumerate(conditionings)]
     guider.inner_set_conds({"positive": conds})
@@ -104,11 +117,11 @@ class _Walk(comfy.samplers.Sampler):
 
 
 class Denoiser(FitModel[EncodedPrompt]):
-    """A loaded diffusion model at its noisiest step, as a model that can be fitted.
+    """A loaded diffusion model as a model that can be fitted, at one noise level; its rows may have others.
 
     Args:
         guider: of the sampling run.
-        sigma: noise level ``[1]``.
+        sigma: noise level ``[1]`` of a fit.
         model_options: of the sampling run.
         like: a latent ``[1, channels, ...]`` of the pictures.
         seed: of the noise.
@@ -176,9 +189,14 @@ class Denoiser(FitModel[EncodedPrompt]):
         sigma = float(self._model.model_sampling.percent_to_sigma(percent))
         return torch.full((1,), sigma, device=self._like.device)
 
-    def as_model_has_it(self, latent: Tensor) -> Tensor:
+    def process_latent_in(self, latent: Tensor) -> Tensor:
         """A latent of a VAE ``[1, channels, ...]``, scaled as the model samples it."""
         return self._model.process_latent_in(latent).to(self._like)
+
+    @property
+    def is_loaded_whole(self) -> bool:
+        """Whether all weights are where the model runs."""
+        return all(p.device == self._like.device for p in self._components[0].module.parameters())
 
     def rows_in_memory(self, factor: float) -> int:
         """How many rows the free memory holds, if each needs `factor` times what it needs for sampling."""

@@ -16,10 +16,9 @@ from ...act_core.errors import FitError
 from ...act_core.fitting import refine
 from ...act_core.settings import RefineSettings
 from .denoiser import Denoiser, run_denoiser
-from .fitting import check_model
+from .denoising_loss import WITH_GRADIENTS, DenoisingLoss, EncodedPicture
 from .latents import empty_latent
-from .picture_loss import EncodedPicture, PictureLoss
-from .progress import FitProgress
+from .progress import StepProgress
 from .text_encoders import Conditioning
 
 
@@ -47,8 +46,6 @@ class ImageFit:
         Raises:
             FitError: pictures or a model from which no map can be fitted.
         """
-        check_model(self.model)
-        check_latents(self.model, self.latents)
         fitted: list[ActMap] = []
         samples = [
             EncodedPicture(caption, latent, number)
@@ -56,19 +53,42 @@ class ImageFit:
         ]
 
         def use(denoiser: Denoiser) -> None:
-            progress = FitProgress()
-            fitted.append(refine(PictureLoss(denoiser), samples, self.settings, progress=progress, stop=_interrupted))
+            bar = comfy.utils.ProgressBar(self.settings.steps)
 
-        run_denoiser(self.model, self.latents[0], self.settings.seed, self.conditionings, use)
+            def progress(done: int, total: int, _state: str) -> None:
+                bar.update_absolute(done, total)
+
+            interrupt = comfy.model_management.InterruptProcessingException
+            fitted.append(
+                refine(DenoisingLoss(denoiser), samples, self.settings, progress=progress, keep_on=(interrupt,))
+            )
+
+        # An empty latent: some models take the latent of a run as a condition.
+        empty = torch.zeros_like(self.latents[0])
+        run_denoiser(self.model, empty, self.settings.seed, self.conditionings, use, reserve=WITH_GRADIENTS)
         (act_map,) = fitted
         return act_map
+
+
+def rows_of(model: Any, latent: Any) -> list[Tensor]:
+    """The latents ``[1, channels, ...]`` in a latent of the graph; those of single frames if the model has frames.
+
+    Raises:
+        FitError: it is nested, as for video with sound.
+    """
+    samples = latent["samples"]
+    if not isinstance(samples, Tensor):
+        raise FitError("These latents have several parts, such as video and sound; connect latents of pictures.")
+    if samples.ndim == getattr(model.get_model_object("latent_format"), "latent_dimensions", 2) + 1:
+        samples = samples.unsqueeze(2)
+    return list(samples.split(1))
 
 
 def check_latents(model: Any, latents: Sequence[Tensor]) -> None:
     """Refuse latents that are not those of a MODEL, or from which no style can be learned.
 
     Raises:
-        FitError: too few, all the same, of several sizes, or of another VAE.
+        FitError: too few, all the same, of several sizes, not finite, or of another VAE.
     """
     if len(latents) < 2:
         count = "is 1 picture" if latents else "are no pictures"
@@ -79,6 +99,8 @@ def check_latents(model: Any, latents: Sequence[Tensor]) -> None:
         raise FitError("The latents have several sizes; make all pictures the same size first.")
     if all(torch.equal(latent, latents[0]) for latent in latents[1:]):
         raise FitError("All pictures are the same; give at least two different ones.")
+    if not all(bool(latent.isfinite().all()) for latent in latents):
+        raise FitError("Some latents are not finite; encode the pictures again, with a VAE in a wider dtype.")
     wanted = model.get_model_object("latent_format").latent_channels
     if latents[0].shape[1] != wanted:
         raise FitError(
@@ -99,24 +121,30 @@ def encode_images(model: Any, vae: Any, images: Sequence[Tensor], width: int, he
     latent = empty_latent(model, width, height)
     ratio = vae.spacial_compression_decode()
     size = latent.shape[-1] * ratio, latent.shape[-2] * ratio
-    # One at a time: a video VAE takes a batch for the frames of one video.
-    return [vae.encode(_fitted(image, *size)) for image in images]
+    progress = StepProgress(len(images))
+    latents: list[Tensor] = []
+    for image in images:
+        # One at a time: a video VAE takes a batch for the frames of one video.
+        latents.append(vae.encode(_fitted(image, *size)))
+        progress()
+    return latents
 
 
 def _fitted(image: Tensor, width: int, height: int) -> Tensor:
-    """A picture ``[1, height, width, 3]``; transparent pixels are put on white."""
-    if image.shape[-1] == 1:
-        image = image.expand(*image.shape[:-1], 3)
+    """A picture ``[1, height, width, 3]``; transparent pixels are put on white.
+
+    Raises:
+        FitError: it is so thin that nothing is left of it after cropping, or has another number of channels.
+    """
+    rows, columns, channels = image.shape
+    if min(rows, columns) * max(width, height) < max(rows, columns):
+        raise FitError(f"A picture of {columns} x {rows} pixels is too thin to be cropped; leave it out.")
+    if channels not in (1, 3, 4):
+        raise FitError(f"A picture has {channels} channels; connect pictures in grey, RGB or RGBA.")
+    if channels == 1:
+        image = image.expand(rows, columns, 3)
     colours = image[..., :3]
     if image.shape[-1] == 4:
         colours = colours * image[..., 3:] + (1 - image[..., 3:])
     rows = colours[None].movedim(-1, 1).float()
     return comfy.utils.common_upscale(rows, width, height, "lanczos", "center").movedim(1, -1)
-
-
-def _interrupted() -> bool:
-    """Whether the user has interrupted the run, which then goes on with the map so far."""
-    if not comfy.model_management.processing_interrupted():
-        return False
-    comfy.model_management.interrupt_current_processing(False)
-    return True

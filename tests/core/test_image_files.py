@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from act_core.errors import FitError
-from act_core.image_files import Picture, as_rgb, as_values, check_pictures, load_pictures
+from act_core.image_files import Picture, as_rgb, as_values, check_pictures, read_pictures
 
 RED = (255, 0, 0)
 
@@ -20,9 +20,9 @@ def test_pictures_come_in_order_with_captions(tmp_path: Path) -> None:
         (tmp_path / name).with_suffix(".txt").write_text(f" a {colour}\nthing ", encoding="utf-8")
     (tmp_path / "notes.md").write_text("not a picture")
     (tmp_path / "deeper").mkdir()
-    pictures = load_pictures(tmp_path, captions=True)
+    pictures = read_pictures(tmp_path, captions=True)
     assert [picture.caption for picture in pictures] == ["a red thing", "a blue thing", "a green thing"]
-    assert [picture.caption for picture in load_pictures(tmp_path)] == ["", "", ""]
+    assert [picture.caption for picture in read_pictures(tmp_path)] == ["", "", ""]
 
 
 def test_16_bits_are_scaled() -> None:
@@ -46,7 +46,7 @@ def test_transparent_pixels_are_white() -> None:
 def test_first_frame_of_an_animation(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
-    assert load_pictures(tmp_path)[0].image.getpixel((0, 0)) == RED
+    assert read_pictures(tmp_path)[0].image.getpixel((0, 0)) == RED
 
 
 def test_turned_photo_is_upright(tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_turned_photo_is_upright(tmp_path: Path) -> None:
     exif = image.getexif()
     exif[0x0112] = 6  # turned by 90 degrees
     image.save(tmp_path / "photo.jpg", exif=exif)
-    assert load_pictures(tmp_path)[0].image.size == (4, 8)
+    assert read_pictures(tmp_path)[0].image.size == (4, 8)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (300, 20), (64, 64), (8000, 10)])
@@ -72,12 +72,12 @@ def test_crop_is_around_the_centre() -> None:
 
 def test_unusable_folders_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FitError, match="is not a folder"):
-        load_pictures(tmp_path / "nowhere")
+        read_pictures(tmp_path / "nowhere")
     with pytest.raises(FitError, match="holds no pictures"):
-        load_pictures(tmp_path)
+        read_pictures(tmp_path)
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nrest")
     with pytest.raises(FitError, match=r"broken\.png is not a picture"):
-        load_pictures(tmp_path)
+        read_pictures(tmp_path)
 
 
 def test_cut_off_picture_is_refused(tmp_path: Path) -> None:
@@ -85,14 +85,14 @@ def test_cut_off_picture_is_refused(tmp_path: Path) -> None:
     data = (tmp_path / "whole.png").read_bytes()
     (tmp_path / "whole.png").write_bytes(data[: len(data) // 2])
     with pytest.raises(FitError, match=r"whole\.png is not a picture that can be read"):
-        load_pictures(tmp_path)
+        read_pictures(tmp_path)
 
 
 def test_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.new("1", (100, 100)).save(tmp_path / "huge.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with pytest.raises(FitError, match=r"huge\.png is too large"):
-        load_pictures(tmp_path)
+        read_pictures(tmp_path)
 
 
 @pytest.mark.parametrize(("text", "message"), [(None, "has no caption"), (b" \n", "is empty"), (b"\xff", "UTF-8")])
@@ -101,7 +101,7 @@ def test_missing_captions_are_refused(tmp_path: Path, text: bytes | None, messag
     if text is not None:
         (tmp_path / "cat.txt").write_bytes(text)
     with pytest.raises(FitError, match=f"cat.*{message}"):
-        load_pictures(tmp_path, captions=True)
+        read_pictures(tmp_path, captions=True)
 
 
 @pytest.mark.parametrize(("count", "message"), [(0, "no pictures"), (1, "1 picture"), (3, "All pictures are the same")])

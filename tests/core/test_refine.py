@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from act_core import steer
+from act_core import ActMap, steer
 from act_core.architectures import architecture_of
 from act_core.components import Component
 from act_core.errors import FitError
@@ -34,6 +34,55 @@ class Toy(LossModel[float]):
     def loss(self, samples: Sequence[float], generator: torch.Generator) -> Tensor:
         noise = 0.01 * torch.randn(len(samples), 1, generator=generator)
         return (self.module(torch.tensor(samples)[:, None] + noise) - self.wanted).square().mean()
+
+
+class Quiet(Toy):
+    """Without noise, so that a loss does not depend on how a batch is divided."""
+
+    def loss(self, samples: Sequence[float], generator: torch.Generator) -> Tensor:
+        return (self.module(torch.tensor(samples)[:, None]) - self.wanted).square().mean()
+
+
+class Noting(Quiet):
+    """Notes every sample that it gets with gradients."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self.drawn: list[float] = []
+
+    def loss(self, samples: Sequence[float], generator: torch.Generator) -> Tensor:
+        if torch.is_grad_enabled():
+            self.drawn += samples
+        return super().loss(samples, generator)
+
+
+class Small(Quiet):
+    """Runs out of memory with more samples than a few."""
+
+    limit = 3
+    most = 0
+
+    def loss(self, samples: Sequence[float], generator: torch.Generator) -> Tensor:
+        if torch.is_grad_enabled():
+            if len(samples) > self.limit:
+                raise torch.cuda.OutOfMemoryError
+            self.most = max(self.most, len(samples))
+        return super().loss(samples, generator)
+
+
+class Faint(Toy):
+    """In float16, with a loss so small that its gradient vanishes there."""
+
+    def loss(self, samples: Sequence[float], generator: torch.Generator) -> Tensor:
+        output = self.module(torch.tensor(samples, dtype=torch.float16)[:, None])
+        return 1e-7 * (output.float() - self.wanted).square().mean()
+
+
+class Detached(Toy):
+    """Its loss does not depend on what happens inside."""
+
+    def loss(self, samples: Sequence[float], generator: torch.Generator) -> Tensor:
+        return super().loss(samples, generator).detach()
 
 
 def layers() -> nn.Module:
@@ -86,18 +135,88 @@ def test_start_is_kept_if_nothing_is_better() -> None:
     assert max(start.difference(act_map).values()) < 1e-5  # offsets are divided by their scale and multiplied again
 
 
-def test_stop_keeps_the_best_so_far() -> None:
+def test_interrupt_keeps_the_best_so_far() -> None:
+    def interrupt(done: int, total: int, state: str) -> None:
+        if done == 7:
+            raise TimeoutError
+
+    act_map = refine(Toy(layers()), SAMPLES, sites="model/*", steps=50, progress=interrupt, keep_on=(TimeoutError,))
+    assert act_map.record.notes[-1].startswith("refined for 7 steps on 8 samples, interrupted before step 8 of 50")
+
+
+def test_interrupt_before_the_first_step_is_raised() -> None:
+    class Slow(Toy):
+        def loss(self, samples: Sequence[float], generator: torch.Generator) -> Tensor:
+            if torch.is_grad_enabled() and len(samples) > 1:
+                raise TimeoutError
+            return super().loss(samples, generator)
+
+    with pytest.raises(TimeoutError):
+        refine(Slow(layers()), SAMPLES, sites="model/*", keep_on=(TimeoutError,))
+
+
+def test_ends_early_when_samples_held_back_do_not_improve() -> None:
+    model = Toy(layers())
+    start = refine(model, SAMPLES, sites="model/*", steps=400, rate=0.05, held_back=0)
     steps: list[int] = []
+    changes: dict[str, Any] = {"steps": 500, "rate": 1.0, "held_back": 0.5}
     act_map = refine(
-        Toy(layers()),
-        SAMPLES,
-        sites="model/*",
-        steps=50,
-        stop=lambda: len(steps) >= 6,
-        progress=lambda done, _total, _state: steps.append(done),
+        model, SAMPLES, sites="model/*", start=start, progress=lambda done, *_: steps.append(done), **changes
     )
-    assert steps == list(range(1, 8))
-    assert act_map.record.notes[-1] == "refined for 7 steps on 8 samples"
+    assert steps[-1] == 30
+    assert "the map is as at the start" in act_map.record.notes[-1]
+
+
+def test_parts_of_a_batch_give_the_same_gradient() -> None:
+    """Exact but for rounding: the mean over a batch of 8 is that over its parts, weighted by their sizes."""
+    maps: list[ActMap] = []
+    for rows in (None, 3):
+        model = Quiet(layers())
+        model.max_rows = rows
+        maps.append(refine(model, SAMPLES, sites="model/*", steps=5, batch_size=8, held_back=0))
+    assert max(maps[0].difference(maps[1]).values()) < 1e-4
+
+
+def test_each_sample_is_drawn_before_any_is_drawn_again() -> None:
+    model = Noting(layers())
+    refine(model, SAMPLES, sites="model/*", steps=5, batch_size=4, held_back=0)
+    drawn = model.drawn[-20:]
+    assert sorted(drawn[:10]) == sorted(drawn[10:]) == SAMPLES
+
+
+def test_out_of_memory_halves_the_rows() -> None:
+    model = Small(layers())
+    refine(model, SAMPLES, sites="model/*", steps=3, batch_size=8, held_back=0)
+    assert model.most == 2
+
+
+def test_out_of_memory_with_one_sample_is_an_error() -> None:
+    model = Small(layers())
+    model.limit = 0
+    with pytest.raises(FitError, match="do not fit into memory even for one sample"):
+        refine(model, SAMPLES, sites="model/*", steps=3)
+
+
+def test_half_precision_keeps_small_gradients() -> None:
+    """The gradient of this loss is below the smallest float16 number unless the loss is scaled."""
+    model = Faint(layers().half())
+    act_map = refine(model, SAMPLES, sites="model/*", steps=3, held_back=0)
+    moved = [transport.omega - 1 for transport in act_map.transports.values()]
+    assert all(bool((gain != 0).any()) for gain in moved)
+
+
+def test_model_without_gradient_is_refused() -> None:
+    with pytest.raises(FitError, match="cannot be differentiated here"):
+        refine(Detached(layers()), SAMPLES, sites="model/*")
+
+
+def test_start_must_fit() -> None:
+    start = refine(Toy(layers()), SAMPLES, sites="model/0", steps=1)
+    with pytest.raises(FitError, match="none of the sites"):
+        refine(Toy(layers()), SAMPLES, sites="model/2", start=start)
+    wide = nn.Sequential(nn.Linear(1, 5), nn.Tanh(), nn.Linear(5, 4))
+    with pytest.raises(FitError, match="8 channels at model/0, the model 5"):
+        refine(Toy(wide), SAMPLES, sites="model/*", start=start)
 
 
 def test_error_in_progress_restores_model() -> None:
@@ -139,12 +258,12 @@ def test_frozen_restores_flags_after_error() -> None:
 @pytest.mark.parametrize(
     ("samples", "changes", "message"),
     [
-        ([0.5], {}, "at least two"),
+        ([0.5], {}, "There is 1 sample; a refinement needs at least two"),
         (SAMPLES, {"wanted": float("nan")}, "not finite"),
         (SAMPLES, {"speed": 1}, "no setting 'speed'"),
         (SAMPLES, {"steps": 0}, "steps is 0"),
-        (SAMPLES, {"rate": -1.0}, "rate is -1.0"),
-        (SAMPLES, {"sites": "model/nothing"}, "nothing"),
+        (SAMPLES, {"rate": 0.0}, "rate is 0.0"),
+        (SAMPLES, {"sites": "model/nothing"}, "No part of the model matches"),
     ],
 )
 def test_bad_input_is_refused(samples: list[float], changes: dict[str, Any], message: str) -> None:

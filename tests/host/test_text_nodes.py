@@ -207,7 +207,7 @@ def test_text_fit_refuses_list_at_other_inputs(host: Host, models: Path) -> None
     system = graph.add("ListOfLines", text="You write.\nYou draw.")
     graph.add("InspectACTMap", act_map=fit_of(graph, TINY, "a\nb", "c\nd", format="question", system=system))
     error = host.fail(graph).error
-    assert error == "system got a list of 2; only source and target may be lists. Connect one value."
+    assert error == "system got a list of 2; connect one value."
 
 
 def test_text_refuses_empty_prompt(host: Host, models: Path) -> None:

@@ -16,8 +16,9 @@ from act_pack.act_core.errors import FitError
 from act_pack.act_core.interception import submodules
 from act_pack.act_core.settings import RefineSettings
 from act_pack.nodes.host.denoiser import Denoiser, run_denoiser
-from act_pack.nodes.host.image_fitting import ImageFit
-from act_pack.nodes.host.picture_loss import EncodedPicture, PictureLoss
+from act_pack.nodes.host.denoising_loss import DenoisingLoss, EncodedPicture
+from act_pack.nodes.host.image_fitting import ImageFit, check_latents
+from torch import Tensor
 
 from tools.tiny_models import MODELS, StandInCLIP, Tiny, built
 
@@ -35,18 +36,20 @@ def tried(tiny: Tiny) -> dict[str, Any]:
     kept = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     samples = [EncodedPicture("", latent, number) for number, latent in enumerate(latents)]
 
-    def loss() -> float:
+    def loss(patcher: Any = model, pictures: list[EncodedPicture] = samples) -> float:
         found: list[float] = []
 
         def use(denoiser: Denoiser) -> None:
             with torch.inference_mode(False), torch.no_grad():
-                found.append(float(PictureLoss(denoiser).loss(samples, torch.Generator().manual_seed(5))))
+                found.append(float(DenoisingLoss(denoiser).loss(pictures, torch.Generator().manual_seed(5))))
 
-        run_denoiser(model, latents[0], 0, conds, use)
+        run_denoiser(patcher, torch.zeros_like(latents[0]), 0, conds, use)
         return found[0]
 
+    same = [EncodedPicture("", latents[0], number) for number in range(COUNT)]
     settings = RefineSettings(sites="auto", steps=STEPS, rate=0.02, held_back=0)
     try:
+        check_latents(model, latents)
         act_map = ImageFit(model, latents, [""] * COUNT, conds, settings).run()
     except FitError as error:
         kept_weights = all(torch.equal(tensor, kept[name]) for name, tensor in module.state_dict().items())
@@ -55,6 +58,8 @@ def tried(tiny: Tiny) -> dict[str, Any]:
     with steer({DIFFUSION_MODEL: module}, act_map):
         after = loss()
     return {
+        "loss if right": loss(predicting(model, latents[0], error=0.0), same),
+        "loss if wrong by the noise": loss(predicting(model, latents[0], error=1.0), same),
         "before": before,
         "after": after,
         "sites": len(act_map),
@@ -62,6 +67,19 @@ def tried(tiny: Tiny) -> dict[str, Any]:
         "same loss": loss() == before,
         "left behind": left_behind(module),
     }
+
+
+def predicting(model: Any, latent: Tensor, error: float) -> Any:
+    """The model, which always takes one picture for the clean one, wrong by a share of the noise level."""
+    clean = model.model.process_latent_in(latent)
+
+    def predict(_apply: Any, arguments: dict[str, Any]) -> Tensor:
+        sigmas = arguments["timestep"]
+        return clean + error * sigmas.view(-1, *[1] * (clean.ndim - 1))
+
+    clone = model.clone()
+    clone.set_model_unet_function_wrapper(predict)
+    return clone
 
 
 def left_behind(module: torch.nn.Module) -> int:

@@ -18,7 +18,7 @@ from ...act_core.fitting import LossModel
 from .denoiser import Denoiser, Row
 
 # What a row with gradients needs, relative to a row in sampling. An estimate, not a measurement.
-_WITH_GRADIENTS = 6.0
+WITH_GRADIENTS = 6
 # The very ends of a schedule, where noise levels are sentinels or zero, are left out.
 _FIRST, _LAST = 0.001, 0.99
 
@@ -38,23 +38,30 @@ class EncodedPicture:
     conditioning: int
 
 
-class PictureLoss(LossModel[EncodedPicture]):
+class DenoisingLoss(LossModel[EncodedPicture]):
     """A loaded diffusion model with its denoising loss.
 
-    The loss is the squared error of the denoised latent over the squared noise level: the error of the predicted noise,
-    or of the velocity of a flow.
+    The loss is the squared error of the denoised latent over the squared noise level: that of the predicted noise, or
+    of the velocity of a flow. Other kinds of prediction are weighted alike. Noise levels are drawn evenly over the
+    sampling schedule.
 
     Args:
         denoiser: the loaded model.
 
     Raises:
-        FitError: the free memory does not hold the gradients of a single picture.
+        FitError: some weights are offloaded, or the free memory does not hold the gradients of a single picture.
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
+        if not denoiser.is_loaded_whole:
+            # The host reuses the memory of offloaded weights before their gradient is computed.
+            raise FitError(
+                "The model does not fit into memory whole, so it cannot be differentiated; use smaller pictures, a "
+                "smaller model, or fit from prompts."
+            )
         self._denoiser = denoiser
         self.patches = denoiser.patches
-        self.max_rows = denoiser.rows_in_memory(_WITH_GRADIENTS)
+        self.max_rows = denoiser.rows_in_memory(WITH_GRADIENTS)
         if not self.max_rows:
             raise FitError(
                 "The free memory does not hold a single picture of this size with its gradients; use smaller pictures."
@@ -73,7 +80,7 @@ class PictureLoss(LossModel[EncodedPicture]):
         for sample in samples:
             share = float(torch.rand((), generator=generator))
             sigma = self._denoiser.sigma_at(_FIRST + share * (_LAST - _FIRST))
-            clean = self._denoiser.as_model_has_it(sample.latent)
+            clean = self._denoiser.process_latent_in(sample.latent)
             noise = torch.randn(clean.shape, generator=generator).to(clean)
             row = self._denoiser.row(sample.conditioning, clean, noise, sigma)
             noises[row] = clean, sigma
@@ -104,6 +111,7 @@ def _training() -> Generator[None, None, None]:
 
 def _with_gradients(row: Row) -> Row:
     """The row with conditioning that gradients can pass by: that of the host was made in inference mode."""
+    # The host's own way to make a conditioning with other values.
     conditioning = {name: cond._copy_with(_plain(cond.cond)) for name, cond in row.prepared.conditioning.items()}
     return replace(row, prepared=row.prepared._replace(conditioning=conditioning))
 
