@@ -36,6 +36,9 @@ def export(
     transformer: SD3Transformer2DModel,
 ) -> None:
     """Write the pipeline in half precision."""
+    # Calls of the tokenizer set these, and they would be saved: other hosts truncate and pad in their own way.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
     pipeline = StableDiffusion3Pipeline(
         transformer=transformer.half(),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
