@@ -22,7 +22,7 @@ from torch import Tensor
 
 from tools.tiny_models import MODELS, StandInCLIP, Tiny, built
 
-COUNT, STEPS = 4, 6
+COUNT, STEPS = 4, 12
 
 
 def tried(tiny: Tiny) -> dict[str, Any]:
