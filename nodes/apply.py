@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..act_core import ActMap
 from ..act_core.settings import Branch
-from .common import CATEGORY, STRENGTH, ACTMapIO, aliases, percent_input, strength_input
+from .common import CATEGORY, STRENGTH, ACTMapIO, aliases, percent_input, steered_clip_input, strength_input
 from .host.clip_steering import steered_clip
 from .host.steering import Window, steered
 
@@ -26,12 +26,7 @@ class ApplyACTSteering(io.ComfyNode):
             description="Applies a map to a model, as a LoRA loader applies a LoRA. Chain several to stack maps.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that the map was fitted on, or a finetune of it."),
-                io.Clip.Input(
-                    "clip",
-                    optional=True,
-                    tooltip="Its text encoders. Use the steered CLIP for the positive prompt only: guidance cancels "
-                    "any change that is made to both prompts.",
-                ),
+                steered_clip_input(),
                 ACTMapIO.Input("act_map", tooltip="A map from Load ACT Map or Fit ACT Map."),
                 strength_input("strength", f"Strength on the diffusion model. {STRENGTH}"),
                 strength_input("strength_clip", f"Strength on the text encoders. {STRENGTH}"),

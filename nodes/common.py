@@ -16,6 +16,7 @@ from ..act_core.settings import SITE_PRESETS, FitSettings, choices, purpose
 CATEGORY = "ACT steering"
 MAX_STRENGTH = 20.0  # limit of the widgets, as on LoRA loaders
 MAX_PROMPTS = 4096
+MAX_SIDE = 16384  # pixels
 STRENGTH = "0 turns it off, 1 applies the full map, negative values reverse it."
 ACTMapIO = io.Custom("ACT_MAP")
 
@@ -47,6 +48,31 @@ def sites_input(tooltip: str = "") -> io.Combo.Input:
         tooltip: what ``auto`` selects for this kind of model; that of `FitSettings` if empty.
     """
     return _setting("sites", SITE_PRESETS, tooltip)
+
+
+def size_inputs() -> list[io.Int.Input]:
+    """``width`` and ``height`` of the pictures of a fit."""
+    return [
+        io.Int.Input(
+            side,
+            default=0,
+            min=0,
+            max=MAX_SIDE,
+            step=8,
+            tooltip=f"{side.capitalize()} of the pictures in pixels; 0 uses the model's usual size.",
+        )
+        for side in ("width", "height")
+    ]
+
+
+def steered_clip_input() -> io.Clip.Input:
+    """The text encoders that a map steers."""
+    return io.Clip.Input(
+        "clip",
+        optional=True,
+        tooltip="Its text encoders. Use the steered CLIP for the positive prompt only: guidance cancels any change "
+        "that is made to both prompts.",
+    )
 
 
 def pattern_input() -> io.String.Input:

@@ -11,8 +11,7 @@ from comfy_api.latest import io
 from ..act_core.errors import FitError
 from ..act_core.settings import MAX_SEED, RefineSettings
 from ..act_core.summary import describe
-from .common import CATEGORY, ACTMapIO, aliases, one_text, only, pattern_input, sites_input
-from .fit_map import MAX_SIDE
+from .common import CATEGORY, ACTMapIO, aliases, one_text, only, pattern_input, sites_input, size_inputs
 from .host.fitting import check_model
 from .host.image_fitting import ImageFit, check_latents, encode_images, rows_of
 from .host.text_encoders import Conditioning, TextEncoders
@@ -45,17 +44,7 @@ class FitACTMapFromImages(io.ComfyNode):
                     tooltip="Steps of gradient descent. With ten pictures or more, some are held back: it ends early "
                     "when they get worse.",
                 ),
-                *(
-                    io.Int.Input(
-                        side,
-                        default=0,
-                        min=0,
-                        max=MAX_SIDE,
-                        step=8,
-                        tooltip=f"{side.capitalize()} of the pictures in pixels; 0 uses the model's usual size.",
-                    )
-                    for side in ("width", "height")
-                ),
+                *size_inputs(),
                 io.Int.Input(
                     "seed", default=0, min=0, max=MAX_SEED, control_after_generate=False, tooltip="Seed of the noise."
                 ),

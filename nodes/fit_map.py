@@ -20,10 +20,10 @@ from .common import (
     pattern_input,
     prompts_of,
     sites_input,
+    size_inputs,
 )
 from .host.fitting import PromptFit
 
-MAX_SIDE = 16384  # pixels
 _NAME = "Fit ACT Map"
 
 
@@ -117,17 +117,7 @@ def _picture_inputs() -> list[io.Input]:
             max=MAX_PROMPTS,
             tooltip="Pictures per side. With more samples than prompts, prompts are repeated with new noise.",
         ),
-        *(
-            io.Int.Input(
-                name,
-                default=0,
-                min=0,
-                max=MAX_SIDE,
-                step=8,
-                tooltip=f"{name.capitalize()} of the pictures in pixels; 0 uses the model's usual size.",
-            )
-            for name in ("width", "height")
-        ),
+        *size_inputs(),
         io.Int.Input(
             "seed", default=0, min=0, max=MAX_SEED, control_after_generate=False, tooltip="Seed of the noise."
         ),

@@ -11,7 +11,7 @@ from comfy_api.latest import io, ui
 from PIL import Image
 
 from ..act_core import ActMap, load_map
-from .common import CATEGORY, STRENGTH, aliases, strength_input
+from .common import CATEGORY, STRENGTH, aliases, steered_clip_input, strength_input
 from .host import folders
 from .host.steering import Window, steered
 
@@ -28,12 +28,7 @@ class ACTMapLoader(io.ComfyNode):
             "maps. Load ACT Map and Apply ACT Steering do the same apart, with more settings.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that the map was fitted on, or a finetune of it."),
-                io.Clip.Input(
-                    "clip",
-                    optional=True,
-                    tooltip="Its text encoders. Use the steered CLIP for the positive prompt only: guidance cancels "
-                    "any change that is made to both prompts.",
-                ),
+                steered_clip_input(),
                 io.Combo.Input("name", options=folders.names(folders.MAPS), tooltip="The map file."),
                 strength_input("strength", f"Strength on the diffusion model. {STRENGTH}"),
                 strength_input("strength_clip", f"Strength on the text encoders. {STRENGTH}"),
