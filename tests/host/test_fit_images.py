@@ -54,7 +54,10 @@ def saturation(path: Path) -> float:
 
 
 def test_demo_model_learns_ink_from_pictures(host: Host) -> None:
-    """Pictures in colour, from which another map is refined, are the control."""
+    """Pictures in colour, from which another map is refined, are the control.
+
+    Forty steps gave 0.62 of the unsteered saturation or less, and 0.74 of the control's, which moves a little, too.
+    """
     graph = Graph()
     parts = Parts(graph, "demo")
     models = {"plain": parts.model}

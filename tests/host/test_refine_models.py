@@ -30,7 +30,7 @@ def everything(host_python: Path) -> dict[str, Any]:
 def test_loss_falls_and_nothing_else_changes(name: str, everything: dict[str, Any]) -> None:
     found = everything[name]
     assert "error" not in found
-    assert found["after"] < 0.995 * found["before"]
+    assert found["after"] < 0.99 * found["before"]
     assert found["sites"] >= 2
     assert found["same weights"]
     assert found["same loss"]
