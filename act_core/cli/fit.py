@@ -151,7 +151,7 @@ def _from_pictures(args: argparse.Namespace) -> tuple[ActMap, str, str]:
 
     pictures = read_pictures(args.target_images, captions=args.captions)
     check_pictures(pictures)
-    model = pipeline(args, components="model")
+    model = pipeline(args, components=args.components)
     from ..models.picture_loss import PictureModel
     from ..progress import refine_with_bar
 

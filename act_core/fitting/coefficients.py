@@ -59,6 +59,11 @@ class Coefficients:
                 self.gain.copy_(self._start.omega - 1)
                 self.offset.copy_(self._start.beta.to(x.device) / self._scale)
 
+    @property
+    def is_changed(self) -> bool:
+        """Whether they do anything. Sites that the loss does not depend on never do, unless a starting map has them."""
+        return self._start is not None or bool(self.gain.any()) or bool(self.offset.any())
+
     def transport(self) -> Transport:
         """What they do now, in float32 on the CPU."""
         if self.dtype is None and self._start is not None:

@@ -7,7 +7,7 @@ that can be differentiated::
         draw a batch of samples
         loss of the model, while every site adds `gain * a + offset`      coefficients
         its gradient with respect to gains and offsets                    frozen: no weight gets any
-        one step of Adam
+        one step of Adam, at a rate that falls to 0 as a cosine
     every few steps
         loss on the samples that were held back; the best coefficients so far are kept
 
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
@@ -37,6 +36,7 @@ from ..settings import FitMethod, RefineSettings
 from ..sites import Site
 from ..transport import Transport
 from .coefficients import SPATIAL, Coefficients, coefficients, handlers
+from .draws import Draws
 from .fit import Progress
 from .frozen import frozen
 from .prepare import check_weights, prepared
@@ -50,8 +50,6 @@ _CHECK_EVERY = 10  # steps
 _CHECK_DRAWS = 4
 # Checks without an improvement after which a refinement ends.
 _PATIENCE = 3
-# Fewer samples than these are all trained on.
-_MIN_HELD_BACK = 2
 # The loss is multiplied by this where activations are float16, so that small gradients do not vanish.
 _FLOAT16_SCALE = 2.0**16
 _OUT_OF_MEMORY = "The gradients do not fit into memory even for one sample; use smaller pictures."
@@ -159,33 +157,37 @@ class _Refinement(Generic[Sample]):
         keep_on: tuple[type[BaseException], ...],
     ) -> None:
         """Follow the gradient until it has taken all steps, stops helping, or is interrupted."""
-        training, held_back = self._divided(samples)
+        settings = self._settings
+        draws = Draws(samples, settings.batch_size, settings.held_back, settings.seed)
         with intercepted(handlers(components, self._adjusted)):
-            self._try_gradient(training[:1])
-            self._check(held_back)
+            self._try_gradient(draws.training[:1])
+            self._check(draws.held_back)
             try:
-                ending = self._follow(training, held_back, progress)
+                ending = self._follow(draws, progress)
             except keep_on:
                 if not self._done:
                     raise
-                ending = f", interrupted before step {self._done + 1} of {self._settings.steps}"
-        self._note(f"refined for {self._done} steps on {len(training)} samples{ending}")
+                ending = f", interrupted before step {self._done + 1} of {settings.steps}"
+        self._note(f"refined for {self._done} steps on {len(draws.training)} samples{ending}")
 
-    def _follow(self, training: Sequence[Sample], held_back: Sequence[Sample], progress: Progress) -> str:
+    def _follow(self, draws: Draws[Sample], progress: Progress) -> str:
         """Take the steps; returns why they ended early, for the note."""
         steps = self._settings.steps
         optimizer = torch.optim.Adam(self._parameters, self._settings.rate)
+        # At a constant rate, the coefficients keep following the noise of single batches.
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         while self._done < steps:
-            loss = self._gradient(self._batch(training, self._done), self._done)
+            loss = self._gradient(draws.batch(self._done), self._done)
             if not math.isfinite(loss):
                 if self._best is None or not self._best.step:
                     raise FitError("The loss or its gradient is not finite; load the model in a wider dtype.")
                 return f", ended because the loss of step {self._done + 1} was not finite"
             optimizer.step()
+            schedule.step()
             optimizer.zero_grad()
             self._done += 1
             if self._done == steps or self._done % _CHECK_EVERY == 0:
-                self._check(held_back)
+                self._check(draws.held_back)
             progress(self._done, steps, f"loss {loss:.4f}")
             if self._best and self._done - self._best.step >= _PATIENCE * _CHECK_EVERY:
                 return ", ended early"
@@ -205,24 +207,9 @@ class _Refinement(Generic[Sample]):
             logger.warning("%s. Give more samples or another seed.", self.notes[-1].capitalize())
 
     def _transports(self) -> dict[Site, Transport]:
-        return {one.site: one.transport() for one in self._adjusted}
-
-    def _divided(self, samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-        """Samples to train on, and samples to check on."""
-        shuffled = list(samples)
-        random.Random(self._settings.seed).shuffle(shuffled)
-        count = int(len(samples) * self._settings.held_back)
-        return (shuffled[count:], shuffled[:count]) if count >= _MIN_HELD_BACK else (shuffled, [])
-
-    def _batch(self, training: Sequence[Sample], step: int) -> list[Sample]:
-        """The samples of a step: each is drawn once before any is drawn again."""
-        size = min(self._settings.batch_size, len(training))
-        numbers = range(step * size, (step + 1) * size)
-        orders: dict[int, list[Sample]] = {}
-        for epoch in {number // len(training) for number in numbers}:
-            orders[epoch] = list(training)
-            random.Random(self._settings.seed + epoch).shuffle(orders[epoch])
-        return [orders[number // len(training)][number % len(training)] for number in numbers]
+        reached = [one for one in self._adjusted if one.is_changed]
+        # Before the first step none is, and a map needs sites.
+        return {one.site: one.transport() for one in reached or self._adjusted}
 
     def _try_gradient(self, samples: Sequence[Sample]) -> None:
         """Find out whether the model can be differentiated.

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ..components import DIFFUSION_MODEL, Component
+from ..components import Component
 from ..errors import FitError
 from ..fitting import LossModel
 from ..image_files import Picture, as_values, check_pictures
@@ -24,7 +24,7 @@ class PictureModel(LossModel[Picture]):
     """A text-to-image pipeline with the loss of its diffusion model on pictures and their captions.
 
     The loss is the squared error of what the model predicts: the noise, the velocity, or the flow. Noise levels are
-    drawn as often as a sampler visits them. The text encoders are left alone.
+    drawn as often as a sampler visits them. Text encoders follow the gradient, too, where they are components.
 
     Args:
         model: the pipeline, such as Stable Diffusion 1 to 3 or SDXL.
@@ -47,7 +47,7 @@ class PictureModel(LossModel[Picture]):
 
     @property
     def components(self) -> list[Component]:
-        return [part for part in self._model.components if part.name == DIFFUSION_MODEL]
+        return self._model.components
 
     @property
     def modules(self) -> Mapping[str, nn.Module]:

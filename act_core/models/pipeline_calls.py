@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -118,13 +119,16 @@ class _Reached(BaseException):
     """Ends the run of a pipeline at its diffusion model. Not an Exception, so that no pipeline swallows it."""
 
 
-def first_call(pipeline: Any, arguments: Mapping[str, Any], encoder: str | None = None) -> FirstCall:
+def first_call(
+    pipeline: Any, arguments: Mapping[str, Any], encoder: str | None = None, *, gradients: bool = False
+) -> FirstCall:
     """Run a pipeline up to the first call of its diffusion model.
 
     Args:
         pipeline: of diffusers.
         arguments: to call it with.
         encoder: the attribute of a text encoder whose call ends the run, too.
+        gradients: whether gradients can pass by its text encoders.
 
     Raises:
         MapError: it fails before, or does not call its diffusion model.
@@ -146,9 +150,11 @@ def first_call(pipeline: Any, arguments: Mapping[str, Any], encoder: str | None 
     if encoder is not None:
         around[encoder] = stop
     pipeline = watched(with_own_schedule(pipeline, slice(1)), around)
+    # Pipelines turn gradients off by a decorator.
+    run = inspect.unwrap(type(pipeline).__call__) if gradients else type(pipeline).__call__
     try:
-        with torch.no_grad():
-            pipeline(**arguments)
+        with nullcontext() if gradients else torch.no_grad():
+            run(pipeline, **arguments)
     except _Reached:
         return FirstCall(reached[0], encoded)
     except torch.cuda.OutOfMemoryError:

@@ -43,7 +43,8 @@ def test_loss_falls_and_weights_stay(name: str) -> None:
     with diffusers_model.steer(act_map):
         assert loss_of(model) < 0.95 * before
     assert loss_of(model) == before
-    assert act_map.components == ("diffusion_model",)
+    assert act_map.components == tuple(part.name for part in diffusers_model.components)
+    assert all(bool((transport.omega != 1).any()) for transport in act_map.transports.values())
     assert act_map.record.target_prompts == tuple(picture.caption for picture in PICTURES)
 
 
