@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .errors import MapError
+from .levels import as_level, check_levels, nearest
 from .records import Card, FitRecord
 from .settings import as_strength
 from .sites import Site, matches
@@ -26,9 +27,11 @@ class ActMap:
         record: how the map was fitted.
         card: what its author says about it.
         any_architecture: whether it may steer a model of another architecture, see `for_any_architecture`. Not saved.
+        levels: noise levels of the bins of its transports, noisiest first, see `act_core.levels`; empty if it acts
+            alike at all levels. Sites without bins, such as those of text encoders, do so in any map.
 
     Raises:
-        MapError: an empty map, or a transport and its site differ in channels.
+        MapError: an empty map, a transport and its site differ in channels, or its bins are not those of the levels.
 
     Example:
         >>> site = Site("toy", "layer", None, "tokens", 2)
@@ -43,18 +46,25 @@ class ActMap:
     record: FitRecord = field(default_factory=FitRecord)
     card: Card = field(default_factory=Card)
     any_architecture: bool = False
+    levels: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.transports:
             raise MapError("A map needs at least one site.")
+        check_levels(self.levels)
         for site, transport in self.transports.items():
             if transport.channels != site.channels:
                 raise MapError(f"Site {site.key} has {site.channels} channels, its transport {transport.channels}.")
+            if transport.bins not in (0, len(self.levels)):
+                raise MapError(f"Site {site.key} has {transport.bins} bins, its map {len(self.levels)} noise levels.")
+        if self.levels and not any(transport.bins for transport in self.transports.values()):
+            raise MapError("The map has noise levels, but no site has bins for them.")
 
     def __repr__(self) -> str:
         title = f" {self.card.title!r}" if self.card.title else ""
         sites = "1 site" if len(self) == 1 else f"{len(self)} sites"
-        return f"<ActMap{title}: {sites} of {', '.join(self.components)}, {self.record.estimator}, {self.record.order}>"
+        how = [self.record.estimator, self.record.order, *([f"{len(self.levels)} noise levels"] if self.levels else [])]
+        return f"<ActMap{title}: {sites} of {', '.join(self.components)}, {', '.join(how)}>"
 
     def __len__(self) -> int:
         return len(self.transports)
@@ -90,6 +100,27 @@ class ActMap:
         Without it, `act_core.steer` refuses such a model. Maps that are made from this one keep it; its file does not.
         """
         return replace(self, any_architecture=True)
+
+    def at(self, level: float) -> ActMap:
+        """The map without bins that acts at a noise level: that of the nearest bin, of two equally near the noisier.
+
+        Raises:
+            MapError: the level is not a number from 0 to 1.
+        """
+        number = self.bin_at(level)
+        if number is None:
+            return self
+        transports = {site: transport.bin(number) for site, transport in self.transports.items()}
+        return replace(self._edited(transports, f"at noise level {self.levels[number]:g}"), levels=())
+
+    def bin_at(self, level: float) -> int | None:
+        """The number of the bin that acts at a noise level; None if the map has none.
+
+        Raises:
+            MapError: the level is not a number from 0 to 1.
+        """
+        level = as_level(level)
+        return nearest(self.levels, level) if self.levels else None
 
     def restrict(self, *patterns: str) -> ActMap:
         """The map with only those sites that match one of the patterns (fnmatch on ``component/name``).
@@ -139,8 +170,10 @@ class ActMap:
         """The map that at strength 1 acts like this map followed by `other`.
 
         Raises:
-            MapError: one of them has observed support, or they describe a site differently.
+            MapError: one of them has observed support, they describe a site differently, or their noise levels differ.
         """
+        if self.levels != other.levels:
+            raise MapError("The two maps have different noise levels; apply them one after the other.")
         spatial = any(site.layout == "spatial" for site in (*self.transports, *other.transports))
         if spatial and self.record.spatial != other.record.spatial:
             raise MapError("The two maps steer feature maps by different rules; apply them one after the other.")
@@ -161,8 +194,10 @@ class ActMap:
         """One map with the sites of both, for two components that run one after the other.
 
         Raises:
-            MapError: the maps share a site, or steer feature maps by different rules.
+            MapError: the maps share a site, steer feature maps by different rules, or have different noise levels.
         """
+        if self.levels and other.levels and self.levels != other.levels:
+            raise MapError("The two maps have different noise levels; apply them one after the other.")
         shared = {site.key for site in self.transports} & {site.key for site in other.transports}
         if shared:
             raise MapError(f"Both maps steer the site {min(shared)}; apply them one after the other.")
@@ -177,7 +212,8 @@ class ActMap:
             notes=(*self.record.notes, *other.record.notes),
         )
         transports = {**self.transports, **other.transports}
-        return ActMap(transports, record, self.card, self.any_architecture or other.any_architecture)
+        permitted = self.any_architecture or other.any_architecture
+        return ActMap(transports, record, self.card, permitted, self.levels or other.levels)
 
     def difference(self, other: ActMap) -> dict[str, float]:
         """The largest relative difference between two maps at each site, by site key.
@@ -186,10 +222,12 @@ class ActMap:
         infinite.
 
         Raises:
-            MapError: the two maps do not have the same sites.
+            MapError: the two maps do not have the same sites, or the same noise levels.
         """
         if set(self.transports) != set(other.transports):
             raise MapError("The two maps have different sites and cannot be compared.")
+        if self.levels != other.levels:
+            raise MapError("The two maps have different noise levels and cannot be compared.")
         differences: dict[str, float] = {}
         for site, mine in self.transports.items():
             theirs = other.transports[site]
@@ -207,7 +245,9 @@ class ActMap:
         return f"The map {self.card.title!r}" if self.card.title else "The map"
 
     def _edited(self, transports: Mapping[Site, Transport], edit: str) -> ActMap:
-        return replace(self, transports=transports, record=replace(self.record, edits=(*self.record.edits, edit)))
+        record = replace(self.record, edits=(*self.record.edits, edit))
+        levels = self.levels if any(transport.bins for transport in transports.values()) else ()
+        return replace(self, transports=transports, record=record, levels=levels)
 
 
 def _coefficients(transport: Transport) -> list[Tensor]:

@@ -8,6 +8,7 @@ and Diffusion Models by Transporting Activations", ICLR 2025, section 3.2, defin
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, SupportsFloat, cast
 
@@ -26,7 +27,7 @@ MIN_DEVIATION = 1e-6
 
 
 class Statistics(NamedTuple):
-    """Means and population standard deviations of the pooled values, float32 ``[channels]`` each."""
+    """Means and population standard deviations of the pooled values, float32, with the shape of the slopes."""
 
     source_mean: Tensor
     source_std: Tensor
@@ -36,14 +37,14 @@ class Statistics(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Transport:
-    """The affine maps of all channels of one site.
+    """The affine maps of all channels of one site, at all noise levels or one for each of several (*bins*).
 
     Attributes:
-        omega: slopes, float32 ``[channels]``.
-        beta: offsets, float32 ``[channels]``, in units of the activation.
-        low, high: support interval, float32 ``[channels]`` each; None where support is unbounded.
+        omega: slopes, float32 ``[channels]`` or ``[bins, channels]``.
+        beta: offsets, with the same shape, in units of the activation.
+        low, high: support interval, with the same shape; None where support is unbounded.
         statistics: of the values it was fitted on; None if the file does not include them.
-        fallbacks: how many channels had no usable slope and only shift their mean.
+        fallbacks: how many channels had no usable slope and only shift their mean; of several bins, the largest number.
         effect: median over channels of the shift of the mean, in standard deviations of the source; None if not known.
     """
 
@@ -56,11 +57,17 @@ class Transport:
     effect: float | None = None
 
     def __repr__(self) -> str:
-        return f"<Transport: {self.channels} channels{', observed support' if self.bounded else ''}>"
+        bins = f", {self.bins} bins" if self.bins else ""
+        return f"<Transport: {self.channels} channels{bins}{', observed support' if self.bounded else ''}>"
 
     @property
     def channels(self) -> int:
-        return self.omega.numel()
+        return self.omega.shape[-1]
+
+    @property
+    def bins(self) -> int:
+        """The number of noise levels that have coefficients of their own; 0 if one set acts at all of them."""
+        return self.omega.shape[0] if self.omega.ndim == 2 else 0
 
     @property
     def bounded(self) -> bool:
@@ -71,13 +78,30 @@ class Transport:
         """``(1 - strength) * a + strength * T(a)`` for activations ``[..., channels]`` of any floating dtype.
 
         Raises:
-            MapError: the strength is not a finite number.
+            MapError: the strength is not a finite number, or there are several bins.
         """
         number = as_strength(strength)
+        if self.bins:
+            raise MapError("This transport has coefficients for several noise levels; choose one of them with bin().")
         if number == 0:
             return a
         gain, offset = (self.omega - 1) * number, self.beta * number
         return displace(a, gain, offset, self.low, self.high)
+
+    def bin(self, number: int) -> Transport:
+        """The transport of one bin; a transport without bins returns itself."""
+        if not self.bins:
+            return self
+        statistics = self.statistics and Statistics(*(values[number] for values in self.statistics))
+        return replace(
+            self,
+            omega=self.omega[number],
+            beta=self.beta[number],
+            low=None if self.low is None else self.low[number],
+            high=None if self.high is None else self.high[number],
+            statistics=statistics,
+            effect=self.effect if statistics is None else _effect(statistics),
+        )
 
     def inverse(self) -> Transport:
         """``(a - beta) / omega``; a channel whose slope is too small to invert only shifts its mean back.
@@ -103,7 +127,7 @@ class Transport:
             low, high = _keep(torch.minimum(*ends)), _keep(torch.maximum(*ends))
         swapped = self.statistics and Statistics(*self.statistics[2:], *self.statistics[:2])
         return Transport(
-            _keep(inverse_omega), _keep(inverse_beta), low, high, swapped, int(flat.sum()), swapped and _effect(swapped)
+            _keep(inverse_omega), _keep(inverse_beta), low, high, swapped, _count(flat), swapped and _effect(swapped)
         )
 
     def then(self, other: Transport) -> Transport:
@@ -230,6 +254,38 @@ def _effect(statistics: Statistics) -> float:
     mean_a, std_a, mean_b, _ = statistics
     moved = std_a > MIN_DEVIATION
     return float(((mean_b - mean_a).abs() / std_a)[moved].median()) if bool(moved.any()) else 0.0
+
+
+def stacked(transports: Sequence[Transport]) -> Transport:
+    """One transport with a bin for each of several at one site, which have the same support.
+
+    Example:
+        >>> shifts = [Transport(torch.ones(2), torch.full((2,), beta)) for beta in (1.0, 2.0)]
+        >>> stacked(shifts)
+        <Transport: 2 channels, 2 bins>
+    """
+    first = transports[0]
+
+    def joined(name: str) -> Tensor | None:
+        return None if getattr(first, name) is None else torch.stack([getattr(one, name) for one in transports])
+
+    known = [one.statistics for one in transports if one.statistics is not None]
+    complete = len(known) == len(transports)
+    statistics = Statistics(*(torch.stack(values) for values in zip(*known, strict=True))) if complete else None
+    return Transport(
+        torch.stack([one.omega for one in transports]),
+        torch.stack([one.beta for one in transports]),
+        joined("low"),
+        joined("high"),
+        statistics,
+        max(one.fallbacks for one in transports),
+        statistics and _effect(statistics),
+    )
+
+
+def _count(flat: Tensor) -> int:
+    """How many channels are marked, in the bin with the most."""
+    return int(flat.sum(-1).max())
 
 
 def _keep(values: Tensor) -> Tensor:

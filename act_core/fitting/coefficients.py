@@ -96,6 +96,8 @@ def _check_start(sites: Sequence[Site], start: ActMap, known: Mapping[str, tuple
                 f"{start.called} has {channels} channels at {site.key}, the model {site.channels}; start from a map "
                 "for this model."
             )
+    if start.levels:
+        raise FitError(f"{start.called} has several noise levels, which cannot be refined; start from one of them.")
     if any(known[site.key][1].bounded for site in shared):
         raise FitError(f"{start.called} has observed support, which cannot be refined; start from an unbounded map.")
     if start.record.spatial != SPATIAL and any(site.layout == "spatial" for site in shared):

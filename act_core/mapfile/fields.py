@@ -9,6 +9,8 @@ import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
+from ..errors import MapError
+from ..levels import check_levels
 from ..text import is_unsafe
 from .format import MAX_COVER_BYTES, MAX_NAME
 
@@ -139,6 +141,21 @@ def strength_range(name: str, value: object) -> tuple[float, float]:
     if len(ends) != 2:
         raise ValueError(f"{name} has {len(ends)} ends, not two")
     return ends[0], ends[1]
+
+
+def levels(name: str, value: object) -> tuple[float, ...]:
+    """Noise levels, the noisiest first.
+
+    Example:
+        >>> levels("levels", [0.9, 0.5])
+        (0.9, 0.5)
+    """
+    found = items(name, value, number)
+    try:
+        check_levels(found)
+    except MapError as error:
+        raise ValueError(str(error).rstrip(".")) from error
+    return found
 
 
 def cover(name: str, value: object) -> bytes:

@@ -1,11 +1,12 @@
 """The map file, formats 1 and 2: the names of their parts, and size limits.
 
 One ``.safetensors`` file. Tensors are named ``<site key>.omega``, ``.beta`` and, where they apply, ``.low``,
-``.high`` and the statistics; all are float32 ``[channels]``. Everything else is in the header, as strings:
-``act.format`` (version), ``act.sites`` and ``act.record`` (JSON), ``act.strength_range`` (JSON), the ModelSpec keys
-that tools for model files show, and a cover under the key that those tools read.
+``.high`` and the statistics; all are float32 ``[channels]``, or ``[bins, channels]``. Everything else is in the header,
+as strings: ``act.format`` (version), ``act.sites`` and ``act.record`` (JSON), ``act.strength_range`` and ``act.levels``
+(JSON), the ModelSpec keys that tools for model files show, and a cover under the key that those tools read.
 
-Format 2 adds segments of tokens to the sites. A map without any is written in format 1, which older versions read.
+Format 2 adds segments of tokens to the sites, and noise levels. A map without any is written in format 1, which older
+versions read.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ FORMAT_KEY = "act.format"
 SITES_KEY = "act.sites"
 RECORD_KEY = "act.record"
 RANGE_KEY = "act.strength_range"
+# Noise levels of the bins, noisiest first; absent if the map has none.
+LEVELS_KEY = "act.levels"
 # The key that LoRA trainers use, so that model browsers show it.
 COVERS_KEY = "ssmd_cover_images"
 # The texts of a card, each under ``modelspec.<name>``.

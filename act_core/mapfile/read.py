@@ -25,6 +25,7 @@ from .format import (
     FORMAT,
     FORMAT_KEY,
     FORMAT_WITH_SEGMENTS,
+    LEVELS_KEY,
     MAX_CHANNELS,
     MAX_HEADER_BYTES,
     RANGE_KEY,
@@ -95,6 +96,7 @@ class _Reader:
         self.file = file
         self.metadata: Mapping[str, str] = file.metadata() or {}
         self.names = set(cast("list[str]", file.keys()))
+        self._levels: tuple[float, ...] = ()
 
     def read(self) -> ActMap:
         self._check_version()
@@ -103,6 +105,7 @@ class _Reader:
             described = [(_site(entry), _fallbacks_and_effect(entry)) for entry in entries]
             record = _record(json.loads(self.metadata[RECORD_KEY]))
             card = _card(self.metadata)
+            self._levels = fields.levels("the noise levels", json.loads(self.metadata.get(LEVELS_KEY, "[]")))
         except KeyError as error:
             raise MapFileError(f"its description has no {error}; {_AGAIN}") from error
         except (ValueError, RecursionError) as error:
@@ -112,7 +115,7 @@ class _Reader:
         transports = {site: self._transport(site, *rest) for site, rest in described}
         if self.names:
             raise MapFileError(f"it has a tensor that belongs to no site, {min(self.names)!r}; {_AGAIN}")
-        return ActMap(transports, record, card)
+        return ActMap(transports, record, card, levels=self._levels)
 
     def _check_version(self) -> None:
         version = self.metadata.get(FORMAT_KEY)
@@ -128,29 +131,40 @@ class _Reader:
             )
 
     def _transport(self, site: Site, fallbacks: int, effect: float | None) -> Transport:
-        omega, beta = self._tensor(site, "omega"), self._tensor(site, "beta")
-        low, high = self._group(site, BOUNDS) or (None, None)
+        omega = self._tensor(site, "omega")
+        beta = self._tensor(site, "beta", like=omega)
+        low, high = self._group(site, BOUNDS, like=omega) or (None, None)
         if low is not None and high is not None and bool((low > high).any()):
             raise MapFileError(f"the support of site {site.key} ends before it begins; fit the map again.")
-        statistics = self._group(site, STATISTICS)
+        statistics = self._group(site, STATISTICS, like=omega)
         return Transport(omega, beta, low, high, Statistics(*statistics) if statistics else None, fallbacks, effect)
 
-    def _group(self, site: Site, parts: tuple[str, ...]) -> list[Tensor] | None:
+    def _group(self, site: Site, parts: tuple[str, ...], like: Tensor) -> list[Tensor] | None:
         """Tensors that a site has together or not at all."""
         if any(f"{site.key}.{part}" in self.names for part in parts):
-            return [self._tensor(site, part) for part in parts]
+            return [self._tensor(site, part, like) for part in parts]
         return None
 
-    def _tensor(self, site: Site, part: str) -> Tensor:
-        """One tensor, whose type and shape are checked before it is read."""
+    def _tensor(self, site: Site, part: str, like: Tensor | None = None) -> Tensor:
+        """One tensor, whose type and shape are checked before it is read.
+
+        Args:
+            site: of the map.
+            part: which of its tensors.
+            like: a tensor of the site whose shape it must have; None if it may have bins or not.
+        """
         name = f"{site.key}.{part}"
         if name not in self.names:
             raise MapFileError(f"the tensor {name!r} is missing; {_AGAIN}")
         self.names.remove(name)
         entry = self.file.get_slice(name)
         dtype, shape = entry.get_dtype(), entry.get_shape()
-        if dtype != "F32" or shape != [site.channels]:
-            raise MapFileError(f"the tensor {name!r} is {dtype} {shape}, not F32 [{site.channels}]; {_AGAIN}")
+        shapes = [[site.channels], *([[len(self._levels), site.channels]] if self._levels else [])]
+        if like is not None:
+            shapes = [list(like.shape)]
+        if dtype != "F32" or shape not in shapes:
+            expected = " or ".join(f"F32 {one}" for one in shapes)
+            raise MapFileError(f"the tensor {name!r} is {dtype} {shape}, not {expected}; {_AGAIN}")
         values: Tensor = self.file.get_tensor(name)
         if not bool(values.isfinite().all()):
             raise MapFileError(f"the tensor {name!r} has values that are not finite; fit the map again.")

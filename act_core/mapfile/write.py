@@ -29,6 +29,7 @@ from .format import (
     FORMAT,
     FORMAT_KEY,
     FORMAT_WITH_SEGMENTS,
+    LEVELS_KEY,
     MAX_HEADER_BYTES,
     RANGE_KEY,
     RECORD_KEY,
@@ -136,12 +137,11 @@ def _header(act_map: ActMap, card: Card, kept: int) -> dict[str, str]:
     sites = [
         {**_described(site), "fallbacks": t.fallbacks, "effect": t.effect} for site, t in act_map.transports.items()
     ]
-    has_segments = any(site.segment for site in act_map.transports)
     record = asdict(act_map.record)
     for side in ("source_prompts", "target_prompts"):
         record[side] = record[side][:kept]
     header = {
-        FORMAT_KEY: FORMAT_WITH_SEGMENTS if has_segments else FORMAT,
+        FORMAT_KEY: _format(act_map),
         SITES_KEY: json.dumps(sites),
         RECORD_KEY: json.dumps(_plain(record)),
         "modelspec.sai_model_spec": "1.0.0",
@@ -152,9 +152,17 @@ def _header(act_map: ActMap, card: Card, kept: int) -> dict[str, str]:
     }
     if card.strength_range is not None:
         header[RANGE_KEY] = json.dumps(card.strength_range)
+    if act_map.levels:
+        header[LEVELS_KEY] = json.dumps(act_map.levels)
     if card.cover:
         header[COVERS_KEY] = json.dumps([base64.b64encode(card.cover).decode()])
     return header
+
+
+def _format(act_map: ActMap) -> str:
+    """The oldest format that can hold a map."""
+    has_segments = any(site.segment for site in act_map.transports)
+    return FORMAT_WITH_SEGMENTS if has_segments or act_map.levels else FORMAT
 
 
 def _described(site: Site) -> dict[str, Any]:

@@ -13,8 +13,9 @@ How maps are composed on a live module::
 Strengths and coefficients are tensors that a compiled graph reads at each call; composition happens outside the graph.
 """
 
+from .forward import active_maps
 from .matching import check_variant
 from .rows import BatchRows
-from .steer import Steering, active_maps, steer
+from .steer import Steering, steer
 
 __all__ = ["BatchRows", "Steering", "active_maps", "check_variant", "steer"]

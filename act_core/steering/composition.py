@@ -40,7 +40,9 @@ class Layer:
 
     Attributes:
         number: unique to each layer.
-        act_map, site, transport, rows: what acts, and where.
+        act_map, site, rows: what acts, and where.
+        level: noise level at which the model runs next.
+        bin: number of the bin that acts there.
         strength: 0 switches it off.
         slot: the slot that it acts in; None while it does not act.
         gauge: measures where the tokens that it steers begin or end, once it acts; None if it steers all of them.
@@ -50,12 +52,27 @@ class Layer:
         self.number = next(_numbers)
         self.act_map = act_map
         self.site = site
-        self.transport: Transport = act_map.transports[site]
+        self.level = 1.0
+        self.bin = 0
         self.rows = rows
         self.strength = 0.0
         self.slot: Slot | None = None
         self.gauge: Gauge | None = None
         self.counted = 0
+
+    @property
+    def transport(self) -> Transport:
+        """The transport that acts, without bins."""
+        return self.act_map.transports[self.site].bin(self.bin)
+
+    def choose_level(self, level: float) -> None:
+        """Act as at a noise level from now on, if the map has several."""
+        self.level = level
+        number = self.act_map.bin_at(level) or 0
+        if number != self.bin:
+            self.bin = number
+            if self.slot is not None:
+                self.slot.recompose()
 
     @property
     def fires(self) -> int:
@@ -163,7 +180,7 @@ class Slot:
     def __init__(self) -> None:
         self.layers: list[Layer] = []
         self.steps: list[Step] = []
-        self._composed: list[tuple[int, float, int]] = []
+        self._composed: list[tuple[int, float, int, int]] = []
 
     def __call__(self, x: Tensor) -> Tensor:
         for step in self.steps:
@@ -189,7 +206,7 @@ class Slot:
     def recompose(self) -> None:
         """Compose the layers again. Steps are updated in place where possible, to avoid recompilation."""
         # A host may add and remove the same maps at every denoising step.
-        layers = [(layer.number, layer.strength, id(layer.gauge)) for layer in self.layers]
+        layers = [(layer.number, layer.strength, layer.bin, id(layer.gauge)) for layer in self.layers]
         if layers == self._composed:
             return
         self.count()

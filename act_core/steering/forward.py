@@ -170,6 +170,17 @@ def layers_on(module: nn.Module) -> list[Layer]:
     return [layer for layer, _ in _acting.get(module, ())]
 
 
+def active_maps(root: nn.Module) -> tuple[str, ...]:
+    """Titles of the maps that steer a module or its submodules at this moment.
+
+    Example:
+        >>> active_maps(nn.Identity())
+        ()
+    """
+    layers = [layer for module in root.modules() for layer in layers_on(module) if layer.strength]
+    return tuple(dict.fromkeys(layer.act_map.called for layer in layers))
+
+
 class _UnsteeredState:
     """Replaces ``__getstate__``, so that copies and pickles of a steered module leave out the maps.
 

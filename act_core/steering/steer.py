@@ -13,11 +13,12 @@ from torch import nn
 from ..errors import MapError, MapMismatchError
 from ..interception import Forward
 from ..interrupts import begin, critical, end, raise_deferred
+from ..levels import as_level
 from ..maps import ActMap
 from ..settings import Strength, as_strength
 from ..sites import Coverage, Site
 from .composition import Layer
-from .forward import LOCK, SteeredForward, add_gauge, add_layer, layers_on, remove_layer
+from .forward import LOCK, SteeredForward, add_gauge, add_layer, remove_layer
 from .matching import check_architectures, find_gauges, find_sites, notes_for, roots_of, warnings_for
 from .rows import BatchRows
 
@@ -46,6 +47,9 @@ def steer(
     At strength 0 the model runs as if there were no map, bit for bit. Blocks nest: the map of the inner one acts on
     what the outer one returns. After the block every ``forward`` is what it was before, also after an error or
     Ctrl-C. A copy of the model that is made or saved inside the block (`copy.deepcopy`, `torch.save`) is not steered.
+
+    A map with noise levels acts as at its noisiest one until ``steering.level`` is set. Adapters of diffusion models
+    and ComfyUI set it at each call of the model.
 
     Threads: inside the block *every* call of the model is steered, whichever thread makes it, and the blocks of two
     threads stack. A server that shares one model between requests must let a steered request run alone (one lock
@@ -150,6 +154,17 @@ class Steering:
             layer.strength = strengths[site.component]
             if layer.slot is not None:
                 layer.slot.recompose()
+
+    @property
+    def level(self) -> float:
+        """The noise level, from 0 to 1, at which the model runs next; see `act_core.levels`."""
+        return next(iter(self._layers.values())).level
+
+    @level.setter
+    def level(self, value: float) -> None:
+        level = as_level(value)
+        for layer in self._layers.values():
+            layer.choose_level(level)
 
     @cached_property
     def warnings(self) -> tuple[str, ...]:
@@ -279,14 +294,3 @@ class Steering:
 
     def _living(self) -> Iterator[tuple[nn.Module, Layer]]:
         return ((module, layer) for found, layer in self._places if (module := found()) is not None)
-
-
-def active_maps(root: nn.Module) -> tuple[str, ...]:
-    """Titles of the maps that steer a module or its submodules at this moment.
-
-    Example:
-        >>> active_maps(nn.Identity())
-        ()
-    """
-    layers = [layer for module in root.modules() for layer in layers_on(module) if layer.strength]
-    return tuple(dict.fromkeys(layer.act_map.called for layer in layers))
