@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,19 @@ def check_pictures(pictures: list[Picture]) -> None:
     if len(pictures) < 2:
         count = "is 1 picture" if pictures else "are no pictures"
         raise FitError(f"There {count}; a style needs at least two, and a dozen or more work better.")
-    first = pictures[0].image
-    if all(other.image.size == first.size and other.image.tobytes() == first.tobytes() for other in pictures[1:]):
+    if same_pictures(pictures[:1] * (len(pictures) - 1), pictures[1:]):
         raise FitError("All pictures are the same; give at least two different ones.")
+
+
+def same_pictures(some: Sequence[Picture], others: Sequence[Picture]) -> bool:
+    """Whether two lists hold the same pictures in the same order, whatever their captions.
+
+    Example:
+        >>> white = Picture(Image.new("RGB", (2, 2), "white"))
+        >>> same_pictures([white], [Picture(Image.new("RGB", (2, 2)))])
+        False
+    """
+    return len(some) == len(others) and all(
+        one.image.size == other.image.size and one.image.tobytes() == other.image.tobytes()
+        for one, other in zip(some, others, strict=True)
+    )

@@ -1,12 +1,14 @@
 """Fits a map.
 
-`fit`: settings and samples in, a map out. `lockstep`: the walk in which all samples pass the sites together.
-`samples`: the interface of a model. `pooling`: reduces activations to pooled values. `memory` and `groups`: how many
-samples fit into memory, and how the rest is streamed.
+`fit`: settings and samples in, a map out. `pictures`: the same at several noise levels. `refine`: follows a gradient
+instead. `lockstep`: the walk in which all samples pass the sites together. `samples`: the interface of a model.
+`pooling`: reduces activations to pooled values. `memory` and `groups`: how many samples fit into memory, and how the
+rest is streamed.
 """
 
 from .fit import Progress, fit
+from .pictures import LevelModel, fit_pictures
 from .refine import refine
 from .samples import FitModel, LossModel, MicroBatch
 
-__all__ = ["FitModel", "LossModel", "MicroBatch", "Progress", "fit", "refine"]
+__all__ = ["FitModel", "LevelModel", "LossModel", "MicroBatch", "Progress", "fit", "fit_pictures", "refine"]

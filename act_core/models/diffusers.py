@@ -41,6 +41,7 @@ from .pipelines import (
     with_own_schedule,
 )
 from .prompt_tokens import warn_of_long
+from .sampling_levels import with_levels
 
 __all__ = ["DIFFUSION_MODEL", "Branch", "DiffusersModel"]
 
@@ -218,13 +219,12 @@ class DiffusersModel(SteerableModel[Image]):
         choose(self._text_rows, None)
         choose(self._model_rows, None)
         pipeline, checks = guided.applied(self.pipeline), [step] if step else []
+        around: dict[str, Callable[[Call], Any]] = {}
         if two_branches and self._steered_by_branch():
             branches = self._branches(prompts, negative)
-            pipeline = watched(
-                pipeline,
-                {**dict.fromkeys(self._encoders, branches.encode), denoiser_place(pipeline): branches.denoise},
-            )
+            around = {**dict.fromkeys(self._encoders, branches.encode), denoiser_place(pipeline): branches.denoise}
             checks.insert(0, branches.after_step)
+        pipeline = watched(pipeline, with_levels(pipeline, around))
         pipeline = with_own_schedule(pipeline, after_step=lambda: [check() for check in checks])
         with torch.inference_mode():
             output = next(iter(pipeline(**{**arguments, **guided.arguments}).values()))

@@ -1,4 +1,4 @@
-"""The denoising loss of a diffusers pipeline on pictures, for `act_core.fitting.refine`."""
+"""A diffusers pipeline on pictures: its denoising loss for `refine`, and its activations for `fit_pictures`."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from torch import Tensor, nn
 
 from ..components import Component
 from ..errors import FitError
-from ..fitting import LossModel
+from ..fitting import LevelModel, LossModel
 from ..image_files import Picture, as_values, check_pictures
 from .diffusers import DiffusersModel
+from .noisy_pictures import NoisyPictures
 from .pipelines import denoiser, uncompiled
+from .schedules import counts, schedule_of
 
 # Names that the noisy latents have in diffusion models.
 _LATENTS = ("hidden_states", "sample")
+_DRAWN_TOGETHER = 8
 
 
-class PictureModel(LossModel[Picture]):
+class PictureModel(LossModel[Picture], LevelModel[Picture]):
     """A text-to-image pipeline with the loss of its diffusion model on pictures and their captions.
 
     The loss is the squared error of what the model predicts: the noise, the velocity, or the flow. Noise levels are
@@ -42,7 +45,13 @@ class PictureModel(LossModel[Picture]):
         self._model = model
         self._pipeline = model.pipeline
         self._denoiser: Any = uncompiled(denoiser(self._pipeline))
-        self._schedule = _schedule(self._pipeline)
+        schedule = schedule_of(self._pipeline)
+        if schedule is None:
+            raise FitError(
+                f"The loss of a pipeline with a {type(self._pipeline.scheduler).__name__} is not known, so it cannot "
+                "learn from pictures; fit from prompts."
+            )
+        self._schedule = schedule
         self._latents: WeakKeyDictionary[Picture, Tensor] = WeakKeyDictionary()
 
     @property
@@ -60,18 +69,45 @@ class PictureModel(LossModel[Picture]):
         check_pictures(list(samples))
 
     def loss(self, samples: Sequence[Picture], generator: torch.Generator) -> Tensor:
-        call = self._model.first_call([sample.caption for sample in samples])
-        name, given = self._input(call)
-        clean = torch.stack([self._latent(sample, given) for sample in samples]).to(given)
-        noise = torch.randn(clean.shape, generator=generator).to(given)
-        level = torch.rand(len(samples), generator=generator)
-        noisy, wanted, time = self._schedule.at(level, clean, noise)
-        output: Any = self._denoiser(**{**call, name: noisy, "timestep": time.to(call["timestep"])})
+        call, clean = self._prepared(samples)
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        level = self._schedule.sampled(torch.rand(len(samples), generator=generator))
+        output, wanted = self._denoised(call, clean, noise, level)
         predicted = cast("Tensor", output[0] if isinstance(output, tuple) else output.sample)
         # Some models also predict a variance, in further channels.
         return nn.functional.mse_loss(predicted[:, : wanted.shape[1]].float(), wanted.float())
 
-    def _input(self, call: Mapping[str, Any]) -> tuple[str, Tensor]:
+    def at_level(self, level: float) -> NoisyPictures:
+        def run(pictures: Sequence[Picture], seeds: Sequence[int]) -> None:
+            call, clean = self._prepared(pictures)
+            noises = [torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+            self._denoised(call, clean, torch.stack(noises).to(clean), torch.full([len(pictures)], level))
+
+        return NoisyPictures(self._model, self.components, self.modules, run)
+
+    def drawn(self, samples: Sequence[Picture], seed: int) -> list[Picture]:
+        captions = [sample.caption for sample in samples]
+        found: list[Picture] = []
+        for at in range(0, len(captions), _DRAWN_TOGETHER):
+            part = captions[at : at + _DRAWN_TOGETHER]
+            images = self._model.generate(part, seed=seed + at)
+            found += [Picture(image, caption) for image, caption in zip(images, part, strict=True)]
+        return found
+
+    def _prepared(self, samples: Sequence[Picture]) -> tuple[dict[str, Any], Tensor]:
+        """What the diffusion model gets for the captions of pictures, and the clean latents ``[rows, ...]``."""
+        call = dict(self._model.first_call([sample.caption for sample in samples]))
+        given = call[self._input(call)]
+        return call, torch.stack([self._latent(sample, given) for sample in samples]).to(given)
+
+    def _denoised(self, call: Mapping[str, Any], clean: Tensor, noise: Tensor, level: Tensor) -> tuple[Any, Tensor]:
+        """What the diffusion model returns at noise levels ``[rows]``, and what it should predict."""
+        noisy, wanted, time = self._schedule.at(level, clean, noise)
+        given = {**call, self._input(call): noisy, "timestep": time.to(call["timestep"])}
+        return self._denoiser(**given), wanted
+
+    def _input(self, call: Mapping[str, Any]) -> str:
+        """The name of the noisy latents among the arguments of a call."""
         name = next((name for name in _LATENTS if name in call), "")
         given = call.get(name)
         kind = type(self._pipeline).__name__
@@ -81,9 +117,9 @@ class PictureModel(LossModel[Picture]):
                 "Images in ComfyUI."
             )
         # Others count time from 0 to 1, some of them backwards.
-        if not 1 < float(call["timestep"].flatten()[0]) <= self._schedule.steps:
+        if not counts(self._schedule, call["timestep"]):
             raise FitError(f"A {kind} counts time in its own way, so its loss is not known; fit from prompts.")
-        return name, given
+        return name
 
     def _latent(self, picture: Picture, like: Tensor) -> Tensor:
         """The latent of a picture, ``[channels, height, width]``, encoded once."""
@@ -99,50 +135,3 @@ class PictureModel(LossModel[Picture]):
             shift = getattr(vae.config, "shift_factor", None) or 0.0
             self._latents[picture] = ((latent - shift) * vae.config.scaling_factor)[0]
         return self._latents[picture]
-
-
-class _FlowSchedule:
-    """Rectified flow: noise and picture are mixed linearly, and the model predicts their difference."""
-
-    def __init__(self, shift: float, steps: int) -> None:
-        self._shift = shift
-        self.steps = steps
-
-    def at(self, level: Tensor, clean: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Noisy latents, what the model should predict, and its timestep, at levels from 0 to 1 ``[rows]``."""
-        # As often as a sampler visits them.
-        sigma = self._shift * level / (1 + (self._shift - 1) * level)
-        weight = sigma.view(-1, 1, 1, 1).to(clean)
-        return (1 - weight) * clean + weight * noise, noise - clean, sigma * self.steps
-
-
-class _DiffusionSchedule:
-    """Variance-preserving diffusion, in which the model predicts the noise or the velocity."""
-
-    def __init__(self, alphas: Tensor, predicts_velocity: bool) -> None:
-        self._alphas = alphas
-        self.steps = len(alphas)
-        self._predicts_velocity = predicts_velocity
-
-    def at(self, level: Tensor, clean: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `_FlowSchedule.at`."""
-        time = (level * len(self._alphas)).long().clamp(max=len(self._alphas) - 1)
-        alpha = self._alphas[time].view(-1, 1, 1, 1).to(clean)
-        signal, spread = alpha.sqrt(), (1 - alpha).sqrt()
-        wanted = signal * noise - spread * clean if self._predicts_velocity else noise
-        return signal * clean + spread * noise, wanted, time
-
-
-def _schedule(pipeline: Any) -> _FlowSchedule | _DiffusionSchedule:
-    scheduler = pipeline.scheduler
-    config = scheduler.config
-    if "FlowMatch" in type(scheduler).__name__:
-        return _FlowSchedule(float(getattr(config, "shift", None) or 1.0), config.num_train_timesteps)
-    alphas: object = getattr(scheduler, "alphas_cumprod", None)
-    predicts = getattr(config, "prediction_type", "epsilon")
-    if isinstance(alphas, Tensor) and predicts in ("epsilon", "v_prediction"):
-        return _DiffusionSchedule(alphas, predicts == "v_prediction")
-    raise FitError(
-        f"The loss of a pipeline with a {type(scheduler).__name__} is not known, so it cannot learn from pictures; fit "
-        "from prompts."
-    )
