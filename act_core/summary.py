@@ -29,6 +29,7 @@ def describe(act_map: ActMap) -> str:
         "license": card.license,
         "strength": card.strength_range and "{:g} to {:g} recommended".format(*card.strength_range),
         **_fitted(record),
+        "noise levels": ", ".join(f"{level:g}" for level in act_map.levels),
         "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
         "notes": "; ".join((*record.notes, *record.patches, *record.edits)),
     }
