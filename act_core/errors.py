@@ -7,6 +7,7 @@ Every error is one or two plain sentences: what is wrong, with which file, site 
         ├── MapFileError      a map file, prompt set or folder that cannot be read or written
         ├── MapMismatchError  a map that does not fit the model, or had no effect on it
         └── FitError          prompts, settings or a model from which no map can be fitted
+            └── NotDifferentiableError    a model that no gradient passes, or no memory for the gradient
 """
 
 
@@ -24,6 +25,18 @@ class MapMismatchError(MapError):
 
 class FitError(MapError):
     """Prompts, settings or a model from which no map can be fitted."""
+
+
+class NotDifferentiableError(FitError):
+    """A map cannot be refined: no gradient passes the model, or memory does not hold it. It can still be fitted.
+
+    Attributes:
+        reason: the first part of the message.
+    """
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(f"{reason}; {advice}.")
+        self.reason = reason
 
 
 def first_line(error: Exception) -> str:

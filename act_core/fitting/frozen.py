@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..errors import FitError
+from ..errors import NotDifferentiableError
 from ..interrupts import Restoring
 
 
@@ -22,7 +22,7 @@ class frozen(Restoring):  # noqa: N801  (used like a function)
         roots: modules.
 
     Raises:
-        FitError: weights that were loaded in inference mode in a quantised form.
+        NotDifferentiableError: weights that were loaded in inference mode in a quantised form.
 
     Example:
         >>> with torch.inference_mode():
@@ -47,9 +47,10 @@ class frozen(Restoring):  # noqa: N801  (used like a function)
                         continue
                     if tensor.is_inference():
                         if type(tensor) not in (Tensor, nn.Parameter):
-                            raise FitError(
+                            raise NotDifferentiableError(
                                 f"The weights are quantised ({type(tensor).__name__}), so the model cannot be "
-                                "differentiated; load it in bfloat16, or fit from prompts."
+                                "differentiated",
+                                "load it in bfloat16, or fit with transport",
                             )
                         self._before.append((tensors, name, tensor))
                     elif isinstance(tensor, nn.Parameter) and tensor.requires_grad:

@@ -11,11 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Generic
 
-from ..errors import FitError
+from ..errors import FitError, NotDifferentiableError
 from ..levels import LEVELS, as_levels
 from ..maps import ActMap
 from ..records import Walk
 from ..settings import FitSettings
+from ..text import plain_text
 from ..transport import stacked
 from .fit import Progress, fit
 from .samples import FitModel, Sample
@@ -111,6 +112,13 @@ def drawn_note(*, captioned: bool) -> str:
         'source pictures drawn by the model without captions'
     """
     return f"source pictures drawn by the model {'from the same' if captioned else 'without'} captions"
+
+
+def fallback(act_map: ActMap, error: NotDifferentiableError) -> ActMap:
+    """A map that was fitted because it could not be refined, with a note of the reason."""
+    reason = error.reason[:1].lower() + error.reason[1:]
+    note = f"fitted by transport rather than refined, since {plain_text(reason)}"
+    return replace(act_map, record=replace(act_map.record, notes=(note, *act_map.record.notes)))
 
 
 def _joined(levels: tuple[float, ...], maps: Sequence[ActMap], notes: Sequence[str]) -> ActMap:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ..components import Component
 from ..discovery import discover
-from ..errors import FitError, first_line
+from ..errors import FitError, NotDifferentiableError, first_line
 from ..interception import intercepted
 from ..maps import ActMap
 from ..settings import FitMethod, RefineSettings
@@ -52,7 +52,7 @@ _CHECK_DRAWS = 4
 _PATIENCE = 3
 # The loss is multiplied by this where activations are float16, so that small gradients do not vanish.
 _FLOAT16_SCALE = 2.0**16
-_OUT_OF_MEMORY = "The gradients do not fit into memory even for one sample; use smaller pictures."
+_OUT_OF_MEMORY = "The gradients of one sample do not fit into memory", "use smaller pictures, or fit with transport"
 
 
 def _no_progress(done: int, total: int, state: str) -> None:
@@ -221,11 +221,11 @@ class _Refinement(Generic[Sample]):
             loss = self._model.loss(samples, torch.Generator().manual_seed(self._settings.seed))
             torch.autograd.grad(loss, self._parameters, allow_unused=True)
         except torch.cuda.OutOfMemoryError as error:
-            raise FitError(_OUT_OF_MEMORY) from error
+            raise NotDifferentiableError(*_OUT_OF_MEMORY) from error
         except RuntimeError as error:
-            raise FitError(
-                f"This model cannot be differentiated here, so no map can be refined ({first_line(error)}); fit from "
-                "prompts instead."
+            raise NotDifferentiableError(
+                f"This model cannot be differentiated here, so no map can be refined ({first_line(error)})",
+                "fit with transport, or from prompts",
             ) from error
         if any(one.dtype == torch.float16 for one in self._adjusted):
             self._scale = _FLOAT16_SCALE
@@ -241,7 +241,7 @@ class _Refinement(Generic[Sample]):
                 loss = self._accumulated(batch, step)
             except torch.cuda.OutOfMemoryError as error:
                 if self._rows == 1:
-                    raise FitError(_OUT_OF_MEMORY) from error
+                    raise NotDifferentiableError(*_OUT_OF_MEMORY) from error
                 self._rows = max(1, min(self._rows, len(batch)) // 2)
                 torch.cuda.empty_cache()
                 continue

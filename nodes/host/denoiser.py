@@ -17,6 +17,7 @@ from torch import Tensor
 from ...act_core.components import Component
 from ...act_core.fitting import FitModel, MicroBatch
 from .models import KEY, diffusion_model, forget_prompts, weight_patches
+from .noise_levels import sigma_of
 from .text_encoders import Conditioning, memory_errors
 
 # Key in a conditioning for its number among those of a fit.
@@ -147,7 +148,11 @@ class Denoiser(FitModel[EncodedPrompt]):
         return sample.text
 
     def batch_key(self, sample: EncodedPrompt) -> Hashable:
-        conds: dict[str, Any] = self._conds[sample.conditioning]["model_conds"]
+        return self.key_of(sample.conditioning)
+
+    def key_of(self, conditioning: int) -> Hashable:
+        """The shapes of a conditioning."""
+        conds: dict[str, Any] = self._conds[conditioning]["model_conds"]
         return tuple(sorted((name, tuple(cond.size())) for name, cond in conds.items()))
 
     def budget(self) -> int | None:
@@ -158,7 +163,10 @@ class Denoiser(FitModel[EncodedPrompt]):
 
     def batches(self, samples: Sequence[EncodedPrompt], size: int) -> list[MicroBatch]:
         """Batch prompts together if their conditioning has the same shape."""
-        rows = [self._row(sample) for sample in samples]
+        return self.micro_batches([self._row(sample) for sample in samples], size)
+
+    def micro_batches(self, rows: Sequence[Row], size: int) -> list[MicroBatch]:
+        """All rows, in micro-batches of at most `size`."""
         return [MicroBatch(len(group), partial(self.denoised, group)) for group in self.grouped(rows, size)]
 
     def grouped(self, rows: Sequence[Row], size: int) -> list[list[Row]]:
@@ -189,6 +197,15 @@ class Denoiser(FitModel[EncodedPrompt]):
         sigma = float(self._model.model_sampling.percent_to_sigma(percent))
         return torch.full((1,), sigma, device=self._like.device)
 
+    def sigma_of(self, level: float) -> Tensor:
+        """The noise level ``[1]`` of a level of `act_core.levels`."""
+        return sigma_of(self._model.model_sampling, level, self._like.device)
+
+    def noise(self, number: int) -> Tensor:
+        """The noise ``[1, channels, ...]`` of a sample with this number."""
+        generator = torch.Generator().manual_seed(self._seed + number)
+        return torch.randn(self._like.shape, generator=generator).to(self._like)
+
     def process_latent_in(self, latent: Tensor) -> Tensor:
         """A latent of a VAE ``[1, channels, ...]``, scaled as the model samples it."""
         return self._model.process_latent_in(latent).to(self._like)
@@ -204,8 +221,7 @@ class Denoiser(FitModel[EncodedPrompt]):
         return int(free / (factor * self._model.memory_required([1, *self._like.shape[1:]])))
 
     def _row(self, sample: EncodedPrompt) -> Row:
-        generator = torch.Generator().manual_seed(self._seed + sample.noise)
-        noise = torch.randn(self._like.shape, generator=generator).to(self._like)
+        noise = self.noise(sample.noise)
         return self.row(sample.conditioning, torch.zeros_like(noise), noise, self._sigma, noisiest=True)
 
     def denoised(self, group: Sequence[Row]) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ...act_core.components import Component
-from ...act_core.errors import FitError
+from ...act_core.errors import NotDifferentiableError
 from ...act_core.fitting import LossModel
 from .denoiser import Denoiser, Row
 
@@ -49,22 +49,24 @@ class DenoisingLoss(LossModel[EncodedPicture]):
         denoiser: the loaded model.
 
     Raises:
-        FitError: some weights are offloaded, or the free memory does not hold the gradients of a single picture.
+        NotDifferentiableError: some weights are offloaded, or the free memory does not hold the gradients of a single
+            picture.
     """
 
     def __init__(self, denoiser: Denoiser) -> None:
         if not denoiser.is_loaded_whole:
             # The host reuses the memory of offloaded weights before their gradient is computed.
-            raise FitError(
-                "The model does not fit into memory whole, so it cannot be differentiated; use smaller pictures, a "
-                "smaller model, or fit from prompts."
+            raise NotDifferentiableError(
+                "The model does not fit into memory whole, so it cannot be differentiated",
+                "use smaller pictures, a smaller model, or fit with transport",
             )
         self._denoiser = denoiser
         self.patches = denoiser.patches
         self.max_rows = denoiser.rows_in_memory(WITH_GRADIENTS)
         if not self.max_rows:
-            raise FitError(
-                "The free memory does not hold a single picture of this size with its gradients; use smaller pictures."
+            raise NotDifferentiableError(
+                "The free memory does not hold a single picture of this size with its gradients",
+                "use smaller pictures, or fit with transport",
             )
         logging.info("ACT Steering: refining on up to %d pictures at a time.", self.max_rows)
 

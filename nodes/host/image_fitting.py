@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import comfy.model_management
@@ -13,44 +13,60 @@ from torch import Tensor
 
 from ...act_core import ActMap
 from ...act_core.errors import FitError
-from ...act_core.fitting import refine
-from ...act_core.settings import RefineSettings
+from ...act_core.fitting import fit_pictures, refine
+from ...act_core.fitting.pictures import drawn_note
+from ...act_core.settings import FitSettings, RefineSettings
 from .denoiser import Denoiser, run_denoiser
 from .denoising_loss import WITH_GRADIENTS, DenoisingLoss, EncodedPicture
+from .drawing import drawn_latents
 from .latents import empty_latent
-from .progress import StepProgress
+from .noisy_pictures import LevelDenoiser
+from .progress import FitProgress, StepProgress
 from .text_encoders import Conditioning
 
 
 @dataclass(frozen=True)
+class EncodedPictures:
+    """Pictures as the model needs them.
+
+    Attributes:
+        latents: ``[1, channels, ...]`` each, as a VAE makes them.
+        captions: what each shows, for the record; empty texts if they have none.
+        conditionings: of the captions.
+    """
+
+    latents: Sequence[Tensor]
+    captions: Sequence[str]
+    conditionings: Sequence[Conditioning]
+
+    def samples(self, first: int = 0) -> list[EncodedPicture]:
+        """A sample for each, whose conditionings are numbered from `first`."""
+        pairs = zip(self.captions, self.latents, strict=True)
+        return [EncodedPicture(caption, latent, first + number) for number, (caption, latent) in enumerate(pairs)]
+
+
+@dataclass(frozen=True)
 class ImageFit:
-    """The inputs of Fit ACT Map From Images.
+    """The inputs of Fit ACT Map From Images, for a refinement.
 
     Attributes:
         model: a MODEL, which is not changed.
-        latents: of the pictures, ``[1, channels, ...]`` each, as a VAE makes them.
-        captions: what each shows, for the record.
-        conditionings: of the captions.
+        target: pictures in the style.
         settings: of the refinement.
     """
 
     model: Any
-    latents: Sequence[Tensor]
-    captions: Sequence[str]
-    conditionings: Sequence[Conditioning]
+    target: EncodedPictures
     settings: RefineSettings
 
     def run(self) -> ActMap:
-        """Fit the map.
+        """Refine the map.
 
         Raises:
             FitError: pictures or a model from which no map can be fitted.
         """
         fitted: list[ActMap] = []
-        samples = [
-            EncodedPicture(caption, latent, number)
-            for number, (caption, latent) in enumerate(zip(self.captions, self.latents, strict=True))
-        ]
+        samples = self.target.samples()
 
         def use(denoiser: Denoiser) -> None:
             bar = comfy.utils.ProgressBar(self.settings.steps)
@@ -64,8 +80,52 @@ class ImageFit:
             )
 
         # An empty latent: some models take the latent of a run as a condition.
-        empty = torch.zeros_like(self.latents[0])
-        run_denoiser(self.model, empty, self.settings.seed, self.conditionings, use, reserve=WITH_GRADIENTS)
+        empty = torch.zeros_like(self.target.latents[0])
+        run_denoiser(self.model, empty, self.settings.seed, self.target.conditionings, use, reserve=WITH_GRADIENTS)
+        (act_map,) = fitted
+        return act_map
+
+
+@dataclass(frozen=True)
+class ImageTransport:
+    """The inputs of Fit ACT Map From Images, for a transport.
+
+    Attributes:
+        model: a MODEL, which is not changed.
+        target: pictures in the style.
+        source: pictures without it; if None, the model draws them from the captions of the target.
+        levels: noise levels.
+        settings: of the fit.
+    """
+
+    model: Any
+    target: EncodedPictures
+    source: EncodedPictures | None
+    levels: Sequence[float]
+    settings: FitSettings
+
+    def run(self) -> ActMap:
+        """Fit the map.
+
+        Raises:
+            FitError: pictures or a model from which no map can be fitted.
+        """
+        target, source, notes = self.target, self.source, ()
+        empty, seed = torch.zeros_like(target.latents[0]), self.settings.seed
+        if source is None:
+            latents = drawn_latents(self.model, empty, target.conditionings, seed)
+            source = replace(target, latents=latents)
+            notes = (drawn_note(captioned=any(target.captions)),)
+        sources, targets = source.samples(), target.samples(len(source.latents))
+        progress = FitProgress()
+        fitted: list[ActMap] = []
+
+        def use(denoiser: Denoiser) -> None:
+            settings = replace(self.settings, memory_budget=denoiser.budget())
+            model = LevelDenoiser(denoiser, notes)
+            fitted.append(fit_pictures(model, targets, sources, settings, levels=self.levels, progress=progress))
+
+        run_denoiser(self.model, empty, seed, [*source.conditionings, *target.conditionings], use)
         (act_map,) = fitted
         return act_map
 

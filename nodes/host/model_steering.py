@@ -16,6 +16,7 @@ from ...act_core.components import DIFFUSION_MODEL, Component
 from ...act_core.settings import Branch, as_strength
 from ...act_core.steering import BatchRows, Steering, check_variant
 from .models import KEY, diffusion_model, forget_prompts, log_remarks
+from .noise_levels import level_of
 
 _BRANCHES = "act_branches"
 
@@ -136,6 +137,8 @@ class ModelSteering:
         strength = self.strength if strength is None else strength
         if strength != steering.strength:
             steering.strength = strength
+        if self.act_map.levels:
+            steering.level = level_of(executor.class_obj.model_sampling, options["sigmas"].max())
         forget_prompts(component.module)
         with steering:
             output = executor(*args, **kwargs)

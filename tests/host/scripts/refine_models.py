@@ -17,7 +17,7 @@ from act_pack.act_core.interception import submodules
 from act_pack.act_core.settings import RefineSettings
 from act_pack.nodes.host.denoiser import Denoiser, run_denoiser
 from act_pack.nodes.host.denoising_loss import DenoisingLoss, EncodedPicture
-from act_pack.nodes.host.image_fitting import ImageFit, check_latents
+from act_pack.nodes.host.image_fitting import EncodedPictures, ImageFit, check_latents
 from torch import Tensor
 
 from tools.tiny_models import MODELS, StandInCLIP, Tiny, built
@@ -50,7 +50,7 @@ def tried(tiny: Tiny) -> dict[str, Any]:
     settings = RefineSettings(sites="auto", steps=STEPS, rate=0.02, held_back=0)
     try:
         check_latents(model, latents)
-        act_map = ImageFit(model, latents, [""] * COUNT, conds, settings).run()
+        act_map = ImageFit(model, EncodedPictures(latents, [""] * COUNT, conds), settings).run()
     except FitError as error:
         kept_weights = all(torch.equal(tensor, kept[name]) for name, tensor in module.state_dict().items())
         return {"error": str(error), "same weights": kept_weights, "left behind": left_behind(module)}
