@@ -9,8 +9,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from .fitting import FitModel, LossModel, fit, refine
+from .fitting import FitModel, LevelModel, LossModel, fit, fit_pictures, refine
 from .fitting.samples import Sample
+from .levels import LEVELS
 from .maps import ActMap
 from .prompts import PromptSet
 from .settings import FitSettings, RefineSettings
@@ -46,6 +47,30 @@ def fit_with_bar(
             bars[0].update(done - bars[0].n)
 
         return fit(model, prompts.source, prompts.target, settings, progress=progress, **changes)
+
+
+def fit_pictures_with_bar(
+    model: LevelModel[Sample],
+    target: Sequence[Sample],
+    source: Sequence[Sample] | None = None,
+    settings: FitSettings | None = None,
+    levels: Sequence[float] = LEVELS,
+) -> ActMap:
+    """`fit_pictures`, with a bar that counts the sites at all levels.
+
+    Example::
+
+        act_map = fit_pictures_with_bar(PictureModel(pipeline), read_pictures("my_style"))
+    """
+    with ExitStack() as stack:
+        bars: list[tqdm[Any]] = []
+
+        def progress(done: int, total: int, _site: str) -> None:
+            if not bars:  # opened only now, after the source pictures are drawn
+                bars.append(stack.enter_context(bar(f"Fitting {len(target)} pictures", total)))
+            bars[0].update(done - bars[0].n)
+
+        return fit_pictures(model, target, source, settings, levels=levels, progress=progress)
 
 
 def refine_with_bar(

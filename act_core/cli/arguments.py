@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import shlex
@@ -125,6 +126,23 @@ def seed(text: str) -> int:
         return as_integer("seed", int(text), 0, MAX_SEED)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to {MAX_SEED}") from None
+
+
+def bytes_of_mebibytes(mebibytes: float | None) -> int | None:
+    """A memory budget in bytes; None for none.
+
+    Raises:
+        MapError: it is not a finite number above 0.
+
+    Example:
+        >>> bytes_of_mebibytes(2.0)
+        2097152
+    """
+    if mebibytes is None:
+        return None
+    if not 0 < mebibytes < math.inf:
+        raise MapError(f"The memory budget is {mebibytes:g} MiB; it must be a finite number above 0.")
+    return int(mebibytes * 2**20)
 
 
 def words(text: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -11,12 +10,13 @@ from typing import TYPE_CHECKING, get_args
 from ..demo import shipped
 from ..errors import MapError
 from ..prompts import PromptSet, load_prompt_set, read_lines
-from ..settings import Components, FitSettings, RefineSettings, choices, purpose
+from ..settings import Components, FitSettings, choices, purpose
 from .arguments import (
     Commands,
     add_command,
     add_model,
     add_size,
+    bytes_of_mebibytes,
     check_writable,
     command_name,
     number,
@@ -24,15 +24,13 @@ from .arguments import (
     seed,
     words,
 )
-from .load import any_model, is_pipeline, pipeline
+from .fit_pictures import REFINED, TRANSPORT, add_pictures, check_no_pictures, fit_from_pictures
+from .load import any_model, is_pipeline
 
 if TYPE_CHECKING:
     from ..maps import ActMap
 
 _CARD = ("title", "author", "description", "license")
-
-# Options that a fit from pictures does not have.
-_OF_PROMPTS = ("components", "estimator", "order", "support", "interval", "moved", "spatial", "memory")
 
 
 def add(commands: Commands) -> None:
@@ -59,16 +57,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--source", type=Path, help="alternatively, a text file of source prompts, one per line")
     parser.add_argument("--target", type=Path, help="and a text file of target prompts")
-    parser.add_argument(
-        "--target-images",
-        type=Path,
-        metavar="FOLDER",
-        help="alternatively, for pipelines: a folder of pictures in the style to learn; needs no prompts",
-    )
-    parser.add_argument(
-        "--captions", action="store_true", help="read what each picture shows from a .txt file beside it, without style"
-    )
-    parser.add_argument("--steps", type=int, help=f"with pictures: steps of the refinement ({RefineSettings.steps})")
+    add_pictures(parser)
     parser.add_argument("--out", type=Path, required=True, help="the map to write, a .safetensors file")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     _add_settings(parser)
@@ -82,6 +71,9 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         option, text = f"--{field.name.replace('_', '-')}", purpose(field.name).replace("%", "%%")
         if field.name == "memory_budget":
             parser.add_argument("--memory", type=number, metavar="MIB", help=f"{text} In MiB.")
+        elif field.name == "estimator":
+            text = f"{text} With pictures: refined (default), or transport, which is linear."
+            parser.add_argument(option, choices=(*choices("estimator"), REFINED, TRANSPORT), help=text)
         elif allowed := choices(field.name):
             parser.add_argument(option, choices=allowed, default=field.default, help=f"{text} (%(default)s)")
         else:
@@ -93,7 +85,7 @@ def _run(args: argparse.Namespace) -> None:
     out: Path = args.out
     _check_output(out, overwrite=args.overwrite)
     if args.target_images:
-        act_map, title, first = _from_pictures(args)
+        act_map, title, first = fit_from_pictures(args)
     else:
         act_map, title, first = _from_prompts(args)
     from ..mapfile import save_map
@@ -111,11 +103,11 @@ def _run(args: argparse.Namespace) -> None:
 def _from_prompts(args: argparse.Namespace) -> tuple[ActMap, str, str]:
     """A map, a title for it, and a prompt to try it on."""
     prompts = _prompts(args)
-    if args.captions or args.steps is not None:
-        raise MapError("--captions and --steps are for pictures; add --target-images, or leave them out.")
+    check_no_pictures(args)
+    args.estimator = args.estimator or FitSettings.estimator
     names = {field.name for field in fields(FitSettings)} - {"memory_budget"}
     settings = FitSettings(
-        **{name: getattr(args, name) for name in names}, memory_budget=_bytes_of_mebibytes(args.memory)
+        **{name: getattr(args, name) for name in names}, memory_budget=bytes_of_mebibytes(args.memory)
     )
     from ..fitting.samples import check_number, check_prompts
 
@@ -127,37 +119,6 @@ def _from_prompts(args: argparse.Namespace) -> tuple[ActMap, str, str]:
 
     title = f"{prompts.source_name} to {prompts.target_name}"
     return fit_with_bar(model, prompts, settings), title, prompts.source[0]
-
-
-def _from_pictures(args: argparse.Namespace) -> tuple[ActMap, str, str]:
-    """As `_from_prompts`."""
-    if args.prompts or args.source or args.target:
-        raise MapError("Give either prompts or --target-images, not both.")
-    if not is_pipeline(args.model):
-        raise MapError(
-            f"--target-images needs a text-to-image pipeline; {args.model} is not one. Name it with --model."
-        )
-    for name in _OF_PROMPTS:
-        if getattr(args, name) not in (None, getattr(FitSettings, name, "both")):
-            raise MapError(f"--{name.replace('_', '-')} has no effect on a fit from pictures; leave it out.")
-    defaults = RefineSettings()
-    settings = RefineSettings(
-        sites=args.sites,
-        steps=defaults.steps if args.steps is None else args.steps,
-        batch_size=defaults.batch_size if args.batch_size == FitSettings.batch_size else args.batch_size,
-        seed=args.seed,
-    )
-    from ..image_files import check_pictures, read_pictures
-
-    pictures = read_pictures(args.target_images, captions=args.captions)
-    check_pictures(pictures)
-    model = pipeline(args, components=args.components)
-    from ..models.picture_loss import PictureModel
-    from ..progress import refine_with_bar
-
-    title = args.target_images.resolve().name
-    act_map = refine_with_bar(PictureModel(model), pictures, settings, f"Refining on {len(pictures)} pictures")
-    return act_map, title, pictures[0].caption or "a cat"
 
 
 def _next_command(args: argparse.Namespace, prompt: str) -> str:
@@ -189,11 +150,3 @@ def _prompts(args: argparse.Namespace) -> PromptSet:
         sides = (args.source, args.target)
         return PromptSet(*(side.stem for side in sides), *(tuple(read_lines(side)) for side in sides))
     raise MapError("Name a prompt set with --prompts, or two files with --source and --target.")
-
-
-def _bytes_of_mebibytes(mebibytes: float | None) -> int | None:
-    if mebibytes is None:
-        return None
-    if not 0 < mebibytes < math.inf:
-        raise MapError(f"The memory budget is {mebibytes:g} MiB; it must be a finite number above 0.")
-    return int(mebibytes * 2**20)

@@ -52,7 +52,7 @@ _CHECK_DRAWS = 4
 _PATIENCE = 3
 # The loss is multiplied by this where activations are float16, so that small gradients do not vanish.
 _FLOAT16_SCALE = 2.0**16
-_OUT_OF_MEMORY = "The gradients of one sample do not fit into memory", "use smaller pictures, or fit with transport"
+_OUT_OF_MEMORY = "The gradients do not fit into memory even for one sample", "use smaller pictures or transport"
 
 
 def _no_progress(done: int, total: int, state: str) -> None:

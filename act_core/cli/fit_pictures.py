@@ -1,0 +1,133 @@
+"""``act-steering fit --target-images``: from a folder of pictures"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import MapError, NotDifferentiableError
+from ..levels import LEVELS, parsed_levels
+from ..settings import FitSettings, RefineSettings
+from .arguments import bytes_of_mebibytes
+from .load import is_pipeline, pipeline
+
+if TYPE_CHECKING:
+    from ..maps import ActMap
+
+REFINED, TRANSPORT = "refined", "transport"
+# Options that only a fit from prompts has, and those that only a transport has.
+_OF_PROMPTS = ("components",)
+_OF_TRANSPORT = ("order", "support", "interval", "moved", "spatial", "memory", "levels", "source_images")
+
+
+def add_pictures(parser: argparse.ArgumentParser) -> None:
+    """The options of a fit from pictures."""
+    parser.add_argument(
+        "--target-images",
+        type=Path,
+        metavar="FOLDER",
+        help="alternatively, for pipelines: a folder of pictures in the style to learn; needs no prompts",
+    )
+    parser.add_argument(
+        "--source-images",
+        type=Path,
+        metavar="FOLDER",
+        help="with --estimator transport: pictures without the style (drawn by the model)",
+    )
+    parser.add_argument(
+        "--captions", action="store_true", help="read what each picture shows from a .txt file beside it, without style"
+    )
+    parser.add_argument("--steps", type=int, help=f"with pictures: steps of the refinement ({RefineSettings.steps})")
+    listed = ", ".join(f"{level:g}" for level in LEVELS)
+    parser.add_argument(
+        "--levels",
+        help=f"with --estimator transport: noise levels above 0 and up to 1, separated by commas ({listed})",
+    )
+
+
+def check_no_pictures(args: argparse.Namespace) -> None:
+    """Refuse options of a fit from pictures in one from prompts.
+
+    Raises:
+        MapError: there are some.
+    """
+    given = [
+        name for name in ("captions", "steps", "levels", "source_images") if getattr(args, name) not in (None, False)
+    ]
+    if given or args.estimator in (REFINED, TRANSPORT):
+        option = _option(given[0]) if given else f"--estimator {args.estimator}"
+        raise MapError(f"{option} is for pictures; add --target-images, or leave it out.")
+
+
+def fit_from_pictures(args: argparse.Namespace) -> tuple[ActMap, str, str]:
+    """A map, a title for it, and a prompt to try it on.
+
+    Raises:
+        MapError: options that do not go together, or pictures that cannot be used.
+    """
+    if args.prompts or args.source or args.target:
+        raise MapError("Give either prompts or --target-images, not both.")
+    if not is_pipeline(args.model):
+        raise MapError(
+            f"--target-images needs a text-to-image pipeline; {args.model} is not one. Name it with --model."
+        )
+    is_refined = args.estimator in (None, REFINED)
+    _check_options(args, is_refined)
+    refined, transported = _settings(args)
+    levels = LEVELS if args.levels is None else parsed_levels(args.levels)
+    from ..image_files import check_pictures, read_pictures
+
+    pictures = read_pictures(args.target_images, captions=args.captions)
+    check_pictures(pictures)
+    sources = args.source_images and read_pictures(args.source_images, captions=args.captions)
+    model = pipeline(args, components="model")
+    from ..models.picture_loss import PictureModel
+    from ..progress import fit_pictures_with_bar, refine_with_bar
+
+    picture_model, title = PictureModel(model), args.target_images.resolve().name
+
+    def transport() -> ActMap:
+        return fit_pictures_with_bar(picture_model, pictures, sources, transported, levels)
+
+    if not is_refined:
+        act_map = transport()
+    else:
+        try:
+            act_map = refine_with_bar(picture_model, pictures, refined, f"Refining on {len(pictures)} pictures")
+        except NotDifferentiableError as error:
+            from ..fitting.pictures import fallback
+
+            act_map = fallback(transport(), error)
+    return act_map, title, pictures[0].caption or "a cat"
+
+
+def _check_options(args: argparse.Namespace, is_refined: bool) -> None:
+    """Refuse options without an effect."""
+    for name in (*_OF_PROMPTS, *(_OF_TRANSPORT if is_refined else ("steps",))):
+        if getattr(args, name) not in (None, getattr(FitSettings, name, "both")):
+            what = "a refinement" if name in _OF_TRANSPORT else "this fit from pictures"
+            advice = "add --estimator transport, or leave it out" if name in _OF_TRANSPORT else "leave it out"
+            raise MapError(f"{_option(name)} has no effect on {what}; {advice}.")
+
+
+def _settings(args: argparse.Namespace) -> tuple[RefineSettings, FitSettings]:
+    """Settings of a refinement and of a transport."""
+    defaults = RefineSettings()
+    refined = RefineSettings(
+        sites=args.sites,
+        steps=defaults.steps if args.steps is None else args.steps,
+        batch_size=defaults.batch_size if args.batch_size == FitSettings.batch_size else args.batch_size,
+        seed=args.seed,
+    )
+    names = ("sites", "order", "support", "interval", "moved", "spatial", "seed", "batch_size")
+    transported = FitSettings(
+        **{name: getattr(args, name) for name in names},
+        estimator=FitSettings.estimator if args.estimator in (None, REFINED, TRANSPORT) else args.estimator,
+        memory_budget=bytes_of_mebibytes(args.memory),
+    )
+    return refined, transported
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
