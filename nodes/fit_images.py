@@ -158,7 +158,8 @@ class FitACTMapFromImages(io.ComfyNode):
             check_sides(source, target)
         transport = ImageTransport(model, target, source, noise_levels, FitSettings(sites=sites, seed=settings.seed))
         if only("estimator", estimator) == _ESTIMATORS[0]:
-            act_map = _refined(ImageFit(model, target, settings), transport)
+            refinement = ImageFit(model, target, settings, None if conditioning is not None else only("clip", clip))
+            act_map = _refined(refinement, transport)
         else:
             act_map = transport.run()
         seconds = time.perf_counter() - started

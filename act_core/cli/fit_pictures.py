@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from ..maps import ActMap
 
 REFINED, TRANSPORT = "refined", "transport"
-# Options that only a fit from prompts has, and those that only a transport has.
-_OF_PROMPTS = ("components",)
+# Options without an effect on the other estimator.
+_OF_REFINED = ("components", "steps")
 _OF_TRANSPORT = ("order", "support", "interval", "moved", "spatial", "memory", "levels", "source_images")
 
 
@@ -81,7 +81,7 @@ def fit_from_pictures(args: argparse.Namespace) -> tuple[ActMap, str, str]:
     pictures = read_pictures(args.target_images, captions=args.captions)
     check_pictures(pictures)
     sources = args.source_images and read_pictures(args.source_images, captions=args.captions)
-    model = pipeline(args, components="model")
+    model = pipeline(args, components=args.components)
     from ..models.picture_loss import PictureModel
     from ..progress import fit_pictures_with_bar, refine_with_bar
 
@@ -104,11 +104,10 @@ def fit_from_pictures(args: argparse.Namespace) -> tuple[ActMap, str, str]:
 
 def _check_options(args: argparse.Namespace, is_refined: bool) -> None:
     """Refuse options without an effect."""
-    for name in (*_OF_PROMPTS, *(_OF_TRANSPORT if is_refined else ("steps",))):
+    for name in _OF_TRANSPORT if is_refined else _OF_REFINED:
         if getattr(args, name) not in (None, getattr(FitSettings, name, "both")):
-            what = "a refinement" if name in _OF_TRANSPORT else "this fit from pictures"
-            advice = "add --estimator transport, or leave it out" if name in _OF_TRANSPORT else "leave it out"
-            raise MapError(f"{_option(name)} has no effect on {what}; {advice}.")
+            what, other = ("a refinement", TRANSPORT) if is_refined else ("a transport from pictures", REFINED)
+            raise MapError(f"{_option(name)} has no effect on {what}; add --estimator {other}, or leave it out.")
 
 
 def _settings(args: argparse.Namespace) -> tuple[RefineSettings, FitSettings]:

@@ -9,7 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from ..components import Component
+from ..components import DIFFUSION_MODEL, Component
 from ..errors import FitError
 from ..fitting import LevelModel, LossModel
 from ..image_files import Picture, as_values, check_pictures
@@ -83,7 +83,9 @@ class PictureModel(LossModel[Picture], LevelModel[Picture]):
             noises = [torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
             self._denoised(call, clean, torch.stack(noises).to(clean), torch.full([len(pictures)], level))
 
-        return NoisyPictures(self._model, self.components, self.modules, run)
+        # Text encoders see no pictures.
+        parts = [part for part in self.components if part.name == DIFFUSION_MODEL]
+        return NoisyPictures(self._model, parts, self.modules, run)
 
     def drawn(self, samples: Sequence[Picture], seed: int) -> list[Picture]:
         captions = [sample.caption for sample in samples]

@@ -180,7 +180,16 @@ class Denoiser(FitModel[EncodedPrompt]):
                 group.append(row)
         return groups
 
-    def row(self, conditioning: int, latent: Tensor, noise: Tensor, sigma: Tensor, *, noisiest: bool = False) -> Row:
+    def row(
+        self,
+        conditioning: int,
+        latent: Tensor,
+        noise: Tensor,
+        sigma: Tensor,
+        *,
+        noisiest: bool = False,
+        encoded: Conditioning | None = None,
+    ) -> Row:
         """One row of a call of the model.
 
         Args:
@@ -188,9 +197,23 @@ class Denoiser(FitModel[EncodedPrompt]):
             latent, noise: ``[1, channels, ...]``; they are mixed.
             sigma: noise level ``[1]``.
             noisiest: whether it is that of the beginning of a schedule.
+            encoded: a conditioning that takes its place, such as one that gradients pass by.
         """
         x = self._model.model_sampling.noise_scaling(sigma[0], noise, latent, noisiest)
-        return Row(comfy.samplers.get_area_and_mult(self._conds[conditioning], x, sigma), sigma)
+        cond = self._conds[conditioning]
+        if encoded is not None:
+            cond = self._prepared({**cond, "cross_attn": encoded[0], **encoded[1]}, noise)
+        return Row(comfy.samplers.get_area_and_mult(cond, x, sigma), sigma)
+
+    def _prepared(self, cond: dict[str, Any], noise: Tensor) -> dict[str, Any]:
+        """A conditioning as the host's samplers prepare it for the model."""
+        prepare = comfy.samplers.encode_model_conds
+        # Some models make parts of their conditioning from the latent, which is empty here.
+        empty = torch.zeros_like(noise)
+        (prepared,) = prepare(
+            self._model.extra_conds, [cond], noise, noise.device, "positive", latent_image=empty, seed=self._seed
+        )
+        return prepared
 
     def sigma_at(self, percent: float) -> Tensor:
         """The noise level ``[1]`` at a position of the sampling schedule, from 0 (noisiest) to 1."""

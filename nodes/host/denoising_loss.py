@@ -10,12 +10,13 @@ from typing import Any
 
 import comfy.model_management
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...act_core.components import Component
 from ...act_core.errors import NotDifferentiableError
 from ...act_core.fitting import LossModel
 from .denoiser import Denoiser, Row
+from .text_encoders import Conditioning, TextEncoders
 
 # What a row with gradients needs, relative to a row in sampling. An estimate, not a measurement.
 WITH_GRADIENTS = 6
@@ -47,13 +48,14 @@ class DenoisingLoss(LossModel[EncodedPicture]):
 
     Args:
         denoiser: the loaded model.
+        encoders: the text encoders of the captions, which follow the gradient, too; None to leave them alone.
 
     Raises:
         NotDifferentiableError: some weights are offloaded, or the free memory does not hold the gradients of a single
             picture.
     """
 
-    def __init__(self, denoiser: Denoiser) -> None:
+    def __init__(self, denoiser: Denoiser, encoders: TextEncoders | None = None) -> None:
         if not denoiser.is_loaded_whole:
             # The host reuses the memory of offloaded weights before their gradient is computed.
             raise NotDifferentiableError(
@@ -61,7 +63,9 @@ class DenoisingLoss(LossModel[EncodedPicture]):
                 "use smaller pictures, a smaller model, or fit with transport",
             )
         self._denoiser = denoiser
-        self.patches = denoiser.patches
+        self._encoders = encoders
+        self.patches = [*denoiser.patches, *(encoders.patches if encoders else ())]
+        self.notes = tuple(encoders.notes) if encoders else ()
         self.max_rows = denoiser.rows_in_memory(WITH_GRADIENTS)
         if not self.max_rows:
             raise NotDifferentiableError(
@@ -72,27 +76,46 @@ class DenoisingLoss(LossModel[EncodedPicture]):
 
     @property
     def components(self) -> Sequence[Component]:
-        return self._denoiser.components
+        return [*(self._encoders.components if self._encoders else ()), *self._denoiser.components]
+
+    @property
+    def modules(self) -> Mapping[str, nn.Module]:
+        # A CLIP has parameters beside its text encoders.
+        return {**super().modules, **({"clip": self._encoders.module} if self._encoders else {})}
 
     def describe(self, sample: EncodedPicture) -> str:
         return sample.caption
 
+    def _run(self, samples: Sequence[EncodedPicture]) -> None:
+        # The captions as one batch; the loss encodes each apart.
+        if self._encoders:
+            for batch in self._encoders.batches([sample.caption for sample in samples], len(samples)):
+                batch.run()
+        self._loss(samples, torch.Generator().manual_seed(0), {})
+
     def loss(self, samples: Sequence[EncodedPicture], generator: torch.Generator) -> Tensor:
+        captions = list(dict.fromkeys(sample.caption for sample in samples)) if self._encoders else []
+        with _training():
+            encoded = self._encoders.encode(captions) if self._encoders else []
+            return self._loss(samples, generator, dict(zip(captions, encoded, strict=True)))
+
+    def _loss(
+        self, samples: Sequence[EncodedPicture], generator: torch.Generator, encoded: Mapping[str, Conditioning]
+    ) -> Tensor:
         noises: dict[Row, tuple[Tensor, Tensor]] = {}
         for sample in samples:
             share = float(torch.rand((), generator=generator))
             sigma = self._denoiser.sigma_at(_FIRST + share * (_LAST - _FIRST))
             clean = self._denoiser.process_latent_in(sample.latent)
             noise = torch.randn(clean.shape, generator=generator).to(clean)
-            row = self._denoiser.row(sample.conditioning, clean, noise, sigma)
+            row = self._denoiser.row(sample.conditioning, clean, noise, sigma, encoded=encoded.get(sample.caption))
             noises[row] = clean, sigma
         errors: list[Tensor] = []
-        with _training():
-            for group in self._denoiser.grouped(list(noises), len(samples)):
-                denoised = self._denoiser.denoised([_with_gradients(row) for row in group])
-                clean = torch.cat([noises[row][0] for row in group])
-                sigmas = torch.cat([noises[row][1] for row in group]).view(-1, *[1] * (clean.ndim - 1))
-                errors.append((((denoised.float() - clean) / sigmas).square()).flatten(1).mean(1))
+        for group in self._denoiser.grouped(list(noises), len(samples)):
+            denoised = self._denoiser.denoised([_with_gradients(row) for row in group])
+            clean = torch.cat([noises[row][0] for row in group])
+            sigmas = torch.cat([noises[row][1] for row in group]).view(-1, *[1] * (clean.ndim - 1))
+            errors.append((((denoised.float() - clean) / sigmas).square()).flatten(1).mean(1))
         return torch.cat(errors).mean()
 
 

@@ -22,7 +22,10 @@ from .drawing import drawn_latents
 from .latents import empty_latent
 from .noisy_pictures import LevelDenoiser
 from .progress import FitProgress, StepProgress
-from .text_encoders import Conditioning
+from .text_encoders import Conditioning, TextEncoders
+
+# Parameters of text encoders that are refined: above those of CLIP, below those of T5-XXL and language models.
+_MAX_ENCODERS = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -53,11 +56,13 @@ class ImageFit:
         model: a MODEL, which is not changed.
         target: pictures in the style.
         settings: of the refinement.
+        clip: the CLIP that reads the captions; None if the text encoders are left alone.
     """
 
     model: Any
     target: EncodedPictures
     settings: RefineSettings
+    clip: Any | None = None
 
     def run(self) -> ActMap:
         """Refine the map.
@@ -75,15 +80,24 @@ class ImageFit:
                 bar.update_absolute(done, total)
 
             interrupt = comfy.model_management.InterruptProcessingException
-            fitted.append(
-                refine(DenoisingLoss(denoiser), samples, self.settings, progress=progress, keep_on=(interrupt,))
-            )
+            loss = DenoisingLoss(denoiser, self._encoders())
+            fitted.append(refine(loss, samples, self.settings, progress=progress, keep_on=(interrupt,)))
 
         # An empty latent: some models take the latent of a run as a condition.
         empty = torch.zeros_like(self.target.latents[0])
         run_denoiser(self.model, empty, self.settings.seed, self.target.conditionings, use, reserve=WITH_GRADIENTS)
         (act_map,) = fitted
         return act_map
+
+    def _encoders(self) -> TextEncoders | None:
+        """The text encoders that are refined, too: not those of a size that takes longer than the diffusion model."""
+        if self.clip is None:
+            return None
+        encoders = TextEncoders(self.clip)
+        if not encoders.components or sum(p.numel() for p in encoders.module.parameters()) > _MAX_ENCODERS:
+            return None
+        encoders.leave_out_unused(self.target.captions)
+        return encoders
 
 
 @dataclass(frozen=True)

@@ -51,9 +51,22 @@ class TextEncoders(FitModel[str]):
     def components(self) -> Sequence[Component]:
         return self._components
 
+    @property
+    def module(self) -> nn.Module:
+        """The module of the CLIP, which holds all of them."""
+        return self._clip.cond_stage_model
+
     def check(self, source: Sequence[str], target: Sequence[str]) -> None:
         super().check(source, target)
-        used = [_tokens(self._clip, prompt).keys() for prompt in (*source, *target)]
+        self.leave_out_unused([*source, *target])
+
+    def leave_out_unused(self, prompts: Sequence[str]) -> None:
+        """Leave out the encoders that some prompts do not use.
+
+        Raises:
+            FitError: there are some, but none is left.
+        """
+        used = [_tokens(self._clip, prompt).keys() for prompt in prompts]
         reasons: dict[str, str] = {}
         for component, key, _ in self._encoders:
             if key is None:

@@ -60,18 +60,19 @@ def test_demo_model_learns_ink_from_pictures(host: Host) -> None:
     """
     graph = Graph()
     parts = Parts(graph, "demo")
-    models = {"plain": parts.model}
+    models = {"plain": (parts.model, parts.clip)}
     for name, style in (("ink", "black ink icon"), ("control", "flat sticker")):
         images = drawn(graph, parts, f"{SUBJECTS[0]}, {style}")
         for seed, subject in enumerate(SUBJECTS[1:]):
             more = drawn(graph, parts, f"{subject}, {style}", seed=seed)
             images = graph.add("ImageBatch", image1=images, image2=more)
-        fitted = fit(graph, parts, images, sites="auto", pattern="attention, mlp", steps=40)
+        fitted = fit(graph, parts, images, steps=40)
         graph.add("InspectACTMap", act_map=fitted)
-        models[name] = apply(graph, parts.model, fitted)[0]
-    for name, model in models.items():
+        applied = apply(graph, parts.model, fitted, parts.clip)
+        models[name] = applied[0], applied[1]
+    for name, (model, clip) in models.items():
         own = Parts(graph, "demo")
-        own.model = model
+        own.model, own.clip = model, clip
         graph.add("SaveImage", images=drawn(graph, own, "flower", seed=7), filename_prefix=name)
     run = host.run(graph)
     texts = [text for output in run.outputs.values() for text in output.get("text", ())]
@@ -122,7 +123,7 @@ def test_latents_and_conditioning_in_place_of_pictures(host: Host) -> None:
         if changes.pop("encoded"):
             scaled = graph.add("ImageScale", image=images, upscale_method="lanczos", width=64, height=64, crop="center")
             own = {"latents": graph.add("VAEEncode", pixels=scaled, vae=parts.vae), "conditioning": parts.encoded("")}
-        settings = {"sites": "attention", "steps": 3, "width": 64, "height": 64, "seed": 0}
+        settings = {"sites": "auto", "pattern": "diffusion_model/*attn.proj", "steps": 3, "width": 64, "height": 64, "seed": 0}
         graph.add("InspectACTMap", act_map=graph.add("FitACTMapFromImages", model=parts.model, **own, **settings))
         (output,) = host.run(graph).outputs.values()
         return output["text"][0]
@@ -152,7 +153,7 @@ def test_combined_conditioning_is_refused(host: Host) -> None:
     parts = Parts(graph, "demo")
     both = graph.add("ConditioningCombine", conditioning_1=parts.encoded("a cat"), conditioning_2=parts.encoded("rain"))
     images = colours(graph, 0xFF0000, 0x0000FF)
-    settings = {"sites": "attention", "steps": 3, "width": 64, "height": 64, "seed": 0}
+    settings = {"sites": "auto", "pattern": "diffusion_model/*attn.proj", "steps": 3, "width": 64, "height": 64, "seed": 0}
     fitted = graph.add(
         "FitACTMapFromImages", model=parts.model, images=images, vae=parts.vae, conditioning=both, **settings
     )
@@ -171,7 +172,7 @@ def test_missing_connection_is_named(host: Host, left_out: str, reason: str) -> 
     parts = Parts(graph, "demo")
     own = {"images": colours(graph, 0xFF0000, 0x0000FF), "vae": parts.vae, "clip": parts.clip}
     del own[left_out]
-    settings = {"sites": "attention", "steps": 3, "width": 64, "height": 64, "seed": 0}
+    settings = {"sites": "auto", "pattern": "diffusion_model/*attn.proj", "steps": 3, "width": 64, "height": 64, "seed": 0}
     graph.add("InspectACTMap", act_map=graph.add("FitACTMapFromImages", model=parts.model, **own, **settings))
     run = host.fail(graph)
     assert run.node == "FitACTMapFromImages"
