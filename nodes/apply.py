@@ -7,15 +7,29 @@ from typing import Any, get_args
 from comfy_api.latest import io
 
 from ..act_core import ActMap
+from ..act_core.selection import Blocks, SiteSelection
 from ..act_core.settings import Branch
-from .common import CATEGORY, STRENGTH, ACTMapIO, aliases, percent_input, steered_clip_input, strength_input
+from .common import (
+    CATEGORY,
+    STRENGTH,
+    ACTMapIO,
+    ACTMapStackIO,
+    WithStrengths,
+    aliases,
+    one_text,
+    percent_input,
+    steered_clip_input,
+    strength_input,
+)
 from .host.clip_steering import steered_clip
-from .host.steering import Window, steered
+from .host.schedule import Shape, Window
+from .host.stack import MapStack, steered_by_stack
+from .host.steering import Applied, steered
 
 _REPORT = "What the map found in this model, and warnings. How many sites fired is in the console after each run."
 
 
-class ApplyACTSteering(io.ComfyNode):
+class ApplyACTSteering(WithStrengths, io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -27,7 +41,11 @@ class ApplyACTSteering(io.ComfyNode):
             inputs=[
                 io.Model.Input("model", tooltip="The model that the map was fitted on, or a finetune of it."),
                 steered_clip_input(),
-                ACTMapIO.Input("act_map", tooltip="A map from Load ACT Map or Fit ACT Map."),
+                io.MultiType.Input(
+                    "act_map",
+                    types=[ACTMapIO, ACTMapStackIO],
+                    tooltip="A map from Load ACT Map or Fit ACT Map, or several from ACT Map Stack.",
+                ),
                 strength_input("strength", f"Strength on the diffusion model. {STRENGTH}"),
                 strength_input("strength_clip", f"Strength on the text encoders. {STRENGTH}"),
                 percent_input("start_percent", 0.0, "Point of the sampling schedule at which the map starts to act."),
@@ -38,6 +56,7 @@ class ApplyACTSteering(io.ComfyNode):
                     default="positive",
                     tooltip="The half of the batch to steer under guidance (CFG). Steering both has less effect.",
                 ),
+                *_selection_inputs(),
             ],
             outputs=[
                 io.Model.Output(tooltip="The steered model."),
@@ -50,20 +69,69 @@ class ApplyACTSteering(io.ComfyNode):
     def execute(
         cls,
         model: Any,
-        act_map: ActMap,
+        act_map: ActMap | MapStack,
         strength: float,
         strength_clip: float,
         start_percent: float,
         end_percent: float,
         branch: Branch,
         clip: Any = None,
+        sites: str = "",
+        blocks: Blocks = "all",
+        schedule: Shape = "constant",
+        curve: Any = None,
     ) -> io.NodeOutput:
-        window = Window(start_percent, end_percent)
-        applied = steered(model, clip, act_map, strength, strength_clip, window, branch)
+        window = Window(start_percent, end_percent, schedule, None if curve is None else curve.interp)
+        selection = SiteSelection(one_text(sites, "sites", "Apply ACT Steering"), blocks)
+
+        def apply(model: Any, clip: Any, act_map: ActMap, factor: float = 1.0) -> Applied:
+            strengths = factor * strength, factor * strength_clip
+            return steered(model, clip, act_map, *strengths, window, branch, selection)
+
+        if isinstance(act_map, MapStack):
+            applied = steered_by_stack(model, clip, act_map, apply)
+        else:
+            applied = apply(model, clip, act_map)
         return io.NodeOutput(applied.model, applied.clip, applied.report, ui={"text": (applied.report,)})
 
 
-class ApplyACTSteeringCLIP(io.ComfyNode):
+def _selection_inputs() -> list[io.Input]:
+    """Where in the model a map acts, and how its strength changes; optional, as they came after the other inputs."""
+    return [
+        io.String.Input(
+            "sites",
+            default="",
+            optional=True,
+            tooltip="Only these layers of the map: comma-separated patterns such as diffusion_model/* or *attn*. Empty "
+            "steers all; Inspect ACT Map lists their names.",
+        ),
+        io.Combo.Input(
+            "blocks",
+            options=list(get_args(Blocks)),
+            default="all",
+            optional=True,
+            tooltip="Only this third of the blocks, in the order in which they run; each text encoder is divided by "
+            "itself.",
+        ),
+        io.Combo.Input(
+            "schedule",
+            options=list(get_args(Shape)),
+            default="constant",
+            optional=True,
+            tooltip="How the strength on the diffusion model changes from start_percent to end_percent.",
+        ),
+        # Not a curve that is drawn on the node itself, which older hosts do not have.
+        io.Custom("CURVE").Input(
+            "curve",
+            optional=True,
+            extra_dict={"forceInput": True},
+            tooltip="In place of schedule: a curve from Curve Editor, by which the strength is multiplied from "
+            "start_percent (left) to end_percent (right).",
+        ),
+    ]
+
+
+class ApplyACTSteeringCLIP(WithStrengths, io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from comfy_api.latest import io
@@ -19,6 +19,14 @@ MAX_PROMPTS = 4096
 MAX_SIDE = 16384  # pixels
 STRENGTH = "0 turns it off, 1 applies the full map, negative values reverse it."
 ACTMapIO = io.Custom("ACT_MAP")
+ACTMapStackIO = io.Custom("ACT_MAP_STACK")
+# A slider over the whole range could not be set precisely.
+_MAX_SLIDER = 2.0
+# From blue for the opposite of a map, over grey, to orange.
+_SLIDER_COLOURS = [
+    {"offset": offset, "color": colour}
+    for offset, colour in ((0.0, [66, 135, 245]), (0.5, [128, 128, 128]), (1.0, [245, 140, 40]))
+]
 
 
 def aliases(*words: str) -> dict[str, list[str]]:
@@ -26,9 +34,34 @@ def aliases(*words: str) -> dict[str, list[str]]:
     return {"search_aliases": list(words)} if "search_aliases" in inspect.signature(io.Schema).parameters else {}
 
 
-def strength_input(name: str, tooltip: str) -> io.Float.Input:
-    """A strength with the range that LoRA loaders have."""
-    return io.Float.Input(name, default=1.0, min=-MAX_STRENGTH, max=MAX_STRENGTH, step=0.01, tooltip=tooltip)
+def strength_input(name: str, tooltip: str, *, optional: bool = False) -> io.Float.Input:
+    """A strength: a slider on hosts that have coloured ones, else a number with the range that LoRA loaders have.
+
+    A node with strengths derives from `WithStrengths`, so that graphs may go beyond the ends of the slider.
+    """
+    slider = getattr(io.NumberDisplay, "gradient_slider", None)
+    limit = MAX_STRENGTH if slider is None else _MAX_SLIDER
+    colours = {} if slider is None else {"display_mode": slider, "gradient_stops": _SLIDER_COLOURS}
+    return io.Float.Input(
+        name, default=1.0, min=-limit, max=limit, step=0.01, tooltip=tooltip, optional=optional, **colours
+    )
+
+
+class WithStrengths:
+    """A node whose strengths may go beyond the ends of their sliders, as in graphs from before there were sliders."""
+
+    @classmethod
+    def validate_inputs(cls, strength: float = 0.0, strength_clip: float = 0.0) -> bool | str:
+        """In place of the host's own check of the two inputs; either may be connected, or missing."""
+        return outside_limits({"strength": strength, "strength_clip": strength_clip})
+
+
+def outside_limits(strengths: Mapping[str, float]) -> bool | str:
+    """What a node answers to the host about its strengths: True, or which of them is too large."""
+    for name, value in strengths.items():
+        if abs(value) > MAX_STRENGTH:
+            return f"{name} is {value:g}; it must be a number from {-MAX_STRENGTH:g} to {MAX_STRENGTH:g}."
+    return True
 
 
 def percent_input(name: str, default: float, tooltip: str) -> io.Float.Input:

@@ -7,11 +7,11 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..act_core import ActMap
-from .common import CATEGORY, STRENGTH, ACTMapIO, aliases, strength_input
+from .common import CATEGORY, STRENGTH, ACTMapIO, WithStrengths, aliases, strength_input
 from .host.hooks import hook_group
 
 
-class CreateACTHook(io.ComfyNode):
+class CreateACTHook(WithStrengths, io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

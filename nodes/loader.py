@@ -11,12 +11,12 @@ from comfy_api.latest import io, ui
 from PIL import Image
 
 from ..act_core import ActMap, load_map
-from .common import CATEGORY, STRENGTH, aliases, steered_clip_input, strength_input
+from .common import CATEGORY, STRENGTH, WithStrengths, aliases, steered_clip_input, strength_input
 from .host import folders
 from .host.steering import Window, steered
 
 
-class ACTMapLoader(io.ComfyNode):
+class ACTMapLoader(WithStrengths, io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -13,6 +13,7 @@ from .common import (
     CATEGORY,
     STRENGTH,
     ACTMapIO,
+    WithStrengths,
     aliases,
     method_inputs,
     one_text,
@@ -128,7 +129,7 @@ def _chat_inputs() -> list[io.Input]:
     ]
 
 
-class ACTSteeredText(io.ComfyNode):
+class ACTSteeredText(WithStrengths, io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -11,46 +11,15 @@ from weakref import WeakKeyDictionary
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
 
-from ...act_core import ActMap, MapError, steer
+from ...act_core import ActMap, steer
 from ...act_core.components import DIFFUSION_MODEL, Component
 from ...act_core.settings import Branch, as_strength
 from ...act_core.steering import BatchRows, Steering, check_variant
 from .models import KEY, diffusion_model, forget_prompts, log_remarks
 from .noise_levels import level_of
+from .schedule import Window
 
 _BRANCHES = "act_branches"
-
-
-@dataclass(frozen=True)
-class Window:
-    """The part of the sampling schedule in which a map acts, from 0 to 1; a step at its very end is left out.
-
-    Raises:
-        MapError: not numbers, or the end comes before the start.
-    """
-
-    start: float = 0.0
-    end: float = 1.0
-
-    def __post_init__(self) -> None:
-        for name, value in (("start_percent", self.start), ("end_percent", self.end)):
-            if not 0 <= value <= 1:
-                raise MapError(f"{name} is {value:g}; it must be a number from 0 to 1.")
-        if self.end < self.start:
-            raise MapError(f"end_percent {self.end:g} comes before start_percent {self.start:g}; swap the two.")
-
-    @property
-    def is_whole(self) -> bool:
-        return self.start == 0 and self.end == 1
-
-    def contains(self, model_sampling: Any, options: dict[str, Any]) -> bool:
-        """Whether the host's current step lies inside."""
-        if self.is_whole:
-            return True
-        # Evaluated at sampling time, since a node that shifts the schedule may come after ours.
-        sigma = float(options["sigmas"].max())
-        first, last = (float(model_sampling.percent_to_sigma(percent)) for percent in (self.start, self.end))
-        return last < sigma <= first
 
 
 @dataclass
@@ -60,12 +29,14 @@ class _Run:
     Attributes:
         calls: calls of the model.
         outside: calls outside the window.
+        faded: calls inside the window at which the shape of the schedule is 0.
         without_branch: calls inside the window without rows of the branch.
         acted: steerings that were active; one for each replica of the model.
     """
 
     calls: int = 0
     outside: int = 0
+    faded: int = 0
     without_branch: int = 0
     acted: set[Steering] = field(default_factory=set[Steering])
 
@@ -76,7 +47,7 @@ class ModelSteering:
     Args:
         act_map: holds sites of the diffusion model.
         strength: of the map.
-        window: the part of the schedule in which it acts.
+        window: the part of the schedule in which it acts, and how its strength changes there.
         branch: the half of the batch that is steered under guidance.
 
     Attributes:
@@ -122,8 +93,10 @@ class ModelSteering:
         options = args[5] if len(args) > 5 else kwargs.get("transformer_options", {})
         run = self._run or self._without_run
         run.calls += 1
-        if not self.window.contains(executor.class_obj.model_sampling, options):
-            run.outside += 1
+        factor = self.window.factor(executor.class_obj.model_sampling, options)
+        if not factor:
+            run.outside += factor is None
+            run.faded += factor == 0
             return executor(*args, **kwargs)
         parts, of = self._parts(options)
         if parts == ():
@@ -134,7 +107,7 @@ class ModelSteering:
         x = args[0] if args else kwargs["x"]
         # Another pack may append rows inside the model, which belong to no branch.
         rows.choose(parts, of, rows=x.shape[0] if isinstance(x, Tensor) else None)
-        strength = self.strength if strength is None else strength
+        strength = factor * (self.strength if strength is None else strength)
         if strength != steering.strength:
             steering.strength = strength
         if self.act_map.levels:
@@ -206,6 +179,11 @@ class ModelSteering:
             return (
                 f"the model ran without the {self.branch} branch, as it does at cfg 1; raise cfg, or steer the "
                 f"{other} branch."
+            )
+        if run.faded:
+            return (
+                f"its schedule, {self.window}, makes its strength 0 at each step of the run; use more steps, or "
+                "another schedule."
             )
         if run.outside:
             return (

@@ -8,13 +8,15 @@ from typing import Any, NoReturn
 from ...act_core import ActMap
 from ...act_core.components import DIFFUSION_MODEL
 from ...act_core.errors import MapMismatchError
+from ...act_core.selection import SiteSelection
 from ...act_core.settings import Branch, as_strength
 from ...act_core.steering import Steering
 from .clip_steering import steered_clip
-from .model_steering import ModelSteering, Window
+from .model_steering import ModelSteering
 from .models import log_remarks
+from .schedule import Window
 
-__all__ = ["Applied", "Window", "steered"]
+__all__ = ["Applied", "NoCLIP", "Window", "steered"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ def steered(
     strength_clip: float,
     window: Window,
     branch: Branch = "positive",
+    selection: SiteSelection | None = None,
 ) -> Applied:
     """Apply a map.
 
@@ -52,18 +55,24 @@ def steered(
         act_map: the map.
         strength, strength_clip: strengths on the diffusion model and on the text encoders.
         window, branch: see `ModelSteering`.
+        selection: which of its sites act; None for all.
 
     Raises:
         MapError: the map does not fit, needs a CLIP that is not connected, or a strength is not a number.
     """
     strength, strength_clip = as_strength(strength), as_strength(strength_clip)
+    lines: list[str] = []
+    if selection is not None and str(selection):
+        whole, act_map = act_map, selection.of(act_map)
+        lines.append(f"Acts at {len(act_map)} of the {len(whole)} sites of the map: {selection}.")
     steers_model = DIFFUSION_MODEL in act_map.components
+    steers_clip = clip is not None and any(name != DIFFUSION_MODEL for name in act_map.components)
+    lines += _outside_range(act_map, strength * steers_model, strength_clip * steers_clip)
     if not steers_model and clip is None:
         raise MapMismatchError(
             f"This map steers {' and '.join(act_map.components)}, not the diffusion model; connect the CLIP that has "
             "it to Apply ACT Steering, or use ACT Steered Text if it is for a language model."
         )
-    lines: list[str] = []
     on_model, on_clip = None, None
     if steers_model:
         # The CLIP reports its own sites; without one, they are listed as not connected.
@@ -72,17 +81,17 @@ def steered(
         # Also at strength 0: a map for another model is refused at any strength.
         steering = on_model.on(model)
         log_remarks(steering)
-        where = "" if window.is_whole else f", {window.start:g} to {window.end:g} of the schedule"
+        where = f", {window}" if str(window) else ""
         lines += [
             f"{_found(steering)}, strength {strength:g}, {branch} branch{where}.",
             *steering.notes,
             *steering.warnings,
         ]
         model = on_model.patched(model) if strength else model
-    if clip is not None and any(name != DIFFUSION_MODEL for name in act_map.components):
+    if steers_clip:
         clip, on_clip = steered_clip(clip, act_map, strength_clip)
         lines += [f"{_found(on_clip)}, strength {strength_clip:g}.", *on_clip.notes, *on_clip.warnings]
-    return Applied(model, _NoCLIP() if clip is None else clip, "\n".join(lines), on_model, on_clip)
+    return Applied(model, NoCLIP() if clip is None else clip, "\n".join(lines), on_model, on_clip)
 
 
 def _found(steering: Steering) -> str:
@@ -97,7 +106,18 @@ def _found(steering: Steering) -> str:
     return text
 
 
-class _NoCLIP:
+def _outside_range(act_map: ActMap, *strengths: float) -> list[str]:
+    """A line if strengths other than 0 lie outside the range that the map recommends."""
+    if act_map.card.strength_range is None:
+        return []
+    low, high = sorted(act_map.card.strength_range)
+    outside = dict.fromkeys(f"{strength:g}" for strength in strengths if strength and not low <= strength <= high)
+    if not outside:
+        return []
+    return [f"Strength {' and '.join(outside)} is outside the recommended range of the map, {low:g} to {high:g}."]
+
+
+class NoCLIP:
     """Placeholder output when no CLIP is connected, which raises an error when used; the host inspects all outputs."""
 
     def __getattr__(self, name: str) -> NoReturn:
