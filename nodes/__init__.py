@@ -15,7 +15,9 @@ from .inspect import InspectACTMap
 from .language_model import LoadACTLanguageModel
 from .loader import ACTMapLoader
 from .map_files import LoadACTMap, SaveACTMap
+from .probe import ProbeACTMap
 from .prompt_set import ACTPromptSet
+from .stack import ACTMapStack
 from .sweep import ACTStrengthSweep
 from .text import ACTSteeredText, FitACTTextMap
 
@@ -36,6 +38,8 @@ NODES: list[type[io.ComfyNode]] = [
     LoadACTLanguageModel,
     FitACTTextMap,
     ACTSteeredText,
+    ACTMapStack,
+    ProbeACTMap,
 ]
 
 

@@ -56,6 +56,11 @@ class TextEncoders(FitModel[str]):
         """The module of the CLIP, which holds all of them."""
         return self._clip.cond_stage_model
 
+    @property
+    def token_keys(self) -> dict[str, str]:
+        """By component, the key of its tokens in what the tokenizer returns."""
+        return {encoder.component.name: encoder.key for encoder in self._encoders if encoder.key is not None}
+
     def check(self, source: Sequence[str], target: Sequence[str]) -> None:
         super().check(source, target)
         self.leave_out_unused([*source, *target])

@@ -35,6 +35,8 @@ def test_nodes_and_help_pages_are_complete(host: Host) -> None:
         "LoadACTLanguageModel",
         "FitACTTextMap",
         "ACTSteeredText",
+        "ACTMapStack",
+        "ProbeACTMap",
     }
     for name, info in ours.items():
         assert info["description"], name
@@ -54,7 +56,11 @@ def test_inputs_keep_names_and_order(host: Host) -> None:
     assert inputs("ACTMapLoader") == ["model", "name", "strength", "strength_clip", "clip"]
     assert inputs("SaveACTMap")[:2] == ["act_map", "name"]
     apply_inputs = "model act_map strength strength_clip start_percent end_percent branch clip"
-    assert inputs("ApplyACTSteering") == apply_inputs.split()
+    assert inputs("ApplyACTSteering") == [*apply_inputs.split(), "sites", "blocks", "schedule", "curve"]
+    probe = "model clip act_map prompt strength seed steps width height"
+    assert inputs("ProbeACTMap") == probe.split()
+    rows = [f"{part}_{number}" for number in range(1, 9) for part in ("map", "strength", "on")]
+    assert inputs("ACTMapStack") == ["act_maps", *rows]
 
 
 @pytest.mark.parametrize("kind", KINDS)
