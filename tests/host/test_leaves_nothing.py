@@ -1,0 +1,112 @@
+"""A map that is removed, muted, bypassed, set to 0 or swapped leaves nothing behind in the host, bit for bit.
+
+The page resolves muted and bypassed nodes before it sends a graph: a muted node is left out with everything behind it,
+and what is connected to a bypassed node is connected to its inputs of the same type instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from graphs import Parts, apply, plain, steered
+
+from tools.comfyui.server import Graph, Host
+
+INK = "plain_to_ink.safetensors"
+PROMPT = "a cat on a mat"
+
+
+def graph_of(name: str, *, bypassed: bool = False, **changes: Any) -> Graph:
+    """A picture steered in the model and the text encoder; bypassed, its links go past Apply ACT Steering."""
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    applied = apply(graph, parts.model, graph.add("LoadACTMap", name=name), parts.clip, **changes)
+    model, clip = (parts.model, parts.clip) if bypassed else (applied[0], applied[1])
+    parts.sampled(model, parts.encoded(PROMPT, clip))
+    return graph
+
+
+@pytest.mark.parametrize("kind", ["demo", "sd15", "flux"])
+def test_bypassed_node_leaves_nothing_after_a_steered_run(host: Host, saved: dict[str, str], kind: str) -> None:
+    before = plain(host, kind)
+    assert not torch.equal(steered(host, kind, saved[kind]), before)
+    # In the same process, with the same loaded model; the node is still in the graph, but nothing is behind it.
+    graph = Graph()
+    parts = Parts(graph, kind)
+    apply(graph, parts.model, graph.add("LoadACTMap", name=saved[kind]), parts.clip)
+    parts.sampled(seed=2)
+    other = plain(host, kind, seed=2)
+    assert torch.equal(host.latent(host.run(graph)), other)
+    assert torch.equal(plain(host, kind), before)
+
+
+def test_bypassed_equals_unsteered(host: Host, saved: dict[str, str]) -> None:
+    host.run(graph_of(saved["demo"]))
+    assert torch.equal(host.latent(host.run(graph_of(saved["demo"], bypassed=True))), plain(host, "demo"))
+
+
+def test_strength_zero_leaves_nothing_after_a_steered_run(host: Host, saved: dict[str, str]) -> None:
+    before = plain(host, "demo")
+    assert not torch.equal(host.latent(host.run(graph_of(saved["demo"]))), before)
+    zero = graph_of(saved["demo"], strength=0.0, strength_clip=0.0)
+    assert torch.equal(host.latent(host.run(zero)), before)
+
+
+def test_swapped_map_equals_its_first_run(host: Host, saved: dict[str, str]) -> None:
+    first, second = (host.latent(host.run(graph_of(name))) for name in (saved["demo"], INK))
+    # Other strengths in between, so that the host does not answer from its cache.
+    host.run(graph_of(saved["demo"], strength=0.3))
+    host.free(unload_models=False)
+    assert torch.equal(host.latent(host.run(graph_of(INK))), second)
+    host.free(unload_models=False)
+    assert torch.equal(host.latent(host.run(graph_of(saved["demo"]))), first)
+    assert not torch.equal(first, second)
+
+
+def stack(graph: Graph, name: str) -> Any:
+    return graph.add("ACTMapStack", map_1=name, strength_1=0.5, map_2=INK, strength_2=0.4)
+
+
+def loaded(graph: Graph, name: str) -> Any:
+    return graph.add("LoadACTMap", name=name)
+
+
+@pytest.mark.parametrize(
+    ("maps", "changes"),
+    [
+        (stack, {}),
+        (loaded, {"sites": "*norm*, clip_l/*"}),
+        (loaded, {"blocks": "late"}),
+        (loaded, {"schedule": "fade out"}),
+        (loaded, {"schedule": "fade in", "blocks": "early", "start_percent": 0.2}),
+    ],
+)
+def test_settings_of_a_map_leave_nothing(
+    host: Host, saved: dict[str, str], maps: Callable[[Graph, str], Any], changes: dict[str, Any]
+) -> None:
+    def run(**more: Any) -> torch.Tensor:
+        graph = Graph()
+        parts = Parts(graph, "demo")
+        applied = apply(graph, parts.model, maps(graph, saved["demo"]), parts.clip, **changes | more)
+        parts.sampled(applied[0], parts.encoded(PROMPT, applied[1]))
+        return host.latent(host.run(graph))
+
+    before = plain(host, "demo")
+    assert not torch.equal(run(), before)
+    assert torch.equal(run(strength=0.0, strength_clip=0.0), before)
+    host.free(unload_models=False)
+    assert torch.equal(plain(host, "demo"), before)
+
+
+def test_interrupted_stack_leaves_nothing(host: Host, saved: dict[str, str]) -> None:
+    before = plain(host, "demo")
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    applied = apply(graph, parts.model, stack(graph, saved["demo"]), parts.clip, schedule="fade out")
+    parts.sampled(applied[0], parts.encoded(PROMPT, applied[1]), steps=4000)
+    assert host.interrupted(graph, 1.0) == "interrupted"
+    host.free(unload_models=False)
+    assert torch.equal(plain(host, "demo"), before)
