@@ -177,7 +177,9 @@ def _act_map(graph: Graph, name: str) -> Node:
 def _applied(graph: Graph, loaded: Node, act_map: Node, strength: float) -> Node:
     window = {"start_percent": 0.0, "end_percent": 1.0, "branch": "positive"}
     strengths = {"strength": strength, "strength_clip": strength}
-    return graph.add("ApplyACTSteering", model=loaded[0], act_map=act_map, **strengths, **window, clip=loaded[1])
+    everywhere = {"sites": "", "blocks": "all", "schedule": "constant"}
+    inputs = {"model": loaded[0], "clip": loaded[1], "act_map": act_map, **strengths, **window, **everywhere}
+    return graph.add("ApplyACTSteering", **inputs)
 
 
 def _draw(graph: Graph, loaded: Node, model: Node, positive: Node, batch: int) -> None:

@@ -1,6 +1,7 @@
 """Writes ``web/docs/<node>/node.png``: each node whose help page shows it, as the frontend draws it.
 
-Also ``docs/strength_sweep.png``, that workflow after a run, and the chart on the help page of Inspect ACT Map.
+Also ``docs/strength_sweep.png``, that workflow after a run, and the charts on the help pages of Inspect ACT Map and
+Probe ACT Map.
 
     python tools/make_node_pictures.py
 
@@ -25,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from act_core import load_map  # noqa: E402
 from act_core.plots import effect_chart  # noqa: E402
 from tools.comfyui.frontend import TIMEOUT, opened  # noqa: E402
-from tools.comfyui.server import started  # noqa: E402
+from tools.comfyui.server import Graph, Host, started  # noqa: E402
 
 DOCS = ROOT / "web" / "docs"
 # Draws the node alone on the canvas, at a readable scale.
@@ -65,6 +66,19 @@ FIT = """async ([left, top, right, bottom]) => {
 FREE = 90, 150, 1500, 980
 
 
+def draw_probe(host: Host) -> None:
+    """What Probe ACT Map shows of the shipped map."""
+    graph = Graph()
+    loaded = graph.add("LoadACTDemoModel")
+    act_map = graph.add("LoadACTMap", name="plain_to_ink.safetensors")
+    models = {"model": loaded[0], "clip": loaded[1], "act_map": act_map}
+    settings = {"prompt": "red heart, flat sticker", "strength": 1.0, "seed": 0, "steps": 8, "width": 0, "height": 0}
+    graph.add("ProbeACTMap", **models, **settings)
+    (picture,) = host.images(host.run(graph))
+    drawn = Image.open(picture).convert("P", palette=Image.Palette.ADAPTIVE, colors=64)
+    drawn.save(DOCS / "ProbeACTMap" / "moves.png", optimize=True)
+
+
 def main() -> None:
     root = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "comfy" / "ComfyUI")
     pages = [page for page in sorted(DOCS.glob("*/en.md")) if re.search(r"\(node\.png\)", page.read_text("utf-8"))]
@@ -79,6 +93,7 @@ def main() -> None:
             frontend.page.screenshot(path=picture, clip=clip)
             Image.open(picture).convert("P", palette=Image.Palette.ADAPTIVE, colors=64).save(picture, optimize=True)
             print(f"wrote {picture}")
+        draw_probe(host)
     with (
         tempfile.TemporaryDirectory() as folder,
         started(root / ".venv" / "bin" / "python", Path(folder) / "base") as host,

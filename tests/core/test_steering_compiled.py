@@ -175,3 +175,15 @@ def test_compiled_model_steers_chosen_rows_and_leaves_further_rows(counter: Comp
         steering.strength = 0.5
         assert torch.equal(compiled(x), model.module(x))
         assert counter.frame_count == count
+
+
+def test_stacked_maps_whose_strengths_change_at_each_call_share_one_graph(counter: CompileCounter) -> None:
+    """As a host does that enters all maps at each denoising step, with strengths that fade."""
+    model, act_map = chain(), chain_map()
+    compiled: Any = torch.compile(model.module, backend=counter)
+    rows = model.rows(SOURCE)
+    with torch.no_grad():
+        for strength in (1.0, 0.75, 0.5, 0.25):
+            with steer(model.module, act_map, strength), steer(model.module, act_map, -strength / 2):
+                compiled(rows)
+    assert counter.frame_count == 1
