@@ -10,6 +10,7 @@ import pytest
 from graphs import KINDS, Parts
 from in_host import run_inside
 
+from tools.comfyui.frontend import CHROMIUM, Frontend, opened
 from tools.comfyui.server import Graph, Host, started
 
 # A node of another pack that returns a list: the host runs connected nodes once for each item.
@@ -48,6 +49,16 @@ def host(host_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Generat
     paths.write_text(f"elsewhere:\n  base_path: {base}\n  LLM: models_elsewhere\n")
     with started(host_python, base, None, "--extra-model-paths-config", paths) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def frontend(host: Host) -> Generator[Frontend, None, None]:
+    """The page of the host."""
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium on this machine, so the frontend is not tested")
+    with opened(host, 1600, 900) as page:
+        yield page
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,4 @@
-"""A map that is removed, muted, bypassed, set to 0 or swapped leaves nothing behind in the host, bit for bit.
-
-The page resolves muted and bypassed nodes before it sends a graph: a muted node is left out with everything behind it,
-and what is connected to a bypassed node is connected to its inputs of the same type instead.
-"""
+"""A map that is removed, bypassed, muted, set to 0 or swapped leaves nothing behind in the host, bit for bit."""
 
 from __future__ import annotations
 
@@ -13,7 +9,9 @@ import pytest
 import torch
 from graphs import Parts, apply, plain, steered
 
+from tools.comfyui.frontend import Frontend
 from tools.comfyui.server import Graph, Host
+from tools.comfyui.workflow import add_titles, as_graph
 
 INK = "plain_to_ink.safetensors"
 PROMPT = "a cat on a mat"
@@ -110,3 +108,43 @@ def test_interrupted_stack_leaves_nothing(host: Host, saved: dict[str, str]) -> 
     assert host.interrupted(graph, 1.0) == "interrupted"
     host.free(unload_models=False)
     assert torch.equal(plain(host, "demo"), before)
+
+
+# What the page calls the modes of a node.
+ALWAYS, MUTED, BYPASSED = 0, 2, 4
+SET_MODE = """([type, mode]) => {
+    for (const node of window.app.graph._nodes) if (node.type === type) node.mode = mode;
+}"""
+
+
+@pytest.mark.parametrize("node", ["ApplyACTSteering", "ACTMapStack"])
+def test_nodes_that_the_page_bypasses_or_mutes(
+    frontend: Frontend, host: Host, saved: dict[str, str], node: str
+) -> None:
+    """A steered picture and, beside it, a plain one: the page leaves out what is behind a muted node."""
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    applied = apply(graph, parts.model, stack(graph, saved["demo"]), parts.clip)
+    parts.sampled(applied[0], parts.encoded(PROMPT, applied[1]), seed=31)
+    parts.sampled(seed=32)
+    plain_pictures = [plain(host, "demo", seed=31), plain(host, "demo", seed=32)]
+    listed = host.get("/object_info")
+    add_titles(graph.prompt, listed)
+    frontend.page.evaluate("graph => window.app.loadGraphData(graph)", as_graph(graph.prompt, listed))
+
+    def drawn(mode: int) -> list[torch.Tensor]:
+        frontend.page.evaluate(SET_MODE, [node, mode])
+        host.free(unload_models=False)
+        run = frontend.run()
+        assert not run.error
+        return host.latents(run)
+
+    steered_picture, other = drawn(ALWAYS)
+    assert not torch.equal(steered_picture, plain_pictures[0])
+    assert torch.equal(other, plain_pictures[1])
+    (alone,) = drawn(MUTED)
+    assert torch.equal(alone, plain_pictures[1])
+    if node == "ApplyACTSteering":
+        assert all(torch.equal(*pair) for pair in zip(drawn(BYPASSED), plain_pictures, strict=True))
+    again, _ = drawn(ALWAYS)
+    assert torch.equal(again, steered_picture)

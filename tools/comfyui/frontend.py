@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
-from .server import Host
+from .server import Host, Run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -29,6 +30,16 @@ class Frontend:
         page.wait_for_function("() => window.LiteGraph.registered_node_types['LoadACTDemoModel']", timeout=TIMEOUT)
         # The page opens a default workflow, which would replace one that is loaded too early.
         page.wait_for_function("() => window.app.graph._nodes.length > 0", timeout=TIMEOUT)
+
+    def run(self) -> Run:
+        """Run the workflow on the page, as its button does, and wait for the result."""
+        before = set(self.host.get("/history"))
+        self.page.evaluate("() => window.app.queuePrompt(0)")
+        end = time.monotonic() + TIMEOUT / 1000
+        while not (new := set(self.host.get("/history")) - before):
+            assert time.monotonic() < end, "the page has queued nothing that ended"
+            time.sleep(0.2)
+        return self.host.wait(new.pop())
 
     def _on_message(self, message: Any) -> None:
         if message.type == "error":
