@@ -14,6 +14,7 @@ from PIL import Image
 
 from tools.comfyui.server import Graph, Host, Node
 
+_SETTINGS = {"sites": "attention", "steps": 3, "width": 64, "height": 64, "seed": 0}
 SUBJECTS = ("cat", "house", "boat", "tree", "dog", "fish")
 
 
@@ -66,7 +67,8 @@ def test_demo_model_learns_ink_from_pictures(host: Host) -> None:
         for seed, subject in enumerate(SUBJECTS[1:]):
             more = drawn(graph, parts, f"{subject}, {style}", seed=seed)
             images = graph.add("ImageBatch", image1=images, image2=more)
-        fitted = fit(graph, parts, images, steps=40)
+        captions = "\n".join(subject for subject in SUBJECTS for _ in range(4))
+        fitted = fit(graph, parts, images, captions=captions, steps=40)
         graph.add("InspectACTMap", act_map=fitted)
         applied = apply(graph, parts.model, fitted, parts.clip)
         models[name] = applied[0], applied[1]
@@ -123,7 +125,7 @@ def test_latents_and_conditioning_in_place_of_pictures(host: Host) -> None:
         if changes.pop("encoded"):
             scaled = graph.add("ImageScale", image=images, upscale_method="lanczos", width=64, height=64, crop="center")
             own = {"latents": graph.add("VAEEncode", pixels=scaled, vae=parts.vae), "conditioning": parts.encoded("")}
-        settings = {"sites": "auto", "pattern": "diffusion_model/*attn.proj", "steps": 3, "width": 64, "height": 64, "seed": 0}
+        settings = _SETTINGS | {"pattern": "diffusion_model/*attn.proj"}
         graph.add("InspectACTMap", act_map=graph.add("FitACTMapFromImages", model=parts.model, **own, **settings))
         (output,) = host.run(graph).outputs.values()
         return output["text"][0]
@@ -153,9 +155,8 @@ def test_combined_conditioning_is_refused(host: Host) -> None:
     parts = Parts(graph, "demo")
     both = graph.add("ConditioningCombine", conditioning_1=parts.encoded("a cat"), conditioning_2=parts.encoded("rain"))
     images = colours(graph, 0xFF0000, 0x0000FF)
-    settings = {"sites": "auto", "pattern": "diffusion_model/*attn.proj", "steps": 3, "width": 64, "height": 64, "seed": 0}
     fitted = graph.add(
-        "FitACTMapFromImages", model=parts.model, images=images, vae=parts.vae, conditioning=both, **settings
+        "FitACTMapFromImages", model=parts.model, images=images, vae=parts.vae, conditioning=both, **_SETTINGS
     )
     graph.add("InspectACTMap", act_map=fitted)
     run = host.fail(graph)
@@ -172,8 +173,7 @@ def test_missing_connection_is_named(host: Host, left_out: str, reason: str) -> 
     parts = Parts(graph, "demo")
     own = {"images": colours(graph, 0xFF0000, 0x0000FF), "vae": parts.vae, "clip": parts.clip}
     del own[left_out]
-    settings = {"sites": "auto", "pattern": "diffusion_model/*attn.proj", "steps": 3, "width": 64, "height": 64, "seed": 0}
-    graph.add("InspectACTMap", act_map=graph.add("FitACTMapFromImages", model=parts.model, **own, **settings))
+    graph.add("InspectACTMap", act_map=graph.add("FitACTMapFromImages", model=parts.model, **own, **_SETTINGS))
     run = host.fail(graph)
     assert run.node == "FitACTMapFromImages"
     assert reason in run.error
