@@ -69,7 +69,7 @@ class PictureSetting(NamedTuple):
 class StyleBench:
     """The demo model, the judge, and held-out concepts to draw; prompted pictures are drawn once."""
 
-    def __init__(self, count: int, seeds: int, pictures: Emoji, *, last: bool = False) -> None:
+    def __init__(self, count: int, seeds: int, pictures: Emoji, *, last: bool = False, steps: int = STEPS) -> None:
         """Choose the concepts.
 
         Args:
@@ -77,6 +77,7 @@ class StyleBench:
             seeds: pictures of each.
             pictures: all emoji.
             last: whether to take concepts from the end of the list, which are used to choose settings.
+            steps: denoising steps of each picture.
         """
         complete = [c for c in range(len(pictures.names)) if pictures.seen[:, c].all()]
         held_out = [c for c in complete if not is_training_concept(c)]
@@ -86,13 +87,15 @@ class StyleBench:
         self.fit_concepts = [c for c in complete if is_training_concept(c)]
         self.pictures = pictures
         self.seeds = seeds
+        self.steps = steps
         self.judge: Judge = load_judge(pictures)
         pipeline = DiffusersModel.from_pretrained(ROOT / "demo_model").pipeline
         self.models = {components: PerStep(pipeline, components=components) for components in COMPONENTS}
         self.model = self.models["both"]
         self._prompted: dict[int, Judged] = {}
 
-    def captions(self, style: int, concepts: Iterable[int]) -> list[str]:
+    def captions(self, style: int | None, concepts: Iterable[int]) -> list[str]:
+        """The names of concepts in a style; without a style if it is None."""
         return [caption(self.pictures.names[concept], (), style) for concept in concepts]
 
     def prompts(self, source: int, target: int, count: int) -> tuple[list[str], list[str]]:
@@ -109,7 +112,8 @@ class StyleBench:
 
     def draw(self, texts: Sequence[str]) -> Judged:
         """Every text with every seed."""
-        images = torch.cat([draw(self.model, texts, seed=1000 * seed) for seed in range(self.seeds)])
+        seeds = range(self.seeds)
+        images = torch.cat([draw(self.model, texts, seed=1000 * seed, steps=self.steps) for seed in seeds])
         return Judged(images, *self.judge.ask(images))
 
     def prompted(self, style: int) -> Judged:

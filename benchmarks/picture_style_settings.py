@@ -1,0 +1,132 @@
+"""The settings tried to choose the defaults of a fit from pictures, on concepts that `picture_styles` does not use."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+from act_core.settings import Components, RefineSettings
+from tools.results import Cell, Column
+
+from .lib.judge import load_pictures
+from .lib.learned_styles import Learned, content_kept, drawn_with, examples, refined, transported
+from .lib.pictures import StyleBench, style_pair
+from .lib.report import Report, parse
+
+# Easy, hard, and in both directions, as in `style_settings`; the first is prompted without a style, too.
+PAIRS = ((0, 4), (4, 1), (3, 2), (1, 0))
+STRENGTHS = (0.5, 1.0)
+PICTURES = 32
+STEPS = 8
+COLUMNS = (
+    Column("setting"),
+    Column("sites", format="d"),
+    *(Column(f"of prompting, at {strength:g}", format=".2f") for strength in STRENGTHS),
+    Column("worst pair, at 1", format=".2f"),
+    *(Column(f"content at {strength:g}", format=".2f") for strength in STRENGTHS),
+    Column("steps", format=".0f"),
+    Column("fit", "s", ".1f"),
+)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is fitted, and how.
+
+    Attributes:
+        words: describes it.
+        count: pictures.
+        captions: ``source`` if captions name the style that is prompted, ``plain`` if they name none, else empty.
+        fit: fits a map on pictures.
+    """
+
+    words: str
+    count: int
+    captions: str
+    fit: Callable[[StyleBench, Any], Learned]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.picture_style_settings", description=__doc__)
+    parser.add_argument("--concepts", type=int, default=16, help="how many to draw (%(default)s)")
+    parser.add_argument("--seeds", type=int, default=1, help="pictures of each (%(default)s)")
+    parser.add_argument("--first", type=int, help="only the first settings")
+    args = parse(parser, arguments)
+
+    report = Report("picture_style_settings", "Settings tried for a style from pictures", args, "diffusers")
+    bench = StyleBench(args.concepts, args.seeds, load_pictures(), last=True, steps=STEPS)
+    pairs = "; ".join(style_pair(source, target) for source, target in PAIRS)
+    prompting = fmean(float(content_kept(bench.prompted(b), bench.prompted(a)).mean()) for a, b in PAIRS)
+    report.text(
+        f"{PICTURES} pictures whose captions name the source style, unless noted; {len(bench.concepts)} concepts x "
+        f"{bench.seeds} seeds, {STEPS} denoising steps, medians over the pairs {pairs}. Of prompting: probability of "
+        "the target style, as a share of what prompting for it gives. Content: 1 if a picture shows what the unsteered "
+        f"one does, 0 if another concept; prompting for the style keeps {prompting:.2f}."
+    )
+    settings = list(settings_to_try())[: args.first]
+    report.table("settings", "Settings", COLUMNS, (measured(bench, setting) for setting in settings))
+    return report.finish()
+
+
+def settings_to_try() -> Iterator[Setting]:
+    """One change at a time."""
+    yield _refinement()
+    for sites in ("norms", "attention", "blocks", "all"):
+        yield _refinement(sites=sites)
+    yield _refinement(components="model")
+    yield _refinement(components="model", sites="all")
+    for rate in (0.02, 0.1):
+        yield _refinement(rate=rate)
+    for steps in (30, 120, 240):
+        yield _refinement(steps=steps)
+    yield _refinement(held_back=0.2)
+    yield _refinement(batch_size=8)
+    for count in (4, 12, 128):
+        yield _refinement(count=count)
+    yield _refinement(captions="plain")
+    yield _refinement(captions="", count=12)
+    yield Setting("transport", PICTURES, "source", transported)
+    yield Setting("transport, 12 pictures, no captions", 12, "", transported)
+
+
+def _refinement(
+    count: int = PICTURES, captions: str = "source", components: Components = "both", **changes: Any
+) -> Setting:
+    words = [f"{name.replace('_', ' ')} {value}" for name, value in changes.items()]
+    words += ["diffusion model alone"] * (components == "model")
+    words += [f"{count} pictures"] * (count != PICTURES)
+    words += [f"{captions or 'no'} captions"] * (captions != "source")
+    settings = RefineSettings(**changes)
+    return Setting(
+        ", ".join(words) or "default",
+        count,
+        captions,
+        lambda bench, pictures: refined(bench, pictures, settings, components=components),
+    )
+
+
+def measured(bench: StyleBench, setting: Setting) -> list[Cell]:
+    """A row of the table."""
+    style: list[list[float]] = [[] for _ in STRENGTHS]
+    content: list[list[float]] = [[] for _ in STRENGTHS]
+    fits: list[Learned] = []
+    for source, target in PAIRS:
+        named = source if setting.captions == "source" else None
+        images = bench.pictures.images[target]
+        pictures = examples(bench, images, setting.count, named=named, captions=bool(setting.captions))
+        fits.append(setting.fit(bench, pictures))
+        prompted = float(bench.prompted(target).styles[:, target].mean())
+        for number, strength in enumerate(STRENGTHS):
+            drawn = drawn_with(bench, fits[-1].act_map, bench.captions(source, bench.concepts), strength)
+            style[number].append(float(drawn.styles[:, target].mean()) / prompted)
+            content[number].append(float(content_kept(drawn, bench.prompted(source)).mean()))
+    shares, contents = ([median(values) for values in part] for part in (style, content))
+    steps, seconds = (fmean(values) for values in zip(*((fit.steps, fit.seconds) for fit in fits), strict=True))
+    return [setting.words, len(fits[0].act_map), *shares, min(style[-1]), *contents, steps, seconds]
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
