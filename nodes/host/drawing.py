@@ -65,14 +65,23 @@ def _groups(conditionings: Sequence[Conditioning]) -> list[list[int]]:
 
 
 def _key(conditioning: Conditioning) -> tuple[Any, ...]:
-    """What must be equal for conditionings to be joined: shapes of tensors, and all other values."""
+    """What must be equal for conditionings to be joined: shapes of tensors, and all other values.
+
+    Tensors without a row for each prompt, such as the token numbers of Anima, cannot be joined: only the very same
+    conditioning then fits.
+    """
     cond, extra = conditioning
+    tensors = [cond, *(value for value in extra.values() if isinstance(value, Tensor))]
+    if not all(tensor.ndim > 1 and tensor.shape[0] == 1 for tensor in tensors):
+        return (id(cond),)
     kept = [(name, tuple(v.shape) if isinstance(v, Tensor) else repr(v)) for name, v in sorted(extra.items())]
     return tuple(cond.shape), tuple(kept)
 
 
 def _joined(conditionings: Sequence[Conditioning]) -> Conditioning:
-    """One conditioning with a row for each."""
+    """One conditioning with a row for each, or that of all of them if they are the same; the host repeats it."""
+    if all(cond is conditionings[0][0] for cond, _ in conditionings):
+        return conditionings[0]
     conds, extras = zip(*conditionings, strict=True)
     extra = {
         name: torch.cat([own[name] for own in extras]) if isinstance(value, Tensor) else value

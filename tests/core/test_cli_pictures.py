@@ -10,6 +10,7 @@ from command_line import Run, refused
 from PIL import Image
 
 from act_core import load_map
+from act_core.models.picture_loss import PictureModel
 
 
 @pytest.fixture
@@ -47,9 +48,65 @@ def test_captions_are_kept_in_the_map(run: Run, tmp_path: Path, tiny_pipeline: P
     assert load_map(out).record.target_prompts == tuple(f"thing {number}" for number in range(4))
 
 
+def test_transport_from_pictures(run: Run, tmp_path: Path, tiny_pipeline: Path, pictures: Path) -> None:
+    out = tmp_path / "style.safetensors"
+    transport = (
+        "--target-images",
+        pictures,
+        "--estimator",
+        "transport",
+        "--levels",
+        "0.3, 0.9",
+        "--sites",
+        "attention",
+    )
+    status, text, _ = run("fit", "--model", tiny_pipeline, "--size", 16, 16, *transport, "--out", out)
+    assert status == 0
+    assert "Note: source pictures drawn by the model without captions." in text
+    loaded = load_map(out)
+    assert loaded.levels == (0.9, 0.3)
+    assert (loaded.record.fitted_by, loaded.record.source_count, loaded.record.target_count) == ("transport", 4, 4)
+    status, text, _ = run("inspect", out)
+    assert status == 0
+    assert "0.9, 0.3" in text
+    swept = ("sweep", "--model", tiny_pipeline, "--map", out, "--steps", 2, "--strength", 1, "--out")
+    assert run(*swept, tmp_path / "a.png", "rain")[0] == 0
+
+
+def test_source_pictures_and_estimator(run: Run, tmp_path: Path, tiny_pipeline: Path, pictures: Path) -> None:
+    others = tmp_path / "others"
+    others.mkdir()
+    for number in range(3):
+        Image.new("RGB", (20, 20), (0, 80 * number, 0)).save(others / f"{number} \N{CAT FACE}.png")
+    out = tmp_path / "style.safetensors"
+    both = ("--target-images", pictures, "--source-images", others, "--estimator", "mean", "--levels", "0.5")
+    assert run("fit", "--model", tiny_pipeline, "--size", 16, 16, *both, "--sites", "attention", "--out", out)[0] == 0
+    record = load_map(out).record
+    assert (record.estimator, record.source_count) == ("mean", 3)
+
+
+def test_model_that_cannot_be_refined_is_fitted_by_transport(
+    run: Run, tmp_path: Path, tiny_pipeline: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loss = PictureModel.loss
+    monkeypatch.setattr(PictureModel, "loss", lambda *arguments: loss(*arguments).detach())
+    out = tmp_path / "style.safetensors"
+    fit = ("fit", "--model", tiny_pipeline, "--size", 16, 16, "--target-images", pictures, "--sites", "attention")
+    status, text, _ = run(*fit, "--out", out)
+    assert status == 0
+    assert "Note: fitted by transport rather than refined, since this model cannot be differentiated" in text
+    assert load_map(out).record.fitted_by == "transport"
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
+        (["--estimator", "transport", "--levels", "0.5, 1.5"], "The noise level is 1.5"),
+        (["--estimator", "transport", "--levels", "high"], "give numbers from 0 to 1"),
+        (["--estimator", "transport", "--source-images", "nowhere"], "nowhere is not a folder"),
+        (["--estimator", "transport", "--steps", "3"], "--steps has no effect"),
+        (["--levels", "0.5"], "--levels has no effect on a refinement"),
+        (["--source-images", "here"], "--source-images has no effect on a refinement"),
         (["--target-images", "nowhere"], "nowhere is not a folder"),
         (["--captions"], "0.png has no caption"),
         (["--steps", "0"], "steps is 0"),

@@ -12,6 +12,7 @@ import torch
 from graphs import Parts, apply, plain
 from PIL import Image
 
+from act_core import load_map, save_map
 from tools.comfyui.server import Graph, Host, Node
 
 _SETTINGS = {"sites": "attention", "steps": 3, "width": 64, "height": 64, "seed": 0}
@@ -105,6 +106,9 @@ def test_other_models_learn_and_are_left_alone(host: Host, kind: str) -> None:
         ((0xFF0000,), {}, "There is 1 picture"),
         ((0xFF0000, 0xFF0000), {}, "All pictures are the same"),
         ((0xFF0000, 0x0000FF), {"captions": "a cat"}, "2 pictures, but 1 captions"),
+        ((0xFF0000, 0x0000FF), {"levels": "0.9, 1.5"}, "The noise level is 1.5; it must be a number from 0 to 1"),
+        ((0xFF0000, 0x0000FF), {"levels": "high"}, "give numbers from 0 to 1"),
+        ((0xFF0000, 0x0000FF), {"samples": 1}, "There is 1 picture"),
     ],
 )
 def test_bad_pictures_are_refused(host: Host, values: tuple[int, ...], changes: dict[str, Any], reason: str) -> None:
@@ -187,3 +191,80 @@ def test_vae_of_another_model_is_refused(host: Host) -> None:
     run = host.fail(graph)
     assert run.node == "FitACTMapFromImages"
     assert "connect the VAE that belongs to the model" in run.error
+
+
+def applied(host: Host, kind: str, name: str, **changes: Any) -> torch.Tensor:
+    graph = Graph()
+    parts = Parts(graph, kind)
+    parts.sampled(apply(graph, parts.model, graph.add("LoadACTMap", name=name), **changes)[0])
+    return host.latent(host.run(graph))
+
+
+@pytest.mark.parametrize("kind", ["demo", "sd15"])
+def test_transport_acts_by_noise_level(host: Host, kind: str) -> None:
+    """On a flow and on a model with discrete timesteps: in a part of the schedule, the nearest bin acts."""
+    before = plain(host, kind)
+    graph = Graph()
+    parts = Parts(graph, kind)
+    empty = graph.add("EmptySD3LatentImage", width=parts.size, height=parts.size, batch_size=4)
+    sampling = {"seed": 3, "steps": 2, "cfg": 1.0, "sampler_name": "euler", "scheduler": "simple", "denoise": 1.0}
+    encoded = {"positive": parts.encoded("ink"), "negative": parts.encoded("")}
+    pictures = graph.add("KSampler", model=parts.model, latent_image=empty, **encoded, **sampling)
+    settings = {"sites": "attention", "steps": 3, "width": 64, "height": 64, "seed": 0, "estimator": "transport"}
+    fitted = graph.add(
+        "FitACTMapFromImages",
+        model=parts.model,
+        latents=pictures,
+        conditioning=parts.encoded(""),
+        levels="0.4, 0.95",
+        samples=3,
+        **settings,
+    )
+    details = {"author": "", "description": "", "license": "", "strength_low": 0.0, "strength_high": 1.0}
+    graph.add("SaveACTMap", act_map=fitted, name=f"style_{kind}", title="style", **details)
+    host.run(graph)
+    folder = host.base / "models" / "act_maps"
+    act_map = load_map(folder / f"style_{kind}.safetensors")
+    assert act_map.levels == (0.95, 0.4)
+    assert act_map.record.target_count == act_map.record.source_count == 3
+    assert "source pictures drawn by the model without captions" in act_map.record.notes
+    windows = {0.95: {"end_percent": 0.2}, 0.4: {"start_percent": 0.8}}
+    for level, window in windows.items():
+        name = f"style_{kind}_{level}.safetensors"
+        save_map(act_map.at(level), folder / name)
+        found = applied(host, kind, f"style_{kind}.safetensors", **window)
+        assert torch.equal(found, applied(host, kind, name, **window))
+        assert not torch.equal(found, before)
+    assert torch.equal(applied(host, kind, f"style_{kind}.safetensors", strength=0.0), before)
+    host.free()  # or the host would answer from its cache
+    assert torch.equal(plain(host, kind), before)
+
+
+def test_transport_from_source_images_with_captions(host: Host) -> None:
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    own: dict[str, Any] = {"estimator": "transport", "levels": "0.9, 0.5", "captions": "cat\ndog"}
+    own |= {"source_images": colours(graph, 0x00FF00, 0x303030, 0x00FFFF), "source_captions": "fish\nboat\ntree"}
+    graph.add("InspectACTMap", act_map=fit(graph, parts, colours(graph, 0xFF0000, 0x0000FF), **own))
+    (output,) = host.run(graph).outputs.values()
+    assert "3 source, such as 'fish'; 2 target, such as 'cat'" in output["text"][0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"captions": "cat\ndog"}, "Only some pictures have captions"),
+        ({"same": True}, "source pictures and the target pictures are the same"),
+    ],
+)
+def test_bad_source_images_are_refused(host: Host, changes: dict[str, Any], reason: str) -> None:
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    targets = colours(graph, 0xFF0000, 0x0000FF)
+    sources = targets if "same" in changes else colours(graph, 0x00FF00, 0x303030)
+    own = {name: value for name, value in changes.items() if name != "same"}
+    fitted = fit(graph, parts, targets, source_images=sources, estimator="transport", **own)
+    graph.add("InspectACTMap", act_map=fitted)
+    run = host.fail(graph)
+    assert run.node == "FitACTMapFromImages"
+    assert reason in run.error
