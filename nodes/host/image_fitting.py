@@ -129,7 +129,8 @@ class ImageTransport:
         if source is None:
             latents = drawn_latents(self.model, empty, target.conditionings, seed)
             source = replace(target, latents=latents)
-            notes = (drawn_note(captioned=any(target.captions)),)
+            captioned = any(target.captions) or len({id(cond) for cond, _ in target.conditionings}) > 1
+            notes = (drawn_note(captioned=captioned),)
         sources, targets = source.samples(), target.samples(len(source.latents))
         progress = FitProgress()
         fitted: list[ActMap] = []
