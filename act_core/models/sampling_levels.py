@@ -46,7 +46,7 @@ def with_levels(pipeline: Any, around: Around) -> Around:
         is_known = True
         level = min(1.0, max(0.0, float(time.max()) / schedule.longest))
         for layer in layers:
-            layer.choose_level(level)
+            layer.choose_level(level, layer.act_map.bin_at(level) or 0)
         return run(call)
 
     return {**around, place: denoise}

@@ -65,10 +65,9 @@ class Layer:
         """The transport that acts, without bins."""
         return self.act_map.transports[self.site].bin(self.bin)
 
-    def choose_level(self, level: float) -> None:
-        """Act as at a noise level from now on, if the map has several."""
+    def choose_level(self, level: float, number: int) -> None:
+        """Act as at a noise level from now on, with the bin of this number."""
         self.level = level
-        number = self.act_map.bin_at(level) or 0
         if number != self.bin:
             self.bin = number
             if self.slot is not None:

@@ -13,7 +13,6 @@ from torch import nn
 from ..errors import MapError, MapMismatchError
 from ..interception import Forward
 from ..interrupts import begin, critical, end, raise_deferred
-from ..levels import as_level
 from ..maps import ActMap
 from ..settings import Strength, as_strength
 from ..sites import Coverage, Site
@@ -162,9 +161,9 @@ class Steering:
 
     @level.setter
     def level(self, value: float) -> None:
-        level = as_level(value)
+        number = self.act_map.bin_at(value) or 0
         for layer in self._layers.values():
-            layer.choose_level(level)
+            layer.choose_level(float(value), number)
 
     @cached_property
     def warnings(self) -> tuple[str, ...]:
