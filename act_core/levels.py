@@ -16,7 +16,7 @@ from typing import cast
 from .errors import MapError
 
 # Of a fit from pictures. They are closer together where the model decides what it draws.
-LEVELS = (0.98, 0.9, 0.8, 0.65, 0.5, 0.35, 0.2)
+LEVELS = (0.95, 0.85, 0.7, 0.5, 0.3)
 MAX_LEVELS = 64
 
 

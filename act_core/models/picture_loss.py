@@ -20,7 +20,9 @@ from .schedules import counts, schedule_of
 
 # Names that the noisy latents have in diffusion models.
 _LATENTS = ("hidden_states", "sample")
+# How source pictures are drawn: so many at a time, in so many steps.
 _DRAWN_TOGETHER = 8
+_DRAWING_STEPS = 12
 
 
 class PictureModel(LossModel[Picture], LevelModel[Picture]):
@@ -92,7 +94,7 @@ class PictureModel(LossModel[Picture], LevelModel[Picture]):
         found: list[Picture] = []
         for at in range(0, len(captions), _DRAWN_TOGETHER):
             part = captions[at : at + _DRAWN_TOGETHER]
-            images = self._model.generate(part, seed=seed + at)
+            images = self._model.generate(part, seed=seed + at, steps=_DRAWING_STEPS)
             found += [Picture(image, caption) for image, caption in zip(images, part, strict=True)]
         return found
 

@@ -2,47 +2,19 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from bins import CHANNELS, FIRST, LEVELS, SECOND, binned_map, binned_transport, plain_map, values
 from torch import Tensor, nn
 
-from act_core import ActMap, MapError, load_map, save_map, steer
-from act_core.errors import FitError, MapFileError
+from act_core import ActMap, MapError, steer
+from act_core.errors import FitError
 from act_core.fitting.coefficients import coefficients
 from act_core.levels import as_levels
-from act_core.mapfile.format import FORMAT_KEY, LEVELS_KEY
-from act_core.sites import Site
 from act_core.summary import describe
-from act_core.transport import Statistics, Transport, fit_transport, stacked
-
-LEVELS = (0.9, 0.5, 0.2)
-CHANNELS = 4
-FIRST, SECOND = (Site("diffusion_model", name, None, "tokens", CHANNELS) for name in ("0", "1"))
-
-
-def values(seed: int, rows: int = 6) -> Tensor:
-    return torch.randn(rows, CHANNELS, generator=torch.Generator().manual_seed(seed)) * (1 + seed % 3)
-
-
-def binned_transport(seed: int, *, bounded: bool = False) -> Transport:
-    ends = (torch.full((CHANNELS,), -1.0), torch.full((CHANNELS,), 1.0)) if bounded else None
-    fitted = [fit_transport(values(seed + n), values(seed + n + 50), interval=ends) for n in range(len(LEVELS))]
-    return stacked(fitted)
-
-
-def binned_map(*, bounded: bool = False) -> ActMap:
-    transports = {FIRST: binned_transport(1, bounded=bounded), SECOND: binned_transport(20, bounded=bounded)}
-    return ActMap(transports, levels=LEVELS)
-
-
-def plain_map(seed: int = 7) -> ActMap:
-    return ActMap({FIRST: fit_transport(values(seed), values(seed + 1))})
+from act_core.transport import Statistics, fit_transport, stacked
 
 
 def model() -> nn.Module:
@@ -229,78 +201,6 @@ def test_transport_with_bins_is_not_applied_directly() -> None:
 def test_map_with_levels_cannot_be_refined() -> None:
     with pytest.raises(FitError, match="has several noise levels"):
         coefficients([FIRST], binned_map())
-
-
-@pytest.mark.parametrize("statistics", [True, False])
-@pytest.mark.parametrize("bounded", [True, False])
-def test_file_keeps_levels_and_bins(tmp_path: Path, statistics: bool, bounded: bool) -> None:
-    act_map = binned_map(bounded=bounded)
-    path = save_map(act_map, tmp_path / "style.safetensors", statistics=statistics)
-    loaded = load_map(path)
-    assert loaded.levels == LEVELS
-    assert loaded.site(FIRST.key) == FIRST
-    assert set(loaded.difference(act_map).values()) == {0.0}
-    assert (loaded[FIRST.key].statistics is not None) == statistics
-
-
-def test_map_without_levels_is_written_in_format_1(tmp_path: Path) -> None:
-    assert header(save_map(plain_map(), tmp_path / "a.safetensors"))[FORMAT_KEY] == "1"
-    assert header(save_map(binned_map(), tmp_path / "b.safetensors"))[FORMAT_KEY] == "2"
-
-
-def header(path: Path) -> dict[str, str]:
-    data = path.read_bytes()
-    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-
-
-def without_a_bin(tensors: dict[str, Tensor], _: dict[str, str]) -> None:
-    tensors[f"{FIRST.key}.omega"] = tensors[f"{FIRST.key}.omega"][:2].contiguous()
-
-
-def one_tensor_without_bins(tensors: dict[str, Tensor], _: dict[str, str]) -> None:
-    tensors[f"{FIRST.key}.beta"] = tensors[f"{FIRST.key}.beta"][0].contiguous()
-
-
-def not_finite(tensors: dict[str, Tensor], _: dict[str, str]) -> None:
-    tensors[f"{FIRST.key}.beta"][2, 1] = torch.inf
-
-
-def levels_as(text: str) -> Callable[[dict[str, Tensor], dict[str, str]], None]:
-    def damage(_: dict[str, Tensor], metadata: dict[str, str]) -> None:
-        metadata[LEVELS_KEY] = text
-
-    return damage
-
-
-def without_levels(_: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    del metadata[LEVELS_KEY]
-
-
-@pytest.mark.parametrize(
-    ("damage", "reason"),
-    [
-        (without_a_bin, r"is F32 \[2, 4\], not F32 \[4\] or F32 \[3, 4\]"),
-        (one_tensor_without_bins, r"is F32 \[4\], not F32 \[3, 4\]"),
-        (not_finite, "values that are not finite"),
-        (levels_as("[2.0, 0.5, 0.2]"), "The noise level is 2.0; it must be a number from 0 to 1"),
-        (levels_as("[0.2, 0.5, 0.9]"), "each must be lower than the one before it"),
-        (levels_as("[0.9, 0.5]"), r"is F32 \[3, 4\], not F32 \[4\] or F32 \[2, 4\]"),
-        (levels_as('["high"]'), "not a finite number"),
-        (levels_as("0.5"), "is 0.5, not a list"),
-        (levels_as("[" * 5000), "description is damaged"),
-        (without_levels, r"is F32 \[3, 4\], not F32 \[4\]"),
-    ],
-)
-def test_damaged_file_is_refused(
-    tmp_path: Path, damage: Callable[[dict[str, Tensor], dict[str, str]], None], reason: str
-) -> None:
-    path = save_map(binned_map(), tmp_path / "style.safetensors")
-    tensors, metadata = load_file(path), header(path)
-    damage(tensors, metadata)
-    save_file(tensors, path, metadata)
-    with pytest.raises(MapFileError, match=reason) as caught:
-        load_map(path)
-    assert "style.safetensors" in str(caught.value)
 
 
 def test_description_lists_levels() -> None:

@@ -79,7 +79,7 @@ def test_noise_of_a_level_hides_the_picture() -> None:
 
 def test_source_is_drawn_from_the_captions() -> None:
     model, picture_model = tiny()
-    images = model.generate([picture.caption for picture in PICTURES], seed=5)
+    images = model.generate([picture.caption for picture in PICTURES], seed=5, steps=12)
     sources = [Picture(image, picture.caption) for image, picture in zip(images, PICTURES, strict=True)]
     given = fit_pictures(picture_model, PICTURES, sources, levels=(0.8,), sites="attention", seed=5)
     drawn = fit_pictures(picture_model, PICTURES, levels=(0.8,), sites="attention", seed=5)
@@ -200,7 +200,7 @@ def test_demo_model_learns_grey_from_pictures() -> None:
     grey = [Picture(ImageOps.grayscale(picture.image).convert("RGB")) for picture in drawn]
     found: dict[str, float] = {}
     for name, (source, target) in {"grey": (drawn, grey), "control": (drawn, others)}.items():
-        act_map = fit_pictures(model, target, source, levels=LEVELS[::2], sites="attention,mlp")
+        act_map = fit_pictures(model, target, source, levels=LEVELS, sites="attention,mlp")
         with demo.steer(act_map):
             found[name] = saturation(demo.generate(["flower", "house", "dog"], steps=8, guidance=3.0, seed=20))
     plain = saturation(demo.generate(["flower", "house", "dog"], steps=8, guidance=3.0, seed=20))
