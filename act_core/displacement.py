@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .gates import openness, row_means
 from .settings import Spatial
 from .sites import Layout
 
@@ -42,25 +43,31 @@ def displace_at(
     offset: Tensor,
     low: Tensor | None = None,
     high: Tensor | None = None,
+    gate: Tensor | None = None,
 ) -> Tensor:
     """Displace an activation of the given layout by coefficients ``[channels]``, see `displace`.
 
     Feature maps ``[rows, channels, ...]`` follow the ``shift`` rule, ``x + (T(mean) - mean)`` with the mean over all
-    positions (the paper's), or the ``pointwise`` rule, which maps every position.
+    positions (the paper's), or the ``pointwise`` rule, which maps every position. With a gate, packed as in
+    `act_core.gates.Gate.packed`, each row is displaced only as far as the gate is open for its mean.
 
     Example:
         >>> x = torch.tensor([[[[1.0, 3.0]]]])
         >>> displace_at(x, "spatial", "shift", torch.tensor([1.0]), torch.tensor([0.0]))
         tensor([[[[3., 5.]]]])
     """
-    if layout != "spatial":
+    if layout == "spatial":
+        shape = (-1, *[1] * (x.ndim - 2))
+        gain, offset = gain.view(shape), offset.view(shape)
+        low, high = (None if edge is None else edge.view(shape) for edge in (low, high))
+    shifts = layout == "spatial" and spatial == "shift"
+    mean = row_means(x, layout) if shifts or gate is not None else x
+    if gate is not None:
+        # The coefficients of each row are smaller than its activation.
+        opening = openness(mean.flatten(1), gate).view(-1, *[1] * (x.ndim - 1))
+        gain, offset = gain.to(opening) * opening, offset.to(opening) * opening
+    if not shifts:
         return displace(x, gain, offset, low, high)
-    shape = (-1, *[1] * (x.ndim - 2))
-    gain, offset = gain.view(shape), offset.view(shape)
-    low, high = (None if edge is None else edge.view(shape) for edge in (low, high))
-    if spatial == "pointwise":
-        return displace(x, gain, offset, low, high)
-    mean = x.mean(tuple(range(2, x.ndim)), keepdim=True, dtype=torch.float32)
     return x + displacement(mean, gain, offset, low, high).to(x.dtype)
 
 

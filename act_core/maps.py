@@ -154,7 +154,7 @@ class ActMap:
         A channel whose slope is too small to invert only shifts its mean back; ``fallbacks`` counts these.
 
         Raises:
-            MapError: there is such a channel, but the map has no statistics to shift it back with.
+            MapError: there is such a channel, but the map has no statistics to shift it back with; or the map is gated.
         """
         inverse = self._edited({site: t.inverse() for site, t in self.transports.items()}, "inverted")
         record = replace(
@@ -170,7 +170,8 @@ class ActMap:
         """The map that at strength 1 acts like this map followed by `other`.
 
         Raises:
-            MapError: one of them has observed support, they describe a site differently, or their noise levels differ.
+            MapError: one of them has observed or gated support, they describe a site differently, or their noise levels
+                differ.
         """
         if self.levels != other.levels:
             raise MapError("The two maps have different noise levels; apply them one after the other.")
@@ -182,7 +183,7 @@ class ActMap:
             if next((s for s in composed if s.key == site.key), site) != site:
                 raise MapError(f"The two maps read site {site.key} differently; they cannot be composed.")
             composed[site] = composed[site].then(transport) if site in composed else transport
-        if any(t.bounded for t in composed.values()):
+        if not all(t.is_affine for t in composed.values()):
             raise MapError(
                 "Only maps with unbounded support can be composed into one; apply the two maps one after the other."
             )
@@ -218,8 +219,8 @@ class ActMap:
     def difference(self, other: ActMap) -> dict[str, float]:
         """The largest relative difference between two maps at each site, by site key.
 
-        Compares slopes, offsets and both ends of the support. If only one of the maps has a support, the difference is
-        infinite.
+        Compares slopes, offsets, both ends of the support, and gates. If only one of the maps has a support or a gate,
+        the difference is infinite.
 
         Raises:
             MapError: the two maps do not have the same sites, or the same noise levels.
@@ -231,7 +232,7 @@ class ActMap:
         differences: dict[str, float] = {}
         for site, mine in self.transports.items():
             theirs = other.transports[site]
-            if mine.bounded != theirs.bounded:
+            if (mine.bounded, mine.gate is None) != (theirs.bounded, theirs.gate is None):
                 differences[site.key] = math.inf
                 continue
             x, y = (torch.cat(_coefficients(transport)).double() for transport in (mine, theirs))
@@ -251,5 +252,6 @@ class ActMap:
 
 
 def _coefficients(transport: Transport) -> list[Tensor]:
-    tensors = (transport.omega, transport.beta, transport.low, transport.high)
+    gate = transport.gate and transport.gate.packed()
+    tensors = (transport.omega, transport.beta, transport.low, transport.high, gate)
     return [tensor for tensor in tensors if tensor is not None]

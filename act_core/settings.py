@@ -17,7 +17,7 @@ from .errors import FitError, MapError
 
 Estimator = Literal["linear", "mean", "gaussian"]
 Order = Literal["causal", "simultaneous"]
-Support = Literal["unbounded", "observed"]
+Support = Literal["unbounded", "observed", "gated"]
 Interval = Literal["token", "pooled"]
 Moved = Literal["source", "both"]
 Spatial = Literal["shift", "pointwise"]
@@ -79,7 +79,8 @@ class FitMethod:
     Attributes:
         estimator: how the transport of a channel is fitted (paper, section 3.2).
         order: whether a site is fitted while the maps of the sites before it act (paper, section 3.3).
-        support: whether a map acts on all values, or inside the interval that the source showed.
+        support: whether a map acts on all values, inside the interval that the source showed, or on prompts that are
+            like the source.
         interval: with observed support, what that interval spans.
         moved: in a causal fit, the prompts on which the maps of earlier sites act.
         spatial: rule for feature maps.
@@ -106,8 +107,8 @@ class FitMethod:
     support: Support = field(
         default="unbounded",
         metadata=_for(
-            "unbounded to add something; observed to remove something, acting only on values that the source prompts "
-            "showed."
+            "unbounded to add something; gated to remove something, acting only on prompts that show it; observed acts "
+            "only on values that the source prompts showed."
         ),
     )
     interval: Interval = field(

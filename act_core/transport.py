@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .displacement import displace
 from .errors import FitError, MapError
+from .gates import Gate
 from .settings import Estimator, as_strength, check_choice, choices
 
 # Inverting a slope below this would amplify rounding noise more than a thousandfold.
@@ -46,6 +47,7 @@ class Transport:
         statistics: of the values it was fitted on; None if the file does not include them.
         fallbacks: how many channels had no usable slope and only shift their mean; of several bins, the largest number.
         effect: median over channels of the shift of the mean, in standard deviations of the source; None if not known.
+        gate: how far the map acts on each prompt; None if it acts on all alike.
     """
 
     omega: Tensor
@@ -55,10 +57,12 @@ class Transport:
     statistics: Statistics | None = None
     fallbacks: int = 0
     effect: float | None = None
+    gate: Gate | None = None
 
     def __repr__(self) -> str:
         bins = f", {self.bins} bins" if self.bins else ""
-        return f"<Transport: {self.channels} channels{bins}{', observed support' if self.bounded else ''}>"
+        support = f"{', observed support' if self.bounded else ''}{', gated' if self.gate else ''}"
+        return f"<Transport: {self.channels} channels{bins}{support}>"
 
     @property
     def channels(self) -> int:
@@ -74,8 +78,15 @@ class Transport:
         """Whether the map acts only inside its support interval."""
         return self.low is not None
 
+    @property
+    def is_affine(self) -> bool:
+        """Whether the map acts on all values alike, so that two of them compose into one."""
+        return not self.bounded and self.gate is None
+
     def apply(self, a: Tensor, strength: SupportsFloat = 1.0) -> Tensor:
         """``(1 - strength) * a + strength * T(a)`` for activations ``[..., channels]`` of any floating dtype.
+
+        With a gate, each row ``[channels]`` is taken as the mean of a prompt: it moves by its openness times as far.
 
         Raises:
             MapError: the strength is not a finite number, or there are several bins.
@@ -86,6 +97,9 @@ class Transport:
         if number == 0:
             return a
         gain, offset = (self.omega - 1) * number, self.beta * number
+        if self.gate is not None:
+            opening = self.gate.openness(a).unsqueeze(-1)
+            gain, offset = gain.to(opening) * opening, offset.to(opening) * opening
         return displace(a, gain, offset, self.low, self.high)
 
     def bin(self, number: int) -> Transport:
@@ -107,8 +121,14 @@ class Transport:
         """``(a - beta) / omega``; a channel whose slope is too small to invert only shifts its mean back.
 
         Raises:
-            MapError: a slope is too small, and there are no statistics from which to derive the mean shift.
+            MapError: a slope is too small, and there are no statistics from which to derive the mean shift; or there is
+                a gate, which does not know the activations that the inverse would start from.
         """
+        if self.gate is not None:
+            raise MapError(
+                "A gated map opens only for its source, so it cannot be inverted; fit the opposite map instead, with "
+                "source and target prompts exchanged."
+            )
         omega, beta = self.omega.double(), self.beta.double()
         flat = omega.abs() < MIN_INVERTIBLE_SLOPE
         inverse_omega = torch.where(flat, 1.0, 1.0 / omega.masked_fill(flat, 1.0))
@@ -132,7 +152,7 @@ class Transport:
 
     def then(self, other: Transport) -> Transport:
         """The one affine map that acts like this transport followed by `other`; both must be unbounded."""
-        if self.bounded or other.bounded:
+        if not (self.is_affine and other.is_affine):
             raise MapError(
                 "Only maps with unbounded support can be composed into one; apply the two maps one after the other."
             )

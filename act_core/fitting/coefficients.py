@@ -98,8 +98,9 @@ def _check_start(sites: Sequence[Site], start: ActMap, known: Mapping[str, tuple
             )
     if start.levels:
         raise FitError(f"{start.called} has several noise levels, which cannot be refined; start from one of them.")
-    if any(known[site.key][1].bounded for site in shared):
-        raise FitError(f"{start.called} has observed support, which cannot be refined; start from an unbounded map.")
+    if not all(known[site.key][1].is_affine for site in shared):
+        support = "observed" if any(known[site.key][1].bounded for site in shared) else "gated"
+        raise FitError(f"{start.called} has {support} support, which cannot be refined; start from an unbounded map.")
     if start.record.spatial != SPATIAL and any(site.layout == "spatial" for site in shared):
         raise FitError(
             f"{start.called} shifts the mean of feature maps, which cannot be refined; fit it with --spatial {SPATIAL}."

@@ -13,6 +13,7 @@ import torch
 from ..components import Component
 from ..discovery import discover, is_by_rule
 from ..errors import FitError
+from ..gates import MIN_GATE_SAMPLES, fit_gate
 from ..interrupts import raise_deferred
 from ..maps import ActMap
 from ..settings import FitSettings
@@ -77,6 +78,11 @@ def fit(
         raise FitError(f"The model is a {kind}; give an adapter, such as TransformersModel(module, tokenizer).")
     settings = _settings(settings or FitSettings(), changes)
     sides = _samples(source, "source"), _samples(target, "target")
+    if settings.support == "gated" and min(map(len, sides)) < MIN_GATE_SAMPLES:
+        raise FitError(
+            f"Gated support needs at least {MIN_GATE_SAMPLES} source and {MIN_GATE_SAMPLES} target prompts, not "
+            f"{len(sides[0])} and {len(sides[1])}; add prompts, or choose unbounded support."
+        )
     model.check(*sides)
     components = list(model.components)
     check_weights(components)
@@ -198,6 +204,7 @@ class _Fit(Generic[Sample]):
                 target,
                 moved=moved if settings.order == "causal" else set(),
                 keep=settings.interval if settings.support == "observed" else None,
+                gated=settings.support == "gated",
                 spatial=settings.spatial,
             ).run(fit_site)
         return transports
@@ -206,8 +213,12 @@ class _Fit(Generic[Sample]):
         device = like.pooled.device
         source, target = (torch.cat(seen.pooled[side]).to(device) for side in ("source", "target"))
         try:
-            return fit_transport(
+            transport = fit_transport(
                 source, target, self.settings.estimator, activation_dtype=like.dtype, interval=seen.interval
             )
         except FitError as error:
             raise FitError(f"At site {site.key}: {error}") from error
+        if self.settings.support != "gated":
+            return transport
+        sides = [torch.cat(seen.gated[side]).to(device) for side in ("source", "target")]
+        return replace(transport, gate=fit_gate(*sides))

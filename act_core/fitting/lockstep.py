@@ -46,6 +46,7 @@ class Walk:
         source, target: micro-batches of each side.
         moved: sides that the transports steer during the walk; empty for a simultaneous fit.
         keep: which intervals of the source values to keep, if any.
+        gated: whether to keep what gates read.
         spatial: rule for feature maps.
     """
 
@@ -58,6 +59,7 @@ class Walk:
         *,
         moved: Set[Side],
         keep: Interval | None,
+        gated: bool,
         spatial: Spatial,
     ) -> None:
         self._components = {component.name: component for component in components}
@@ -67,6 +69,7 @@ class Walk:
         self._batches: list[tuple[MicroBatch, Side]] = [(b, side) for side, batches in sides.items() for b in batches]
         self._moved = moved
         self._keep = keep
+        self._gated = gated
         self._spatial: Spatial = spatial
         self._transports: list[Transport] = []
         self._running: Worker | None = None
@@ -142,10 +145,11 @@ class Walk:
         if worker.side not in self._moved:
             return x
         t = self._transports[index]
+        gate = t.gate and t.gate.packed()
         return displace_tokens(
             x,
             self._tokens(site, x, worker),
-            lambda part: displace_at(part, site.layout, self._spatial, t.omega - 1, t.beta, t.low, t.high),
+            lambda part: displace_at(part, site.layout, self._spatial, t.omega - 1, t.beta, t.low, t.high, gate),
         )
 
     def _tokens(self, site: Site, x: Tensor, worker: Worker) -> slice | None:
@@ -175,4 +179,8 @@ class Walk:
                 interval = pooled.amin(0), pooled.amax(0)
             else:
                 interval = extremes(x, site.layout, mask)
-        return Values(pooled, interval, x.dtype)
+        gated = None
+        if self._gated:
+            present = worker.batch.present.get(site.component)
+            gated = pool(x, site.layout, None if present is None else present.to(x.device))
+        return Values(pooled, interval, gated, x.dtype)

@@ -19,11 +19,13 @@ class Values:
     Attributes:
         pooled: ``[rows, channels]``, one row per sample.
         interval: minimum and maximum, ``[channels]`` each; None if not needed.
+        gated: means ``[rows, channels]`` as a gate reads them in a live model; None if not needed.
         dtype: of the activations.
     """
 
     pooled: Tensor
     interval: tuple[Tensor, Tensor] | None
+    gated: Tensor | None
     dtype: torch.dtype
 
 
@@ -55,6 +57,7 @@ class SiteValues:
 
     def __init__(self) -> None:
         self.pooled: dict[Side, list[Tensor]] = {"source": [], "target": []}
+        self.gated: dict[Side, list[Tensor]] = {"source": [], "target": []}
         self.interval: tuple[Tensor, Tensor] | None = None
 
     def add(self, values: Mapping[Side, Sequence[Values]], *, to_cpu: bool) -> None:
@@ -62,6 +65,8 @@ class SiteValues:
         for side, batches in values.items():
             for v in batches:
                 self.pooled[side].append(v.pooled.cpu() if to_cpu else v.pooled)
+                if v.gated is not None:
+                    self.gated[side].append(v.gated.cpu() if to_cpu else v.gated)
                 if v.interval is not None:
                     low, high = self.interval or v.interval
                     self.interval = torch.minimum(low, v.interval[0]), torch.maximum(high, v.interval[1])

@@ -31,11 +31,14 @@ class MicroBatch:
         run: runs the model on them once.
         masks: by component, bool ``[rows, tokens]``: True at the tokens that count, False elsewhere, such as at
             padding. All tokens of the other components count.
+        present: by component, bool ``[rows, tokens]``: False at padding that only fills a sample up to the length of
+            others in its batch. A gate in a live model reads all other tokens, whether they count or not.
     """
 
     rows: int
     run: Callable[[], object]
     masks: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    present: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
 
 
 class FitModel(Generic[Sample]):

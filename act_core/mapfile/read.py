@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import MapError, MapFileError
+from ..gates import Gate
 from ..maps import ActMap
 from ..records import Card, Fingerprint, FitRecord
 from ..sites import End, Layout, Segment, Site
@@ -25,6 +26,7 @@ from .format import (
     FORMAT,
     FORMAT_KEY,
     FORMAT_WITH_SEGMENTS,
+    GATE,
     LEVELS_KEY,
     MAX_CHANNELS,
     MAX_HEADER_BYTES,
@@ -136,8 +138,11 @@ class _Reader:
         low, high = self._group(site, BOUNDS, like=omega) or (None, None)
         if low is not None and high is not None and bool((low > high).any()):
             raise MapFileError(f"the support of site {site.key} ends before it begins; fit the map again.")
-        statistics = self._group(site, STATISTICS, like=omega)
-        return Transport(omega, beta, low, high, Statistics(*statistics) if statistics else None, fallbacks, effect)
+        known = self._group(site, STATISTICS, like=omega)
+        statistics = Statistics(*known) if known else None
+        packed = f"{site.key}.{GATE}" in self.names
+        gate = Gate.unpacked(self._tensor(site, GATE, like=omega.new_empty(site.channels + 1))) if packed else None
+        return Transport(omega, beta, low, high, statistics, fallbacks, effect, gate)
 
     def _group(self, site: Site, parts: tuple[str, ...], like: Tensor) -> list[Tensor] | None:
         """Tensors that a site has together or not at all."""

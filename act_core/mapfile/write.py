@@ -29,6 +29,7 @@ from .format import (
     FORMAT,
     FORMAT_KEY,
     FORMAT_WITH_SEGMENTS,
+    GATE,
     LEVELS_KEY,
     MAX_HEADER_BYTES,
     RANGE_KEY,
@@ -127,6 +128,8 @@ def _tensors(transport: Transport, *, statistics: bool) -> Iterator[tuple[str, T
     yield "beta", transport.beta
     if transport.low is not None and transport.high is not None:
         yield from zip(BOUNDS, (transport.low, transport.high), strict=True)
+    if transport.gate is not None:
+        yield GATE, transport.gate.packed()
     needed = bool((transport.omega < MIN_INVERTIBLE_SLOPE).any())
     if transport.statistics is not None and (statistics or needed):
         yield from zip(STATISTICS, transport.statistics, strict=True)
@@ -162,7 +165,8 @@ def _header(act_map: ActMap, card: Card, kept: int) -> dict[str, str]:
 def _format(act_map: ActMap) -> str:
     """The oldest format that can hold a map."""
     has_segments = any(site.segment for site in act_map.transports)
-    return FORMAT_WITH_SEGMENTS if has_segments or act_map.levels else FORMAT
+    has_gates = any(transport.gate for transport in act_map.transports.values())
+    return FORMAT_WITH_SEGMENTS if has_segments or has_gates or act_map.levels else FORMAT
 
 
 def _described(site: Site) -> dict[str, Any]:

@@ -134,7 +134,7 @@ class EncoderDecoderModel(TransformersModel):
         prompts = [prompt.ids for prompt in tokens]
         start = self._start_tokens(len(prompts))
         masks = {ENCODER: self._padded(prompts)[1], DECODER: torch.ones_like(start, dtype=torch.bool)}
-        return MicroBatch(len(prompts), partial(self._run, prompts, start), masks)
+        return MicroBatch(len(prompts), partial(self._run, prompts, start), masks, masks)
 
     def _run(self, prompts: Sequence[list[int]], decoder_ids: Tensor) -> Any:
         ids, mask = self._padded(prompts)

@@ -261,6 +261,7 @@ class TransformersModel(SteerableModel[str]):
 
     def _batch(self, tokens: Sequence[PromptTokens]) -> MicroBatch:
         ids, mask = self._padded([prompt.ids for prompt in tokens])
+        present = {} if bool(mask.all()) else {LANGUAGE_MODEL: mask}
         # Without the head: its logits are the largest tensor of all, and no site comes after it.
         run = partial(self.module.base_model, input_ids=ids, attention_mask=mask.long(), use_cache=False)
         if self.chat is not None:
@@ -268,7 +269,7 @@ class TransformersModel(SteerableModel[str]):
             position = torch.arange(ids.shape[1], device=ids.device)
             spans = [(position >= prompt.begin) & (position < prompt.end) for prompt in tokens]
             mask = torch.stack(spans)
-        return MicroBatch(len(tokens), run, {} if bool(mask.all()) else {LANGUAGE_MODEL: mask})
+        return MicroBatch(len(tokens), run, {} if bool(mask.all()) else {LANGUAGE_MODEL: mask}, present)
 
     def _padded(self, tokens: Sequence[list[int]], *, left: bool = False) -> tuple[Tensor, Tensor]:
         """Token ids and mask of real tokens, ``[rows, tokens]`` each."""

@@ -95,9 +95,7 @@ class Step:
         fired_compiled: whether it was called in a compiled graph since then.
     """
 
-    def __init__(
-        self, layer: Layer, members: list[int], gain: Tensor, offset: Tensor, bounds: tuple[Tensor, Tensor] | None
-    ) -> None:
+    def __init__(self, layer: Layer, members: list[int], gain: Tensor, offset: Tensor) -> None:
         self.site = layer.site
         self.spatial: Spatial = layer.act_map.record.spatial
         self.rows = layer.rows
@@ -107,7 +105,9 @@ class Step:
         self.fired_compiled = False
         self.gain = gain
         self.offset = offset
-        self.low, self.high = bounds or (None, None)
+        # Of a layer that is not affine, which is the only member then.
+        self.low, self.high, gate = layer.transport.low, layer.transport.high, layer.transport.gate
+        self.gate = None if gate is None else gate.packed()
 
     def __call__(self, x: Tensor) -> Tensor:
         rows = self.rows
@@ -132,7 +132,7 @@ class Step:
         return displace_tokens(x, self._tokens(x), self._displaced_part)
 
     def _displaced_part(self, x: Tensor) -> Tensor:
-        return displace_at(x, self.site.layout, self.spatial, self.gain, self.offset, self.low, self.high)
+        return displace_at(x, self.site.layout, self.spatial, self.gain, self.offset, self.low, self.high, self.gate)
 
     def _tokens(self, x: Tensor) -> slice | None:
         """The tokens to steer; None for all."""
@@ -151,10 +151,14 @@ class Step:
             self.gain, self.offset = self.gain.to(device), self.offset.to(device)
             if self.low is not None and self.high is not None:
                 self.low, self.high = self.low.to(device), self.high.to(device)
+            if self.gate is not None:
+                self.gate = self.gate.to(device)
 
     def update_from(self, other: Step) -> bool:
         """Copy the values of `other` in place, if it acts on the same activation in the same way."""
-        if (self.site, self.spatial, self.low is None) != (other.site, other.spatial, other.low is None):
+        if (self.site, self.spatial) != (other.site, other.spatial):
+            return False
+        if (self.low is None, self.gate is None) != (other.low is None, other.gate is None):
             return False
         if self.rows is not other.rows or self.gauge is not other.gauge:
             return False
@@ -165,7 +169,7 @@ class Step:
         return True
 
     def _tensors(self) -> list[Tensor]:
-        return [t for t in (self.gain, self.offset, self.low, self.high) if t is not None]
+        return [t for t in (self.gain, self.offset, self.low, self.high, self.gate) if t is not None]
 
 
 class Slot:
@@ -238,12 +242,12 @@ class _Affine(NamedTuple):
         combined = self.gain + gain + self.gain * gain
         return _Affine(self.first, [*self.members, index], combined, (1 + gain) * self.offset + offset)
 
-    def step(self, bounds: tuple[Tensor, Tensor] | None = None) -> Step:
-        return Step(self.first, self.members, self.gain.float(), self.offset.float(), bounds)
+    def step(self) -> Step:
+        return Step(self.first, self.members, self.gain.float(), self.offset.float())
 
 
 def _composed(layers: list[Layer]) -> Iterator[Step]:
-    """One step for each run of unbounded layers, composed in float64, and one for each bounded layer."""
+    """One step for each run of affine layers, composed in float64, and one for each bounded or gated layer."""
     # The leading and the trailing tokens of a stream do not depend on each other.
     pending: dict[Segment | None, _Affine] = {}
     for index, layer in enumerate(layers):
@@ -252,20 +256,17 @@ def _composed(layers: list[Layer]) -> Iterator[Step]:
         transport, segment = layer.transport, layer.site.segment
         gain = (transport.omega.double() - 1) * layer.strength
         offset = transport.beta.double() * layer.strength
-        bounds = None
-        if transport.low is not None and transport.high is not None:
-            bounds = transport.low, transport.high
         before = pending.get(segment)
-        composes = before is not None and bounds is None and _can_compose(before.first, layer)
+        composes = before is not None and transport.is_affine and _can_compose(before.first, layer)
         if before is not None and composes:
             pending[segment] = before.then(index, gain, offset)
             continue
         for other in [key for key in pending if key == segment or None in (key, segment)]:
             yield pending.pop(other).step()
-        if bounds is None:
+        if transport.is_affine:
             pending[segment] = _Affine(layer, [index], gain, offset)
         else:
-            yield _Affine(layer, [index], gain, offset).step(bounds)
+            yield _Affine(layer, [index], gain, offset).step()
     for affine in pending.values():
         yield affine.step()
 

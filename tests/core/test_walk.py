@@ -46,7 +46,9 @@ def walk(model: TensorModel, sites: str, fit_site: Callable[[Any, Any], Transpor
         found = discover(model.components, sites, batch.run, 2)
         source, target = (model.batches(side, size) for side in (SOURCE, TARGET))
         moved: set[Any] = {"source"}
-        Walk(model.components, found, source, target, moved=moved, keep=None, spatial="shift").run(fit_site)
+        Walk(model.components, found, source, target, moved=moved, keep=None, gated=False, spatial="shift").run(
+            fit_site
+        )
 
 
 def test_walk_gathers_both_sides_at_each_site() -> None:
