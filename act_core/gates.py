@@ -8,6 +8,7 @@ prompts and those of the target prompts.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -135,7 +136,7 @@ def _discriminant(x: Tensor, sides: Tensor, weights: Tensor) -> tuple[Tensor, Te
     is_wide = len(z) <= z.shape[1]
     moments = z @ z.T if is_wide else z.T @ z
     moments.diagonal().add_(SHRINKAGE / (1 - SHRINKAGE))
-    solved = torch.cholesky_solve(z if is_wide else z.T, torch.linalg.cholesky(moments))
+    solved = cast("Tensor", torch.linalg.solve(moments, z if is_wide else z.T))
     solution = solved.T if is_wide else solved
     direction = solution @ (sides * roots[:, 0])
     leverages = (z * solution.T).sum(1) + weights  # the mean is fitted, too

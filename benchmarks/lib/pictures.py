@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from PIL.Image import fromarray
 from torch import Tensor
 
 from act_core import ActMap
 from act_core.models.diffusers import DiffusersModel
+from act_core.plots import grid
 from act_core.settings import Branch, Components
 from tools.results import Estimate
 from tools.train_demo_model.captions import caption
@@ -153,3 +156,10 @@ def kept(features: Tensor, wanted: Tensor) -> Tensor:
 def style_pair(source: int, target: int) -> str:
     """Two styles in words."""
     return f"{STYLES[source].phrase} to {STYLES[target].phrase}"
+
+
+def save_sheet(path: Path, rows: Sequence[Sequence[Tensor]], names: Sequence[str], titles: Sequence[str]) -> None:
+    """Save pictures, uint8 ``[3, height, width]`` each, as one labelled sheet."""
+    images = [[fromarray(image.permute(1, 2, 0).numpy()) for image in row] for row in rows]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grid(images, names, titles).save(path, quality=85, optimize=True)
