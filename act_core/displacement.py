@@ -44,12 +44,14 @@ def displace_at(
     low: Tensor | None = None,
     high: Tensor | None = None,
     gate: Tensor | None = None,
+    present: Tensor | None = None,
 ) -> Tensor:
     """Displace an activation of the given layout by coefficients ``[channels]``, see `displace`.
 
     Feature maps ``[rows, channels, ...]`` follow the ``shift`` rule, ``x + (T(mean) - mean)`` with the mean over all
     positions (the paper's), or the ``pointwise`` rule, which maps every position. With a gate, packed as in
-    `act_core.gates.Gate.packed`, each row is displaced only as far as the gate is open for its mean.
+    `act_core.gates.Gate.packed`, each row is displaced only as far as the gate is open for its mean; `present` is the
+    mask of the tokens that it reads, bool ``[rows, tokens]``, or None for all.
 
     Example:
         >>> x = torch.tensor([[[[1.0, 3.0]]]])
@@ -61,7 +63,7 @@ def displace_at(
         gain, offset = gain.view(shape), offset.view(shape)
         low, high = (None if edge is None else edge.view(shape) for edge in (low, high))
     shifts = layout == "spatial" and spatial == "shift"
-    mean = row_means(x, layout) if shifts or gate is not None else x
+    mean = row_means(x, layout, present) if shifts or gate is not None else x
     if gate is not None:
         # The coefficients of each row are smaller than its activation.
         opening = openness(mean.flatten(1), gate).view(-1, *[1] * (x.ndim - 1))

@@ -61,15 +61,33 @@ def openness(means: Tensor, packed: Tensor) -> Tensor:
     return torch.sigmoid((means * packed[:-1]).sum(-1) + packed[-1])
 
 
-def row_means(x: Tensor, layout: Layout) -> Tensor:
-    """The mean of each row over all tokens or positions, in float32, with dimensions of 1 in place of them.
+def row_means(x: Tensor, layout: Layout, mask: Tensor | None = None) -> Tensor:
+    """The mean of each row over its tokens or positions, in float32.
+
+    Args:
+        x: activation.
+        layout: of the activation.
+        mask: of the tokens to read, bool ``[rows, tokens]``; None for all.
+
+    Returns:
+        ``[rows, channels]`` for vectors, ``[rows, 1, channels]`` for tokens, and ``[rows, channels, 1, ...]`` for
+        feature maps.
 
     Example:
         >>> row_means(torch.tensor([[[1.0], [3.0]]]), "tokens")
         tensor([[[2.]]])
     """
-    dims = {"vector": (), "tokens": tuple(range(1, x.ndim - 1)), "spatial": tuple(range(2, x.ndim))}[layout]
-    return x.mean(dims, keepdim=True, dtype=torch.float32) if dims else x.float()
+    if layout == "vector":
+        return x.float()
+    if layout == "spatial":
+        return x.mean(tuple(range(2, x.ndim)), keepdim=True, dtype=torch.float32)
+    if x.ndim > 3:  # tokens on a grid, channels last
+        x = x.flatten(1, -2)
+    if mask is None:
+        return x.mean(1, keepdim=True, dtype=torch.float32)
+    # Not a matrix product, which autocast and TF32 would round.
+    total = x.masked_fill(~mask.unsqueeze(-1), 0).sum(1, keepdim=True, dtype=torch.float32)
+    return total / mask.sum(1).view(-1, 1, 1)
 
 
 def fit_gate(source: Tensor, target: Tensor) -> Gate:
@@ -106,8 +124,9 @@ def fit_gate(source: Tensor, target: Tensor) -> Gate:
     mean = weights @ x
     x = x - mean
     deviations = (weights @ x.square()).sqrt()
-    # Channels that are constant have nothing to say.
-    scale = torch.where(deviations > 0, 1 / deviations.clamp(min=torch.finfo(torch.float64).tiny), 0)
+    # Channels that are constant but for rounding have nothing to say.
+    varies = deviations > 4 * torch.finfo(torch.float32).eps * mean.abs()
+    scale = torch.where(varies, 1 / deviations.masked_fill(~varies, 1.0), 0)
     scores, direction = _discriminant(x * scale, sides, weights)
     direction = direction * scale
 

@@ -159,8 +159,9 @@ def bench_of_words(report: Report, bench: StyleBench, args: argparse.Namespace) 
         f"their names, target prompts do not, in any style. At most {args.asking} held-out prompts ask for it; a "
         f"picture still shows it if most of the {NEAREST} nearest real emoji of its style, by the judge's features, "
         "have the word in their names. Intervals: 95%, bootstrap over prompts. Other prompts kept: of held-out prompts "
-        f"that do not ask for it ({args.others} less those with the word), 1 if they are drawn as without the map, 0 for another "
-        "concept. The control is the gated map with its channels permuted, so that it moves activations as far."
+        f"that do not ask for it ({args.others} less those with the word), 1 if they are drawn as without the map, 0 "
+        "for another concept. The control is the gated map with its channels permuted, so that it moves activations as "
+        "far."
     )
     report.text(
         "Two things: prompts of the form 'red heart and pizza'. The other thing is shown if the picture is more like "

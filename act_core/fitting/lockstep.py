@@ -145,11 +145,13 @@ class Walk:
         if worker.side not in self._moved:
             return x
         t = self._transports[index]
-        gate = t.gate and t.gate.packed()
+        gate, present = t.gate and t.gate.packed(), self._present(site, x, worker)
         return displace_tokens(
             x,
             self._tokens(site, x, worker),
-            lambda part: displace_at(part, site.layout, self._spatial, t.omega - 1, t.beta, t.low, t.high, gate),
+            lambda part: displace_at(
+                part, site.layout, self._spatial, t.omega - 1, t.beta, t.low, t.high, gate, present
+            ),
         )
 
     def _tokens(self, site: Site, x: Tensor, worker: Worker) -> slice | None:
@@ -181,6 +183,10 @@ class Walk:
                 interval = extremes(x, site.layout, mask)
         gated = None
         if self._gated:
-            present = worker.batch.present.get(site.component)
-            gated = pool(x, site.layout, None if present is None else present.to(x.device))
+            gated = pool(x, site.layout, self._present(site, x, worker))
         return Values(pooled, interval, gated, x.dtype)
+
+    def _present(self, site: Site, x: Tensor, worker: Worker) -> Tensor | None:
+        """The mask of the tokens that a gate reads; None for all."""
+        present = worker.batch.present.get(site.component)
+        return None if present is None or site.layout != "tokens" else present.to(x.device)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..gates import row_means
 from ..sites import Layout
 from .samples import Side
 
@@ -31,16 +32,7 @@ class Values:
 
 def pool(x: Tensor, layout: Layout, mask: Tensor | None) -> Tensor:
     """Mean over tokens, or over height and width, in float32: ``[rows, channels]``."""
-    if layout == "vector":
-        return x.float()
-    if layout == "spatial":
-        return x.mean(tuple(range(2, x.ndim)), dtype=torch.float32)
-    if x.ndim > 3:  # tokens on a grid, channels last
-        x = x.flatten(1, -2)
-    if mask is None:
-        return x.mean(1, dtype=torch.float32)
-    # Not a matrix product, which autocast and TF32 would round.
-    return x.masked_fill(~mask.unsqueeze(-1), 0).sum(1, dtype=torch.float32) / mask.sum(1, keepdim=True)
+    return row_means(x, layout, mask).flatten(1)
 
 
 def extremes(x: Tensor, layout: Layout, mask: Tensor | None) -> tuple[Tensor, Tensor]:

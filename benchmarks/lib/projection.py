@@ -59,12 +59,13 @@ def _project(
     low: Tensor | None = None,
     high: Tensor | None = None,
     gate: Tensor | None = None,
+    present: Tensor | None = None,
 ) -> Tensor:
     """In place of `act_core.displacement.displace_at`, for vectors and tokens; the parameters are the same."""
     strength = gain.norm()
     excess = (x.float() @ (gain / strength) - offset.sum() / strength).clamp(min=0)
     moved = excess.unsqueeze(-1) * gain
     if gate is not None:
-        opening = openness(row_means(x, layout).flatten(1), gate)
+        opening = openness(row_means(x, layout, present).flatten(1), gate)
         moved = moved * opening.view(-1, *[1] * (x.ndim - 1))
     return x - moved.to(x.dtype)

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import MIXED_SITES, TensorModel, assert_identical, chain, mixed, prompts, tiny_llama
+from helpers import MIXED_SITES, assert_identical, chain, mixed, prompts, tiny_llama
 from map_files import metadata_of, refused, rewritten
-from steering_helpers import LAYERS, SOURCE, TARGET, fitted, identity, one_site, output, steered
+from steering_helpers import LAYERS, SOURCE, fitted, identity, one_site, steered
 from torch import Tensor
 from torch._dynamo.testing import CompileCounter
 
-from act_core import ActMap, FitError, MapError, fit, load_map, save_map, steer
+from act_core import ActMap, MapError, fit, load_map, save_map, steer
 from act_core.displacement import displace_at
+from act_core.errors import FitError
+from act_core.fitting.coefficients import coefficients
 from act_core.gates import SHRINKAGE, Gate, fit_gate
 from act_core.settings import Spatial
 from act_core.sites import Layout
-from act_core.transport import Transport
 
 # exp(-200) is 0 in float32, so such a gate is closed exactly; one with a score of -20 lets 2e-9 of a move through.
 CLOSED, OPEN = Gate(torch.zeros(4), -200.0), Gate(torch.zeros(4), 200.0)
@@ -251,8 +252,6 @@ GATE = "toy/conv.gate"
     ],
 )
 def test_load_refuses_damaged_gate(path: Path, damage: Tensor, message: str) -> None:
-    import re
-
     assert re.search(message, refused(rewritten(path, gated_map(), tensors={GATE: damage})))
 
 
@@ -263,22 +262,7 @@ def test_fit_of_gates_needs_four_prompts_a_side(counts: tuple[int, int]) -> None
         fit(model, prompts("source", counts[0]), prompts("target", counts[1]), sites=LAYERS, support="gated")
 
 
-def test_fit_in_groups_has_gates(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A streamed fit refits each gate on all values so far."""
-    model: Callable[[], TensorModel] = chain
-    whole = fitted(model(), LAYERS, support="gated", order="simultaneous")
-    streamed = fitted(model(), LAYERS, support="gated", order="simultaneous", batch_size=2, memory_budget=10_000)
-    assert set(whole.transports) == set(streamed.transports)
-    for site, transport in whole.transports.items():
-        gate, other = transport.gate, streamed.transports[site].gate
-        assert gate is not None
-        assert other is not None
-        assert torch.allclose(gate.weight, other.weight, rtol=1e-2, atol=1e-3)  # other order of float32 batches
-
-
-def test_unbounded_map_has_no_gates() -> None:
-    act_map = fit(chain(), SOURCE, TARGET, sites=LAYERS)
-    assert all(transport.gate is None for transport in act_map.transports.values())
-    assert output(chain()).shape[0] == len(SOURCE)
-    assert isinstance(act_map, ActMap)
-    assert all(isinstance(t, Transport) for t in act_map.transports.values())
+def test_refinement_refuses_to_start_from_gated_map() -> None:
+    act_map = gated_map()
+    with pytest.raises(FitError, match="gated support, which cannot be refined"):
+        coefficients(list(act_map.transports), act_map)
