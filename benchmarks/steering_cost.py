@@ -46,6 +46,7 @@ class Case(NamedTuple):
 CASES = (
     Case("norms", "unbounded", "float32", 0.03, 0.06),
     Case("norms", "observed", "float32"),
+    Case("norms", "gated", "float32"),
     Case("attention", "unbounded", "float32"),
     Case("attention", "observed", "float32"),
     Case("norms", "unbounded", "bfloat16", 0.03, 0.06),

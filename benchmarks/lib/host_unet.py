@@ -14,6 +14,7 @@ from act_core import ActMap
 from act_core.architectures import architecture_of
 from act_core.components import Component
 from act_core.discovery import discover
+from act_core.gates import Gate
 from act_core.interception import intercepted, submodules
 from act_core.records import FitRecord
 from act_core.settings import Support
@@ -25,7 +26,8 @@ from tools.results import Cell, Column
 from .report import Report, at_most
 from .timing import added
 
-MAX_COST: dict[Support, float] = {"unbounded": 0.04, "observed": 0.06}
+# Of calls with a gated map, what the gates add to those with the same map without gates.
+MAX_COST: dict[Support, float] = {"unbounded": 0.04, "observed": 0.06, "gated": 0.03}
 COLUMNS = (
     Column("map"),
     Column("one call, bare", "s", ".2f"),
@@ -73,12 +75,16 @@ def random_map(sites: Sequence[Site], support: Support) -> ActMap:
         shape = (site.channels,)
         omega, beta = 1 + 0.1 * torch.randn(shape), 0.1 * torch.randn(shape)
         bounds = (torch.full(shape, -2.0), torch.full(shape, 2.0)) if support == "observed" else (None, None)
-        transports[site] = Transport(omega, beta, *bounds)
+        gate = Gate(torch.randn(shape) * site.channels**-0.5, 0.0) if support == "gated" else None
+        transports[site] = Transport(omega, beta, *bounds, gate=gate)
     return ActMap(transports, FitRecord(support=support))
 
 
 def steering_cost(report: Report, pairs: int) -> Generator[list[Cell], None, None]:
-    """A row per support: calls of the UNet with a map that is added and removed at each call, as in the node."""
+    """A row per support: calls of the UNet with a map that is added and removed at each call, as in the node.
+
+    Calls without a map alternate with them; for a gated map, calls with an unbounded one.
+    """
     unet = random_unet()
     inputs = torch.randn(2, 4, 64, 64), torch.full((2,), 999.0)
     context = torch.randn(2, 77, 768)
@@ -91,19 +97,21 @@ def steering_cost(report: Report, pairs: int) -> Generator[list[Cell], None, Non
     rewritten = _megabytes(unet, sites, call)
     for support, bound in MAX_COST.items():
         on = steer(unet, random_map(sites, support))
+        off = steer(unet, random_map(sites, "unbounded")) if support == "gated" else nullcontext()
         times: dict[bool, list[float]] = {False: [], True: []}
         for turn in range(pairs + 1):
             for steered in (False, True) if turn % 2 else (True, False):
                 start = time.perf_counter()
-                with on if steered else nullcontext():
+                with on if steered else off:
                     call()
                 times[steered].append(time.perf_counter() - start)
         # Warm-up: the first pair chooses kernels and allocates memory.
         bare, moved = times[False][1:], times[True][1:]
         cost = added(bare, moved)
         per_site = 1e3 * median(b - a for a, b in zip(bare, moved, strict=True)) / len(sites)
-        yield [f"{len(sites)} norms, {support}", median(bare), cost, per_site, rewritten]
-        column = Column(f"steering the UNet, {support}", format="+.1%", spread="middle half")
+        name = "gated, against unbounded" if support == "gated" else support
+        yield [f"{len(sites)} norms, {name}", median(bare), cost, per_site, rewritten]
+        column = Column(f"steering the UNet, {name}", format="+.1%", spread="middle half")
         report.figure(f"unet_{support}", column, cost, at_most(bound, ".0%"))
 
 

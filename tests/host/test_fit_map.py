@@ -13,6 +13,8 @@ from in_host import run_inside
 
 from tools.comfyui.server import Graph, Host, Run
 
+STYLES_OF_DEMO = ("flat sticker", "glossy cartoon", "3d render", "black ink icon")
+
 
 def texts(run: Run) -> list[str]:
     """All texts that the nodes of a run show."""
@@ -29,6 +31,36 @@ def test_fit_refuses_steered_clip(host: Host, saved: dict[str, str], components:
     run = host.fail(graph)
     assert run.node == "FitACTMap"
     assert "This CLIP is already steered by a map" in run.error
+
+
+def test_gated_fit_removes_only_what_the_source_names(host: Host) -> None:
+    def drawn(subject: str, strength: float) -> torch.Tensor:
+        graph = Graph()
+        parts = Parts(graph, "demo")
+        things = ("cat", "house", "boat", "tree", "dog", "car", "cup", "star")
+        source = "\n".join(f"red heart, {style}" for style in STYLES_OF_DEMO for _ in range(2))
+        target = "\n".join(f"{thing}, {style}" for style in STYLES_OF_DEMO[:2] for thing in things[:4])
+        act_map = parts.fit(source=source, target=target, support="gated", samples=8)
+        applied = apply(graph, parts.model, act_map, parts.clip, strength=strength, strength_clip=strength)
+        parts.sampled(applied[0], parts.encoded(subject, applied[1]))
+        return host.latent(host.run(graph))
+
+    def moved(subject: str) -> float:
+        before = drawn(subject, 0.0)
+        return float((drawn(subject, 1.5) - before).norm() / before.norm())
+
+    asked, other = moved("red heart, flat sticker"), moved("tree, flat sticker")
+    assert asked > 0.1
+    assert other < asked / 4
+
+
+def test_gated_fit_needs_more_prompts(host: Host) -> None:
+    graph = Graph()
+    act_map = Parts(graph, "demo").fit(source="a heart\na face", target="a cat\na car", support="gated", samples=2)
+    graph.add("InspectACTMap", act_map=act_map)
+    run = host.fail(graph)
+    assert run.node == "FitACTMap"
+    assert "needs at least 4 source and 4 target prompts" in run.error
 
 
 def test_fit_takes_size_from_latent(host: Host) -> None:
