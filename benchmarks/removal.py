@@ -76,7 +76,6 @@ CONTROL = Variant("gated, channels permuted", "gated", permutes=True)
 VARIANTS = (
     Variant("unbounded", "unbounded", 1.0),
     Variant("unbounded", "unbounded"),
-    GATED._replace(strength=1.0),
     GATED,
     CONTROL,
     Variant("projection, unbounded", "unbounded", projects=True),
