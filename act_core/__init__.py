@@ -9,9 +9,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
-__all__ = ["ActMap", "MapError", "fit", "load_map", "save_map", "steer"]
+__all__ = ["ActMap", "MapError", "calibrate", "fit", "load_map", "save_map", "steer"]
 
 if TYPE_CHECKING:
+    from .calibrating import calibrate
     from .errors import MapError
     from .fitting import fit
     from .mapfile import load_map, save_map
@@ -21,6 +22,7 @@ else:
     _MODULES = {
         "ActMap": "maps",
         "MapError": "errors",
+        "calibrate": "calibrating",
         "fit": "fitting",
         "load_map": "mapfile",
         "save_map": "mapfile",

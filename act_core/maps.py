@@ -10,6 +10,7 @@ from typing import SupportsFloat
 import torch
 from torch import Tensor
 
+from .calibration import Calibration
 from .errors import MapError
 from .levels import as_level, check_levels, nearest
 from .records import Card, FitRecord
@@ -26,6 +27,7 @@ class ActMap:
         transports: the affine map of each site.
         record: how the map was fitted.
         card: what its author says about it.
+        calibration: what was measured of it at several strengths, see `act_core.calibrate`.
         any_architecture: whether it may steer a model of another architecture, see `for_any_architecture`. Not saved.
         levels: noise levels of the bins of its transports, noisiest first, see `act_core.levels`; empty if it acts
             alike at all levels. Sites without bins, such as those of text encoders, do so in any map.
@@ -45,6 +47,7 @@ class ActMap:
     transports: Mapping[Site, Transport]
     record: FitRecord = field(default_factory=FitRecord)
     card: Card = field(default_factory=Card)
+    calibration: Calibration | None = None
     any_architecture: bool = False
     levels: tuple[float, ...] = ()
 
@@ -93,6 +96,40 @@ class ActMap:
     def fallbacks(self) -> int:
         """Channels without a usable slope, over all sites."""
         return sum(transport.fallbacks for transport in self.transports.values())
+
+    @property
+    def calibrated(self) -> Calibration:
+        """The calibration of the map.
+
+        Raises:
+            MapError: it has none.
+        """
+        if self.calibration is None:
+            raise MapError(f"{self.called} is not calibrated; run Calibrate ACT Map on it, or turn off calibrated.")
+        return self.calibration
+
+    def on_even_scale(self, positions: Mapping[str, float]) -> tuple[ActMap, dict[str, float]]:
+        """The map to apply, and its strengths, for positions on the even scale of the calibration.
+
+        Args:
+            positions: from -1 to 1, by component; see `Calibration.raw`.
+
+        Returns:
+            This map, in which components below 0 have the inverse transports if that is what a negative strength does,
+            and the strength of each component.
+
+        Raises:
+            MapError: the map is not calibrated, or a position is below 0 and it has no usable opposite.
+        """
+        found = self.calibrated
+        raw = {component: found.raw(position) for component, position in positions.items()}
+        back = {component for component, strength in raw.items() if strength < 0 and found.negative == "inverse"}
+        if not back:
+            return self, raw
+        inverse = self.inverse().transports
+        transports = {site: (inverse if site.component in back else self.transports)[site] for site in self.transports}
+        strengths = {component: abs(s) if component in back else s for component, s in raw.items()}
+        return self._edited(transports, f"inverted in {', '.join(sorted(back))}"), strengths
 
     def for_any_architecture(self) -> ActMap:
         """The map with permission to steer a model of another architecture whose sites have the same names.
@@ -146,7 +183,7 @@ class ActMap:
             # The recommended range keeps its meaning.
             low, high = sorted(end / number for end in ends) if number else ends
             scaled = replace(scaled, card=replace(self.card, strength_range=(low, high) if number else None))
-        return scaled
+        return replace(scaled, calibration=self.calibration and self.calibration.scaled(number))
 
     def inverse(self) -> ActMap:
         """The map from target to source, ``(a - beta) / omega`` per channel.
@@ -164,7 +201,7 @@ class ActMap:
             source_count=self.record.target_count,
             target_count=self.record.source_count,
         )
-        return replace(inverse, record=record)
+        return replace(inverse, record=record, calibration=self.calibration and self.calibration.reversed())
 
     def then(self, other: ActMap) -> ActMap:
         """The map that at strength 1 acts like this map followed by `other`.
@@ -214,7 +251,8 @@ class ActMap:
         )
         transports = {**self.transports, **other.transports}
         permitted = self.any_architecture or other.any_architecture
-        return ActMap(transports, record, self.card, permitted, self.levels or other.levels)
+        levels = self.levels or other.levels
+        return ActMap(transports, record, self.card, any_architecture=permitted, levels=levels)
 
     def difference(self, other: ActMap) -> dict[str, float]:
         """The largest relative difference between two maps at each site, by site key.
@@ -246,9 +284,10 @@ class ActMap:
         return f"The map {self.card.title!r}" if self.card.title else "The map"
 
     def _edited(self, transports: Mapping[Site, Transport], edit: str) -> ActMap:
+        """The map with other transports, whose effect has not been measured."""
         record = replace(self.record, edits=(*self.record.edits, edit))
         levels = self.levels if any(transport.bins for transport in transports.values()) else ()
-        return replace(self, transports=transports, record=record, levels=levels)
+        return replace(self, transports=transports, record=record, calibration=None, levels=levels)
 
 
 def _coefficients(transport: Transport) -> list[Tensor]:

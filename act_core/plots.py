@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 from PIL import Image, ImageDraw
 
+from .calibration import Calibration
 from .fonts import draw_text, line_height, text_width, wrapped
 from .maps import ActMap
 
@@ -105,4 +106,39 @@ def effect_chart(act_map: ActMap) -> Image.Image:
         end = left + 2 * _GAP + bar * effect / most
         draw.rectangle((left + 2 * _GAP, y + 3, end, y + line - 3), "steelblue")
         draw_text(draw, (end + 4, y), f"{effect:.2f}", _TEXT)
+    return chart
+
+
+def calibration_chart(calibration: Calibration) -> Image.Image:
+    """The measured curves over the strength: effect and content kept, with the recommended range and its even steps.
+
+    Example:
+        >>> found = Calibration((-1.0, 0.0, 1.0), (0.1, 0.0, 1.0), (0.9, 1.0, 0.7), (0.0, 1.0), negative="none")
+        >>> calibration_chart(found).size
+        (480, 320)
+    """
+    width, height, edge, line = 480, 320, 34, line_height(_TEXT)
+    curves = {"effect": (calibration.effects, "firebrick"), "content kept": (calibration.kept, "steelblue")}
+    values = [value for curve, _ in curves.values() for value in curve]
+    left, right = calibration.strengths[0], calibration.strengths[-1]
+    bottom, top = min(0.0, *values), max(1.0, *values)
+
+    def place(strength: float, value: float) -> tuple[float, float]:
+        x = edge + (width - 2 * edge) * (strength - left) / (right - left)
+        return x, height - edge - (height - 3 * edge) * (value - bottom) / (top - bottom)
+
+    chart = Image.new("RGB", (width, height), "white")
+    draw = ImageDraw.Draw(chart)
+    low, high = calibration.range
+    draw.rectangle((place(low, top), place(high, bottom)), "honeydew")
+    for knot in (*calibration.down, *calibration.up):  # even steps
+        draw.line((place(knot, bottom), place(knot, bottom + 0.04 * (top - bottom))), "seagreen")
+    draw.line((place(left, 0.0), place(right, 0.0)), "silver")
+    for strength in calibration.strengths[::2]:
+        draw_text(draw, (place(strength, bottom)[0] - 10, height - edge + 4), f"{strength:g}", _TEXT)
+    for number, (name, (curve, colour)) in enumerate(curves.items()):
+        draw.line([place(*point) for point in zip(calibration.strengths, curve, strict=True)], colour, 2)
+        draw.line((edge, 10 + line * number + line / 2, edge + 20, 10 + line * number + line / 2), colour, 2)
+        draw_text(draw, (edge + 26, 10 + line * number), name, _TEXT)
+    draw_text(draw, (edge + 140, 10), f"recommended: {low:.2f} to {high:.2f}", _TEXT)
     return chart

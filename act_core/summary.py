@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from .calibration import Calibration
 from .maps import ActMap
 from .records import FitRecord
 from .text import shorten
@@ -28,6 +29,7 @@ def describe(act_map: ActMap) -> str:
         "description": card.description,
         "license": card.license,
         "strength": card.strength_range and "{:g} to {:g} recommended".format(*card.strength_range),
+        "calibrated": act_map.calibration and describe_calibration(act_map.calibration),
         **_fitted(record),
         "noise levels": ", ".join(f"{level:g}" for level in act_map.levels),
         "versions": ", ".join(f"{name} {version}" for name, version in record.versions.items()),
@@ -49,6 +51,24 @@ def describe(act_map: ActMap) -> str:
         bar = "#" * round(_BAR * effect / most) if most else ""
         lines.append(f"{number}  {float(transport.omega.median()):6.3f}  {bar:{_BAR}}  {site.key}")
     return "\n".join(lines)
+
+
+def describe_calibration(calibration: Calibration) -> str:
+    """The recommended range of a map, and what a negative strength does.
+
+    Example:
+        >>> found = Calibration((-1.0, 0.0, 1.0), (0.1, 0.0, 1.0), (0.9, 1.0, 0.7), (0.0, 1.2), negative="none")
+        >>> describe_calibration(found)
+        '0 to 1 is strength 0 to 1.20; below 0 no usable opposite'
+    """
+    low, high = calibration.range
+    text = f"0 to 1 is strength 0 to {high:.2f}"
+    below = {
+        "negated": f"-1 is strength {low:.2f}",
+        "inverse": f"-1 is strength {-low:.2f} of the inverse map",
+        "none": "below 0 no usable opposite",
+    }
+    return f"{text}; {below[calibration.negative]}"
 
 
 def _fitted(record: FitRecord) -> dict[str, str]:

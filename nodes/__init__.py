@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .apply import ApplyACTSteering, ApplyACTSteeringCLIP
+from .calibrate import CalibrateACTMap
 from .demo import LoadACTDemoModel
 from .edit import EditACTMap
 from .fit_images import FitACTMapFromImages
@@ -32,6 +33,7 @@ NODES: list[type[io.ComfyNode]] = [
     ApplyACTSteeringCLIP,
     CreateACTHook,
     ACTStrengthSweep,
+    CalibrateACTMap,
     InspectACTMap,
     EditACTMap,
     LoadACTDemoModel,

@@ -16,6 +16,7 @@ from .common import (
     ACTMapStackIO,
     WithStrengths,
     aliases,
+    calibrated_input,
     one_text,
     percent_input,
     steered_clip_input,
@@ -24,7 +25,7 @@ from .common import (
 from .host.clip_steering import steered_clip
 from .host.schedule import Shape, Window
 from .host.stack import MapStack, steered_by_stack
-from .host.steering import Applied, steered
+from .host.steering import Applied, on_even_scale, steered
 
 _REPORT = "What the map found in this model, and warnings. How many sites fired is in the console after each run."
 
@@ -57,6 +58,7 @@ class ApplyACTSteering(WithStrengths, io.ComfyNode):
                     tooltip="The half of the batch to steer under guidance (CFG). Steering both has less effect.",
                 ),
                 *_selection_inputs(),
+                calibrated_input(),
             ],
             outputs=[
                 io.Model.Output(tooltip="The steered model."),
@@ -80,13 +82,14 @@ class ApplyACTSteering(WithStrengths, io.ComfyNode):
         blocks: Blocks = "all",
         schedule: Shape = "constant",
         curve: Any = None,
+        calibrated: bool = False,
     ) -> io.NodeOutput:
         window = Window(start_percent, end_percent, schedule, None if curve is None else curve.interp)
         selection = SiteSelection(one_text(sites, "sites", "Apply ACT Steering"), blocks)
 
         def apply(model: Any, clip: Any, act_map: ActMap, factor: float = 1.0) -> Applied:
             strengths = factor * strength, factor * strength_clip
-            return steered(model, clip, act_map, *strengths, window, branch, selection)
+            return steered(model, clip, act_map, *strengths, window, branch, selection, calibrated=calibrated)
 
         if isinstance(act_map, MapStack):
             applied = steered_by_stack(model, clip, act_map, apply)
@@ -144,10 +147,13 @@ class ApplyACTSteeringCLIP(WithStrengths, io.ComfyNode):
                 io.Clip.Input("clip", tooltip="The text encoders that the map was fitted on."),
                 ACTMapIO.Input("act_map", tooltip="A map from Load ACT Map or Fit ACT Map."),
                 strength_input("strength_clip", f"Strength on the text encoders. {STRENGTH}"),
+                calibrated_input(),
             ],
             outputs=[io.Clip.Output(tooltip="The steered text encoders.")],
         )
 
     @classmethod
-    def execute(cls, clip: Any, act_map: ActMap, strength_clip: float) -> io.NodeOutput:
+    def execute(cls, clip: Any, act_map: ActMap, strength_clip: float, calibrated: bool = False) -> io.NodeOutput:
+        if calibrated:
+            act_map, _, strength_clip = on_even_scale(act_map, 0.0, strength_clip)
         return io.NodeOutput(steered_clip(clip, act_map, strength_clip)[0])

@@ -64,6 +64,18 @@ def outside_limits(strengths: Mapping[str, float]) -> bool | str:
     return True
 
 
+def calibrated_input() -> io.Boolean.Input:
+    """Whether a strength is a position on the even scale of the map's calibration."""
+    return io.Boolean.Input(
+        "calibrated",
+        default=False,
+        # Optional, or the host would refuse graphs from before it existed.
+        optional=True,
+        tooltip="Strengths from 0 to 1 (or -1) are the recommended range of the map, in steps that look equal. Needs a "
+        "map from Calibrate ACT Map.",
+    )
+
+
 def percent_input(name: str, default: float, tooltip: str) -> io.Float.Input:
     """A position on the sampling schedule."""
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, tooltip=tooltip)

@@ -7,8 +7,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..act_core import ActMap
-from .common import CATEGORY, STRENGTH, ACTMapIO, WithStrengths, aliases, strength_input
+from .common import CATEGORY, STRENGTH, ACTMapIO, WithStrengths, aliases, calibrated_input, strength_input
 from .host.hooks import hook_group
+from .host.steering import on_even_scale
 
 
 class CreateACTHook(WithStrengths, io.ComfyNode):
@@ -26,10 +27,15 @@ class CreateACTHook(WithStrengths, io.ComfyNode):
                 ACTMapIO.Input("act_map", tooltip="A map from Load ACT Map or Fit ACT Map."),
                 strength_input("strength", f"{STRENGTH} Keyframes multiply it."),
                 io.Hooks.Input("prev_hooks", optional=True, tooltip="Hooks to add this one to."),
+                calibrated_input(),
             ],
             outputs=[io.Hooks.Output(tooltip="For Cond Set Props, or for the next hook.")],
         )
 
     @classmethod
-    def execute(cls, act_map: ActMap, strength: float, prev_hooks: Any = None) -> io.NodeOutput:
+    def execute(
+        cls, act_map: ActMap, strength: float, prev_hooks: Any = None, calibrated: bool = False
+    ) -> io.NodeOutput:
+        if calibrated:
+            act_map, strength, _ = on_even_scale(act_map, strength, 0.0)
         return io.NodeOutput(hook_group(act_map, strength, prev_hooks))

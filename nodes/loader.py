@@ -11,7 +11,15 @@ from comfy_api.latest import io, ui
 from PIL import Image
 
 from ..act_core import ActMap, load_map
-from .common import CATEGORY, STRENGTH, WithStrengths, aliases, steered_clip_input, strength_input
+from .common import (
+    CATEGORY,
+    STRENGTH,
+    WithStrengths,
+    aliases,
+    calibrated_input,
+    steered_clip_input,
+    strength_input,
+)
 from .host import folders
 from .host.steering import Window, steered
 
@@ -32,6 +40,7 @@ class ACTMapLoader(WithStrengths, io.ComfyNode):
                 io.Combo.Input("name", options=folders.names(folders.MAPS), tooltip="The map file."),
                 strength_input("strength", f"Strength on the diffusion model. {STRENGTH}"),
                 strength_input("strength_clip", f"Strength on the text encoders. {STRENGTH}"),
+                calibrated_input(),
             ],
             outputs=[
                 io.Model.Output(tooltip="The steered model."),
@@ -45,9 +54,17 @@ class ACTMapLoader(WithStrengths, io.ComfyNode):
         return folders.sha256(name)
 
     @classmethod
-    def execute(cls, model: Any, name: str, strength: float, strength_clip: float, clip: Any = None) -> io.NodeOutput:
+    def execute(
+        cls,
+        model: Any,
+        name: str,
+        strength: float,
+        strength_clip: float,
+        clip: Any = None,
+        calibrated: bool = False,
+    ) -> io.NodeOutput:
         act_map = load_map(folders.find(folders.MAPS, name))
-        applied = steered(model, clip, act_map, strength, strength_clip, Window())
+        applied = steered(model, clip, act_map, strength, strength_clip, Window(), calibrated=calibrated)
         report = f"{_described(act_map)}\n{applied.report}"
         shown: dict[str, Any] = {"text": (report,)}
         if act_map.card.cover:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ..act_core import ActMap, MapError
 from ..act_core.plots import grid
-from .common import CATEGORY, ACTMapIO, aliases, one_text
+from .common import CATEGORY, ACTMapIO, aliases, calibrated_input, one_text
 from .host.sampling import StrengthSweep, samplers, schedulers
 
 _NAME = "ACT Strength Sweep"
@@ -50,6 +50,7 @@ class ACTStrengthSweep(io.ComfyNode):
                 io.String.Input(
                     "prompt", default="", multiline=True, optional=True, tooltip="With clip: the positive prompt."
                 ),
+                calibrated_input(),
             ],
             outputs=[
                 io.Image.Output(display_name="grid", tooltip="A column for each strength, a row for each picture."),
@@ -77,17 +78,18 @@ class ACTStrengthSweep(io.ComfyNode):
         scheduler: str,
         clip: Any = None,
         prompt: str = "",
+        calibrated: bool = False,
     ) -> io.NodeOutput:
         numbers = _numbers(one_text(strengths, "strengths", _NAME))
         if (clip is None) == bool(one_text(prompt, "prompt", _NAME).strip()):
             raise MapError(f"{_NAME} steers text encoders only with both clip and prompt; give both, or neither.")
-        sweep = StrengthSweep(model, act_map, positive, negative, latent, clip, prompt)
+        sweep = StrengthSweep(model, act_map, positive, negative, latent, clip, prompt, calibrated=calibrated)
         columns = [vae.decode(samples) for samples in sweep.run(numbers, seed, steps, cfg, sampler_name, scheduler)]
         rows = range(columns[0].shape[0])
         sheet = grid(
             [[_picture(column[row]) for column in columns] for row in rows],
             [""] * len(rows),
-            [f"{number:g}" for number in numbers],
+            [_label(act_map, number, calibrated=calibrated) for number in numbers],
         )
         pictured = torch.from_numpy(np.asarray(sheet, dtype=np.float32) / 255)[None]
         images = torch.cat(columns)
@@ -103,6 +105,11 @@ def _numbers(text: str) -> list[float]:
     if not numbers:
         raise MapError(f"The strengths {text!r} are not numbers; give numbers separated by commas, such as 0, 0.5, 1.")
     return numbers
+
+
+def _label(act_map: ActMap, number: float, *, calibrated: bool) -> str:
+    """A strength, on both scales if the map is calibrated."""
+    return f"{number:g} (raw {act_map.calibrated.raw(number):.2f})" if calibrated else f"{number:g}"
 
 
 def _picture(pixels: torch.Tensor) -> Image.Image:

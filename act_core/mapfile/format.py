@@ -6,8 +6,8 @@ One ``.safetensors`` file. Tensors are named ``<site key>.omega``, ``.beta`` and
 ``act.sites`` and ``act.record`` (JSON), ``act.strength_range`` and ``act.levels`` (JSON), the ModelSpec keys that tools
 for model files show, and a cover under the key that those tools read.
 
-Format 2 adds segments of tokens to the sites, noise levels, and gates. A map without any is written in format 1, which
-older versions read.
+Format 2 adds segments of tokens to the sites, noise levels, gates, and the calibration as ``act.calibration`` (JSON). A
+map without any is written in format 1, which older versions read.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ RECORD_KEY = "act.record"
 RANGE_KEY = "act.strength_range"
 # Noise levels of the bins, noisiest first; absent if the map has none.
 LEVELS_KEY = "act.levels"
+CALIBRATION_KEY = "act.calibration"
 # The key that LoRA trainers use, so that model browsers show it.
 COVERS_KEY = "ssmd_cover_images"
 # The texts of a card, each under ``modelspec.<name>``.

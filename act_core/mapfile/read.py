@@ -12,6 +12,7 @@ from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..calibration import Calibration, Negative
 from ..errors import MapError, MapFileError
 from ..gates import Gate
 from ..maps import ActMap
@@ -21,6 +22,7 @@ from ..transport import Statistics, Transport
 from . import fields
 from .format import (
     BOUNDS,
+    CALIBRATION_KEY,
     CARD_TEXTS,
     COVERS_KEY,
     FORMAT,
@@ -108,6 +110,9 @@ class _Reader:
             record = _record(json.loads(self.metadata[RECORD_KEY]))
             card = _card(self.metadata)
             self._levels = fields.levels("the noise levels", json.loads(self.metadata.get(LEVELS_KEY, "[]")))
+            calibration = _calibration(self.metadata)
+        except MapError:  # of the calibration; it is a ValueError, too
+            raise
         except KeyError as error:
             raise MapFileError(f"its description has no {error}; {_AGAIN}") from error
         except (ValueError, RecursionError) as error:
@@ -117,7 +122,7 @@ class _Reader:
         transports = {site: self._transport(site, *rest) for site, rest in described}
         if self.names:
             raise MapFileError(f"it has a tensor that belongs to no site, {min(self.names)!r}; {_AGAIN}")
-        return ActMap(transports, record, card, levels=self._levels)
+        return ActMap(transports, record, card, calibration, levels=self._levels)
 
     def _check_version(self) -> None:
         version = self.metadata.get(FORMAT_KEY)
@@ -252,3 +257,15 @@ def _card(metadata: Mapping[str, str]) -> Card:
         strength_range=None if ends is None else fields.strength_range("the recommended strength", json.loads(ends)),
         cover=fields.cover("the cover", json.loads(metadata.get(COVERS_KEY, "[]"))),
     )
+
+
+def _calibration(metadata: Mapping[str, str]) -> Calibration | None:
+    if CALIBRATION_KEY not in metadata:
+        return None
+    entry = fields.record("the calibration", json.loads(metadata[CALIBRATION_KEY]))
+    curves = {
+        name: fields.items(f"{name} of the calibration", entry[name], fields.number)
+        for name in ("strengths", "effects", "kept", "up", "down")
+    }
+    negative = fields.word("what a negative strength does", entry["negative"], get_args(Negative))
+    return Calibration(**curves, negative=cast("Negative", negative))

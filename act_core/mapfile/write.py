@@ -24,6 +24,7 @@ from ..text import plain_text
 from ..transport import MIN_INVERTIBLE_SLOPE, Transport
 from .format import (
     BOUNDS,
+    CALIBRATION_KEY,
     CARD_TEXTS,
     COVERS_KEY,
     FORMAT,
@@ -157,6 +158,8 @@ def _header(act_map: ActMap, card: Card, kept: int) -> dict[str, str]:
         header[RANGE_KEY] = json.dumps(card.strength_range)
     if act_map.levels:
         header[LEVELS_KEY] = json.dumps(act_map.levels)
+    if act_map.calibration is not None:
+        header[CALIBRATION_KEY] = json.dumps(asdict(act_map.calibration))
     if card.cover:
         header[COVERS_KEY] = json.dumps([base64.b64encode(card.cover).decode()])
     return header
@@ -166,7 +169,8 @@ def _format(act_map: ActMap) -> str:
     """The oldest format that can hold a map."""
     has_segments = any(site.segment for site in act_map.transports)
     has_gates = any(transport.gate for transport in act_map.transports.values())
-    return FORMAT_WITH_SEGMENTS if has_segments or has_gates or act_map.levels else FORMAT
+    needs_2 = has_segments or has_gates or act_map.levels or act_map.calibration is not None
+    return FORMAT_WITH_SEGMENTS if needs_2 else FORMAT
 
 
 def _described(site: Site) -> dict[str, Any]:

@@ -93,6 +93,7 @@ class DiffusersModel(SteerableModel[Image]):
         self.name = name
         self._components: Components = components
         self._seed = checked_seed(seed)
+        self._output_type = "pil"
         self._arguments = PipelineArguments(self.pipeline, checked_size(self.pipeline, size, name))
         if denoiser_place(pipeline) == "transformer" and getattr(pipeline, "transformer_2", None) is not None:
             self.notes = ("the second diffusion model, which runs the less noisy steps, is left alone",)
@@ -215,7 +216,7 @@ class DiffusersModel(SteerableModel[Image]):
             logger.warning("A %s takes no negative prompt, so %r is ignored.", type(self.pipeline).__name__, negative)
         guided, two_branches = self._arguments.guided(guidance, [negative] * len(prompts), self._plan.off)
         seeds = range(seed, seed + len(prompts))
-        arguments = self._arguments.of(prompts, seeds, num_inference_steps=steps, output_type="pil")
+        arguments = self._arguments.of(prompts, seeds, num_inference_steps=steps, output_type=self._output_type)
         choose(self._text_rows, None)
         choose(self._model_rows, None)
         pipeline, checks = guided.applied(self.pipeline), [step] if step else []
@@ -228,7 +229,13 @@ class DiffusersModel(SteerableModel[Image]):
         pipeline = with_own_schedule(pipeline, after_step=lambda: [check() for check in checks])
         with torch.inference_mode():
             output = next(iter(pipeline(**{**arguments, **guided.arguments}).values()))
-        return [_picture(one) for one in output]
+        return [_picture(one) for one in output] if self._output_type == "pil" else output
+
+    def latents(self, prompts: Sequence[str], **settings: Any) -> Tensor:
+        """The denoised latents ``[prompts, ...]`` of the pictures that `generate` draws with the same settings."""
+        drawing: Any = copy.copy(self)
+        drawing._output_type = "latent"
+        return drawing.generate(prompts, **settings)
 
     def _rows(self, branch: Branch) -> dict[str, BatchRows] | None:
         if branch == "both":

@@ -19,7 +19,7 @@ from .pipelines import denoiser, uncompiled
 from .schedules import counts, schedule_of
 
 # Names that the noisy latents have in diffusion models.
-_LATENTS = ("hidden_states", "sample")
+LATENTS = ("hidden_states", "sample")
 # How source pictures are drawn: so many at a time, in so many steps.
 _DRAWN_TOGETHER = 8
 _DRAWING_STEPS = 12
@@ -112,7 +112,7 @@ class PictureModel(LossModel[Picture], LevelModel[Picture]):
 
     def _input(self, call: Mapping[str, Any]) -> str:
         """The name of the noisy latents among the arguments of a call."""
-        name = next((name for name in _LATENTS if name in call), "")
+        name = next((name for name in LATENTS if name in call), "")
         given = call.get(name)
         kind = type(self._pipeline).__name__
         if not isinstance(given, Tensor) or given.ndim != 4 or "timestep" not in call:

@@ -25,7 +25,7 @@ class FlowSchedule:
 
     def at(self, level: Tensor, clean: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Noisy latents, what the model should predict, and its time, at noise levels ``[rows]``."""
-        weight = level.view(-1, 1, 1, 1).to(clean)
+        weight = _beside(level, clean)
         return (1 - weight) * clean + weight * noise, noise - clean, level * self.longest
 
 
@@ -49,10 +49,15 @@ class DiffusionSchedule:
     def at(self, level: Tensor, clean: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As `FlowSchedule.at`."""
         time = (level * self.longest).round().long()
-        alpha = self._alphas[time].view(-1, 1, 1, 1).to(clean)
+        alpha = _beside(self._alphas[time], clean)
         signal, spread = alpha.sqrt(), (1 - alpha).sqrt()
         wanted = signal * noise - spread * clean if self._predicts_velocity else noise
         return signal * clean + spread * noise, wanted, time
+
+
+def _beside(numbers: Tensor, rows: Tensor) -> Tensor:
+    """One number for each row of ``[rows, ...]``."""
+    return numbers.view(-1, *[1] * (rows.ndim - 1)).to(rows)
 
 
 Schedule = FlowSchedule | DiffusionSchedule

@@ -35,6 +35,7 @@ class StrengthSweep:
         latent: an empty latent; its batch is sampled at each strength.
         clip: a CLIP whose text encoders are steered too, or None.
         prompt: the positive prompt that it encodes.
+        calibrated: whether strengths are positions on the even scale of the map's calibration.
 
     Attributes:
         report: after `run`, a line for each strength, notes and warnings.
@@ -49,10 +50,13 @@ class StrengthSweep:
         latent: dict[str, Any],
         clip: Any | None,
         prompt: str,
+        *,
+        calibrated: bool = False,
     ) -> None:
         self._model, self._clip, self._act_map = model, clip, act_map
         self._positive, self._negative, self._prompt = positive, negative, prompt
         self._latent = latent
+        self._calibrated = calibrated
         self.report = ""
 
     def run(
@@ -68,7 +72,9 @@ class StrengthSweep:
         bar = comfy.utils.ProgressBar(len(strengths) * steps)
         lines: list[str] = []
         for column, strength in enumerate(strengths):
-            applied = steered(self._model, self._clip, self._act_map, strength, strength, Window())
+            applied = steered(
+                self._model, self._clip, self._act_map, strength, strength, Window(), calibrated=self._calibrated
+            )
             positive = self._positive
             if self._clip is not None:
                 positive = applied.clip.encode_from_tokens_scheduled(applied.clip.tokenize(self._prompt))

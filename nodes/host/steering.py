@@ -16,7 +16,7 @@ from .model_steering import ModelSteering
 from .models import log_remarks
 from .schedule import Window
 
-__all__ = ["Applied", "NoCLIP", "Window", "steered"]
+__all__ = ["Applied", "NoCLIP", "Window", "on_even_scale", "steered"]
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ def steered(
     window: Window,
     branch: Branch = "positive",
     selection: SiteSelection | None = None,
+    *,
+    calibrated: bool = False,
 ) -> Applied:
     """Apply a map.
 
@@ -56,12 +58,18 @@ def steered(
         strength, strength_clip: strengths on the diffusion model and on the text encoders.
         window, branch: see `ModelSteering`.
         selection: which of its sites act; None for all.
+        calibrated: whether the strengths are positions on the even scale of the map's calibration.
 
     Raises:
-        MapError: the map does not fit, needs a CLIP that is not connected, or a strength is not a number.
+        MapError: the map does not fit, is not calibrated, needs a CLIP that is not connected, or a strength is not a
+            number.
     """
     strength, strength_clip = as_strength(strength), as_strength(strength_clip)
     lines: list[str] = []
+    scale = ""
+    if calibrated:
+        scale = f" (calibrated: {strength:g} and {strength_clip:g})"
+        act_map, strength, strength_clip = on_even_scale(act_map, strength, strength_clip)
     if selection is not None and str(selection):
         whole, act_map = act_map, selection.of(act_map)
         lines.append(f"Acts at {len(act_map)} of the {len(whole)} sites of the map: {selection}.")
@@ -83,15 +91,32 @@ def steered(
         log_remarks(steering)
         where = f", {window}" if str(window) else ""
         lines += [
-            f"{_found(steering)}, strength {strength:g}, {branch} branch{where}.",
+            f"{_found(steering)}, strength {strength:.3g}{scale}, {branch} branch{where}.",
             *steering.notes,
             *steering.warnings,
         ]
         model = on_model.patched(model) if strength else model
     if steers_clip:
         clip, on_clip = steered_clip(clip, act_map, strength_clip)
-        lines += [f"{_found(on_clip)}, strength {strength_clip:g}.", *on_clip.notes, *on_clip.warnings]
+        lines += [f"{_found(on_clip)}, strength {strength_clip:.3g}{scale}.", *on_clip.notes, *on_clip.warnings]
     return Applied(model, NoCLIP() if clip is None else clip, "\n".join(lines), on_model, on_clip)
+
+
+def on_even_scale(act_map: ActMap, position: float, position_clip: float) -> tuple[ActMap, float, float]:
+    """The map to apply and its strengths, for positions on the even scale of its calibration.
+
+    Args:
+        act_map: a calibrated map.
+        position, position_clip: from -1 to 1, on the diffusion model and on the text encoders.
+
+    Raises:
+        MapError: the map is not calibrated, or has no usable opposite.
+    """
+    names = act_map.components
+    positions = {name: as_strength(position if name == DIFFUSION_MODEL else position_clip) for name in names}
+    act_map, raw = act_map.on_even_scale(positions)
+    clip = next((strength for name, strength in raw.items() if name != DIFFUSION_MODEL), 0.0)
+    return act_map, raw.get(DIFFUSION_MODEL, 0.0), clip
 
 
 def _found(steering: Steering) -> str:
