@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -32,6 +33,8 @@ from .settings import as_strength
 STRENGTHS = (-1.5, -1.25, -1.0, -0.75, -0.5, -0.25, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
 SUBJECTS = 8
 MIN_SUBJECTS = 3
+# Strengths that are added where the pictures change most.
+REFINEMENTS = 4
 
 Progress = Callable[[int, int, str], object]
 
@@ -85,6 +88,21 @@ def calibrate(
     return _Measurement(model, act_map, *_subjects(act_map, list(prompts), list(targets)), up, down, progress).run()
 
 
+@dataclass(frozen=True)
+class _Point:
+    """What was measured at one strength, which is given without its sign."""
+
+    strength: float
+    effect: float
+    kept: float
+    latents: Tensor
+
+
+def _arm(points: Sequence[_Point]) -> Arm:
+    steps = [step_between(one.latents, other.latents) for one, other in pairwise(points)]
+    return Arm([p.strength for p in points], [p.effect for p in points], [p.kept for p in points], steps)
+
+
 class _Measurement:
     """One calibration."""
 
@@ -103,30 +121,30 @@ class _Measurement:
         self._subjects, self._targets = subjects, targets
         self._up, self._down = up, down
         self._progress = progress
-        self._done, self._total = 0, len(up) + 2 * len(down) + 1
+        self._done, self._total = 0, len(up) + 2 * len(down) + 2 * REFINEMENTS + 1
 
     def run(self) -> ActMap:
         self._unsteered = self._model.draw(self._subjects)
         self._before = self._seen(self._unsteered)
         self._direction = self._towards_target()
         self._step("unsteered")
-        up = self._arm(self._map, self._up)
-        end = up.towards(complete=1.0 if self._targets else math.inf)
-        if not end:
+        complete = 1.0 if self._targets else math.inf
+        points = self._outwards(self._map, self._up)
+        if not _arm(points).towards(complete):
             raise MapError(
                 f"{self._map.called} does not move these pictures towards its target while it keeps their content, so "
                 "it has no range to recommend; try other prompts, or fit it again."
             )
+        up = self._refined(self._map, points, _arm(points).towards(complete))
+        end = up.towards(complete)
         negative, down, low = self._opposite()
-        curve = [
-            *(zip((-s for s in down.strengths), down.effects, down.kept, strict=True)),
-            *list(zip(up.strengths, up.effects, up.kept, strict=True))[1:],
-        ]
-        measured = sorted(curve)
+        below = [(0.0 - s, effect, kept) for s, effect, kept in zip(*down.curves, strict=True)]
+        measured = sorted([*below, *list(zip(*up.curves, strict=True))[1:]])
+        strengths, effects, kept = (tuple(curve) for curve in zip(*measured, strict=True))
         calibration = Calibration(
-            strengths=tuple(0.0 + strength for strength, _, _ in measured),
-            effects=tuple(effect for _, effect, _ in measured),
-            kept=tuple(kept for _, _, kept in measured),
+            strengths=strengths,
+            effects=effects,
+            kept=kept,
             up=up.even(end),
             down=tuple(0.0 - strength for strength in down.even(low)) if low else (),
             negative=negative,
@@ -137,36 +155,55 @@ class _Measurement:
 
     def _opposite(self) -> tuple[Negative, Arm, float]:
         """What a negative strength does, its arm, and the strength at its end."""
-        negated = self._arm(self._map, [-strength for strength in self._down])
-        found: list[tuple[Negative, Arm]] = [("negated", negated)]
+        found: list[tuple[Negative, ActMap, list[_Point], int]] = [
+            ("negated", self._map, self._outwards(self._map, [-strength for strength in self._down]), -1)
+        ]
         try:
             inverse = self._map.inverse()
         except MapError:
             self._done += len(self._down)
         else:
-            found.append(("inverse", self._arm(inverse, self._down)))
-        negative, arm = min(found, key=lambda kind: kind[1].effect_at(kind[1].away()))
-        low = arm.away()
-        return (negative, arm, low) if low else ("none", negated, 0.0)
+            found.append(("inverse", inverse, self._outwards(inverse, self._down), 1))
+        negative, act_map, points, sign = min(found, key=lambda kind: _arm(kind[2]).furthest())
+        low = _arm(points).away()
+        if not low:
+            self._done += REFINEMENTS
+            return "none", _arm(found[0][2]), 0.0
+        down = self._refined(act_map, points, low, sign)
+        return negative, down, down.away() or low
 
-    def _arm(self, act_map: ActMap, strengths: Sequence[float]) -> Arm:
-        """Draw at strengths, from the smallest outwards, until the content is lost or the effect is complete."""
-        last, reached = self._unsteered, [0.0]
-        effects, kept, steps = [0.0], [1.0], list[float]()
+    def _outwards(self, act_map: ActMap, strengths: Sequence[float]) -> list[_Point]:
+        """Draw at strengths, from the smallest on, until the content is lost or the effect is complete."""
+        points = [_Point(0.0, 0.0, 1.0, self._unsteered)]
         for number, strength in enumerate(strengths):
-            latents = self._model.draw(self._subjects, act_map, strength)
-            if not bool(latents.isfinite().all()):
-                break
-            reached.append(abs(strength))
-            effects.append(float((self._seen(latents) - self._before).mean(0) @ self._direction))
-            kept.append(content_kept(latents, self._unsteered))
-            steps.append(step_between(latents, last))
-            last = latents
-            self._step(f"strength {strength:g}")
-            if kept[-1] < MIN_KEPT or (self._targets and effects[-2] >= 1):
+            point = self._point(act_map, strength)
+            complete = bool(self._targets) and points[-1].effect >= 1
+            if point is not None:
+                points.append(point)
+            if point is None or point.kept < MIN_KEPT or complete:
                 self._done += len(strengths) - number - 1
                 break
-        return Arm(reached, effects, kept, steps)
+        return points
+
+    def _refined(self, act_map: ActMap, points: list[_Point], end: float, sign: int = 1) -> Arm:
+        """Draw at some more strengths below `end`, each in the middle of the largest step."""
+        for _ in range(REFINEMENTS):
+            steps = [(step_between(a.latents, b.latents), a, b) for a, b in pairwise(points) if a.strength < end]
+            _, a, b = max(steps, key=lambda step: step[0])
+            point = self._point(act_map, sign * (a.strength + b.strength) / 2)
+            if point is not None:
+                points = sorted([*points, point], key=lambda point: point.strength)
+        return _arm(points)
+
+    def _point(self, act_map: ActMap, strength: float) -> _Point | None:
+        """What is measured at a strength; None if the model breaks down there."""
+        latents = self._model.draw(self._subjects, act_map, strength)
+        self._step(f"strength {strength:g}")
+        if not bool(latents.isfinite().all()):
+            return None
+        moved = self._seen(latents).double() - self._before.double()
+        kept = content_kept(latents, self._unsteered)
+        return _Point(abs(strength), float(moved.mean(0) @ self._direction), kept, latents)
 
     def _towards_target(self) -> Tensor:
         drawn = self._model.draw(self._targets) if self._targets else self._model.draw(self._subjects, self._map, 1.0)

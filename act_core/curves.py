@@ -68,9 +68,14 @@ class Arm:
             end = at
         return self.strengths[end] if self.effects[end] <= -MIN_EFFECT_AWAY else 0.0
 
-    def effect_at(self, strength: float) -> float:
-        """The effect at a strength, linear between those measured."""
-        return _between(strength, self.strengths, self.effects)
+    def furthest(self) -> float:
+        """The effect where `away` ends."""
+        return _between(self.away(), self.strengths, self.effects) if len(self.strengths) > 1 else 0.0
+
+    @property
+    def curves(self) -> tuple[Sequence[float], Sequence[float], Sequence[float]]:
+        """Strengths, effects, and content kept."""
+        return self.strengths, self.effects, self.kept
 
     def even(self, end: float) -> tuple[float, ...]:
         """Strengths from 0 to `end` between which the pictures change by the same amount.
@@ -96,11 +101,13 @@ def direction(source: Tensor, target: Tensor) -> Tensor:
 
     Channels that vary among the samples ``[n, channels]`` of a side count less. If the sides are the same, all are 0.
     """
+    source, target = source.double(), target.double()
     spread = torch.cat([source - source.mean(0), target - target.mean(0)]).var(0)
+    spread = spread + 0.1 * spread.mean()
     shift = target.mean(0) - source.mean(0)
-    weights = shift / (spread + 0.1 * spread.mean()).clamp(min=torch.finfo(shift.dtype).tiny)
+    weights = shift / spread if bool((spread > 0).all()) else shift
     length = shift @ weights
-    return weights / length if bool(length.isfinite()) and length > 0 else torch.zeros_like(weights)
+    return weights / length if length > 0 else torch.zeros_like(weights)
 
 
 def content_kept(latents: Tensor, unsteered: Tensor) -> float:

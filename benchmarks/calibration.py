@@ -132,7 +132,7 @@ class Case:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.calibration", description=__doc__)
-    parser.add_argument("--concepts", type=int, default=32, help="how many to judge on (%(default)s)")
+    parser.add_argument("--concepts", type=int, default=24, help="how many to judge on (%(default)s)")
     parser.add_argument("--development", action="store_true", help="the concepts that settings were chosen on")
     parser.add_argument("--pairs", type=int, help="only the first pairs of styles")
     args = parse(parser, arguments)
@@ -143,9 +143,10 @@ def main(arguments: list[str] | None = None) -> int:
         "Maps of the demo model from style to style with the default settings, and the one that ships; bfloat16, "
         f"{STEPS} steps. Each is calibrated on 8 of its own prompts; {args.concepts} held-out concepts are judged, by "
         "a judge that the calibration does not use. Deviation: standard deviation of the distances, by the judge's "
-        f"features, between pictures of successive strengths, with the range above 0 in {EVEN} steps, equal in strength or on the even "
-        f"scale. Subjects that rise: those whose style, by the judge, never falls by more than {FALL:g} of the way "
-        "from source to target from one even step to the next."
+        "features, between pictures of successive strengths, with the range above 0 in "
+        f"{EVEN} steps, equal in strength or on the even "
+        "scale. Subjects that rise: those whose style, by the judge, never falls by more than "
+        f"{FALL:g} of the way from source to target from one even step to the next."
     )
     report.text(
         "The judge's range, defined before any was measured: above 0, of the strengths up to the first that keeps less "
