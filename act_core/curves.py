@@ -123,9 +123,9 @@ def content_kept(latents: Tensor, unsteered: Tensor) -> float:
     sides: list[Tensor] = [latents.double(), unsteered.double()]
     x, y = (functional.normalize((side - side.mean(0)).flatten(1), dim=1) for side in sides)
     alike = x @ y.T
-    same = alike.diag().mean()
-    others = (alike.sum() - alike.trace()) / (alike.numel() - len(alike))
-    return float((same - others) / (1 - others))
+    same = float(alike.diag().mean())
+    others = (float(alike.sum()) - len(alike) * same) / (alike.numel() - len(alike))
+    return (same - others) / (1 - others)
 
 
 def step_between(latents: Tensor, others: Tensor) -> float:

@@ -29,6 +29,7 @@ def test_nodes_and_help_pages_are_complete(host: Host) -> None:
         "ApplyACTSteeringCLIP",
         "CreateACTHook",
         "ACTStrengthSweep",
+        "CalibrateACTMap",
         "InspectACTMap",
         "EditACTMap",
         "LoadACTDemoModel",
@@ -54,14 +55,19 @@ def test_inputs_keep_names_and_order(host: Host) -> None:
     appended = "estimator source_images source_captions levels samples"
     assert inputs("FitACTMapFromImages") == [*fit_images.split(), *appended.split()]
     assert inputs("LoadACTMap") == ["name", "allow_other_architecture"]
-    assert inputs("ACTMapLoader") == ["model", "name", "strength", "strength_clip", "clip"]
+    assert inputs("ACTMapLoader") == ["model", "name", "strength", "strength_clip", "clip", "calibrated"]
     assert inputs("SaveACTMap")[:2] == ["act_map", "name"]
     apply_inputs = "model act_map strength strength_clip start_percent end_percent branch clip"
-    assert inputs("ApplyACTSteering") == [*apply_inputs.split(), "sites", "blocks", "schedule", "curve"]
+    assert inputs("ApplyACTSteering") == [*apply_inputs.split(), "sites", "blocks", "schedule", "curve", "calibrated"]
     probe = "model clip act_map prompt strength seed steps width height"
     assert inputs("ProbeACTMap") == probe.split()
     rows = [f"{part}_{number}" for number in range(1, 9) for part in ("map", "strength", "on")]
     assert inputs("ACTMapStack") == ["act_maps", *rows]
+    assert inputs("ApplyACTSteeringCLIP") == ["clip", "act_map", "strength_clip", "calibrated"]
+    assert inputs("CreateACTHook") == ["act_map", "strength", "prev_hooks", "calibrated"]
+    assert inputs("ACTStrengthSweep")[-3:] == ["clip", "prompt", "calibrated"]
+    calibrate_inputs = "model clip act_map prompts targets negative steps cfg sampler_name scheduler width height seed"
+    assert inputs("CalibrateACTMap") == calibrate_inputs.split()
 
 
 @pytest.mark.parametrize("kind", KINDS)
