@@ -27,6 +27,7 @@ STEPS = 8
 SHIPPED = ROOT / "pretrained_maps" / "plain_to_ink.safetensors"
 INK = 4
 UP, DOWN = [step / 4 for step in range(1, 9)], [-step / 4 for step in range(1, 7)]
+RANGE_SUBJECTS = 24
 EVEN = 5  # steps into which the recommended range is divided
 # Of the judge's range.
 MIN_CONTENT, AS_GOOD, MIN_AWAY = 0.5, 0.05, 0.1
@@ -71,8 +72,6 @@ class Bench:
         return self._prompted[key]
 
     def steered(self, act_map: ActMap, texts: Sequence[str], strength: float) -> Drawn:
-        if not strength:
-            return self.prompted(texts)
         with self.styles.model.steer(act_map, strength):
             return self._asked(draw(self.styles.model, texts, steps=STEPS))
 
@@ -91,32 +90,34 @@ class Case:
         way = bench.prompted(target).looks.mean(0) - self.unsteered.looks.mean(0)
         self._way = way / (way @ way)
 
-    def at(self, strength: float) -> Drawn:
-        """Pictures at a strength of the calibrated map."""
-        found = self.map.calibrated
+    def at(self, strength: float, count: int | None = None) -> Drawn:
+        """Pictures of the first subjects at a strength of the calibrated map."""
+        found, texts = self.map.calibrated, self.texts[:count]
+        if not strength:
+            return Drawn(*(part[:count] for part in self.unsteered))
         if strength < 0 and found.negative == "inverse":
-            return self.bench.steered(self.map.inverse(), self.texts, -strength)
-        return self.bench.steered(self.map, self.texts, strength)
+            return self.bench.steered(self.map.inverse(), texts, -strength)
+        return self.bench.steered(self.map, texts, strength)
 
     def content(self, drawn: Drawn) -> float:
-        return float(kept(drawn.content, self.unsteered.content).mean())
+        return float(kept(drawn.content, self.unsteered.content[: len(drawn.content)]).mean())
 
     def effects(self, drawn: Drawn) -> Tensor:
         """How far each picture has come, as a share of the way from source to target, by the features of style."""
-        return (drawn.looks - self.unsteered.looks) @ self._way
+        return (drawn.looks - self.unsteered.looks[: len(drawn.looks)]) @ self._way
 
     def judged_range(self) -> tuple[float, float]:
         """The range that the judge would choose, on a grid of quarters."""
-        reached = {0.0: float(self.unsteered.styles[:, self.style].mean())}
+        reached = {0.0: float(self.at(0, RANGE_SUBJECTS).styles[:, self.style].mean())}
         for strength in UP:
-            drawn = self.at(strength)
+            drawn = self.at(strength, RANGE_SUBJECTS)
             if self.content(drawn) < MIN_CONTENT:
                 break
             reached[strength] = float(drawn.styles[:, self.style].mean())
         high = next(strength for strength, share in reached.items() if share >= max(reached.values()) - AS_GOOD)
         low, before = 0.0, 0.0
         for strength in DOWN:
-            drawn = self.at(strength)
+            drawn = self.at(strength, RANGE_SUBJECTS)
             effect = float(self.effects(drawn).mean())
             if self.content(drawn) < MIN_CONTENT or effect >= before:
                 break
@@ -132,7 +133,7 @@ class Case:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.calibration", description=__doc__)
-    parser.add_argument("--concepts", type=int, default=24, help="how many to judge on (%(default)s)")
+    parser.add_argument("--concepts", type=int, default=72, help="how many to judge on (%(default)s)")
     parser.add_argument("--development", action="store_true", help="the concepts that settings were chosen on")
     parser.add_argument("--pairs", type=int, help="only the first pairs of styles")
     args = parse(parser, arguments)
@@ -141,7 +142,7 @@ def main(arguments: list[str] | None = None) -> int:
     bench = Bench(args.concepts, last=args.development)
     report.text(
         "Maps of the demo model from style to style with the default settings, and the one that ships; bfloat16, "
-        f"{STEPS} steps. Each is calibrated on 8 of its own prompts; {args.concepts} held-out concepts are judged, by "
+        f"{STEPS} steps. Each is calibrated on 8 of its own prompts; {args.concepts} held-out concepts are judged (for the range {RANGE_SUBJECTS}), by "
         "a judge that the calibration does not use. Deviation: standard deviation of the distances, by the judge's "
         "features, between pictures of successive strengths, with the range above 0 in "
         f"{EVEN} steps, equal in strength or on the even "
