@@ -142,11 +142,12 @@ def main(arguments: list[str] | None = None) -> int:
     bench = Bench(args.concepts, last=args.development)
     report.text(
         "Maps of the demo model from style to style with the default settings, and the one that ships; bfloat16, "
-        f"{STEPS} steps. Each is calibrated on 8 of its own prompts. {args.concepts} held-out concepts (for the judge's "
-        f"range, {RANGE_SUBJECTS} of them) are judged, by a judge that the calibration does not use. Deviation: standard "
-        "deviation of the distances, by the judge's features, between pictures of successive strengths, with the range "
-        f"above 0 in {EVEN} steps, equal in strength or on the even scale. Subjects that rise: those whose style, by "
-        f"the judge, never falls by more than {FALL:g} of the way from source to target from one even step to the next."
+        f"{STEPS} steps. Each is calibrated on 8 of its own prompts. {args.concepts} held-out concepts (for the "
+        f"judge's range, {RANGE_SUBJECTS} of them) are judged, by a judge that the calibration does not use. "
+        "Deviation: standard deviation of the distances, by the judge's features, between pictures of successive "
+        f"strengths, with the range above 0 in {EVEN} steps, equal in strength or on the even scale. Subjects that "
+        f"rise: those whose style, by the judge, never falls by more than {FALL:g} of the way from source to target "
+        "from one even step to the next."
     )
     report.text(
         "The judge's range, fixed on development concepts: above 0, of the strengths up to the first that keeps less "
