@@ -91,7 +91,7 @@ def test_wheel_holds_prompt_sets_and_type_marker() -> None:
 
 
 def test_public_names_exist() -> None:
-    assert set(act_core.__all__) == {"ActMap", "MapError", "fit", "load_map", "save_map", "steer"}
+    assert set(act_core.__all__) == {"ActMap", "MapError", "calibrate", "fit", "load_map", "save_map", "steer"}
     assert set(act_core.__all__) <= set(dir(act_core))
     assert all(hasattr(act_core, name) for name in act_core.__all__)
     assert not hasattr(act_core, "nonsense")
