@@ -10,8 +10,8 @@ import contextlib
 import math
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Literal, SupportsFloat, cast, get_args, get_type_hints
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, SupportsFloat, TypeVar, cast, get_args, get_type_hints
 
 from .errors import FitError, MapError
 
@@ -204,10 +204,10 @@ class RefineSettings:
     """
 
     sites: str = "auto"
-    steps: int = 60
-    rate: float = 0.02
+    steps: int = 80
+    rate: float = 0.05
     batch_size: int = 16
-    held_back: float = 0.2
+    held_back: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -219,6 +219,26 @@ class RefineSettings:
             value: object = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
                 raise FitError(f"{name} is {value!r}; it must be a number from {low:g} to {high:g}.")
+
+
+Settings = TypeVar("Settings", FitSettings, RefineSettings)
+
+
+def changed(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """Settings with some of them changed, by name.
+
+    Raises:
+        FitError: there is no setting of that name, or its value is not allowed.
+
+    Example:
+        >>> changed(FitSettings(), {"sites": "norms"}).sites
+        'norms'
+    """
+    known = {f.name for f in fields(settings)}
+    for name in changes:
+        if name not in known:
+            raise FitError(f"A fit has no setting {name!r}; choose from {', '.join(sorted(known))}.")
+    return replace(settings, **changes)
 
 
 def check_sites(sites: object) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic
 
@@ -16,7 +16,7 @@ from ..errors import FitError
 from ..gates import MIN_GATE_SAMPLES, fit_gate
 from ..interrupts import raise_deferred
 from ..maps import ActMap
-from ..settings import FitSettings
+from ..settings import FitSettings, changed
 from ..sites import Site
 from ..transport import Transport, fit_transport
 from .groups import groups
@@ -76,7 +76,7 @@ def fit(
     if not isinstance(model, FitModel):
         kind = type(model).__name__
         raise FitError(f"The model is a {kind}; give an adapter, such as TransformersModel(module, tokenizer).")
-    settings = _settings(settings or FitSettings(), changes)
+    settings = changed(settings or FitSettings(), changes)
     sides = _samples(source, "source"), _samples(target, "target")
     if settings.support == "gated" and min(map(len, sides)) < MIN_GATE_SAMPLES:
         raise FitError(
@@ -97,14 +97,6 @@ def fit(
         notes=(*walked.notes, *record.notes),
     )
     return ActMap(walked.transports, record)
-
-
-def _settings(settings: FitSettings, changes: dict[str, Any]) -> FitSettings:
-    known = {f.name for f in fields(FitSettings)}
-    for name in changes:
-        if name not in known:
-            raise FitError(f"A fit has no setting {name!r}; choose from {', '.join(sorted(known))}.")
-    return replace(settings, **changes)
 
 
 def _samples(samples: Iterable[Sample], side: Side) -> list[Sample]:

@@ -15,7 +15,7 @@ from ..errors import FitError, NotDifferentiableError
 from ..levels import LEVELS, as_levels
 from ..maps import ActMap
 from ..records import Walk
-from ..settings import FitSettings
+from ..settings import FitSettings, changed
 from ..text import plain_text
 from ..transport import stacked
 from .fit import Progress, fit
@@ -73,7 +73,7 @@ def fit_pictures(
 
     Raises:
         MapError: levels that are not numbers above 0 and up to 1.
-        FitError: as `act_core.fit`.
+        FitError: as `act_core.fit`, or gated support.
 
     Example::
 
@@ -81,11 +81,14 @@ def fit_pictures(
         act_map = fit_pictures(model, read_pictures("my_style", captions=True))
     """
     found = as_levels(levels)
+    settings = changed(settings or FitSettings(), changes)
+    if settings.support == "gated":
+        raise FitError("A gate tells prompts apart, not pictures; use unbounded or observed support.")
     targets = list(target)
     model.check_samples(targets)
     notes: list[str] = []
     if source is None:
-        sources = model.drawn(targets, (settings or FitSettings(**changes)).seed)
+        sources = model.drawn(targets, settings.seed)
         captioned = any(model.at_level(found[0]).describe(sample) for sample in targets)
         notes.append(drawn_note(captioned=captioned))
     else:
@@ -100,7 +103,7 @@ def fit_pictures(
         def at_level(done: int, total: int, site: str) -> None:
             progress(len(maps) * total + done, len(found) * total, site)
 
-        maps.append(fit(model.at_level(level), sources, targets, settings, progress=at_level, **changes))
+        maps.append(fit(model.at_level(level), sources, targets, settings, progress=at_level))
     return _joined(found, maps, notes)
 
 

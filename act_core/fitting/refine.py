@@ -21,7 +21,7 @@ import logging
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Generic, cast
 
 import torch
@@ -32,7 +32,7 @@ from ..discovery import discover
 from ..errors import FitError, NotDifferentiableError, first_line
 from ..interception import intercepted
 from ..maps import ActMap
-from ..settings import FitMethod, RefineSettings
+from ..settings import FitMethod, RefineSettings, changed
 from ..sites import Site
 from ..transport import Transport
 from .coefficients import SPATIAL, Coefficients, coefficients, handlers
@@ -88,7 +88,7 @@ def refine(
     Example:
         See `LossModel` for a complete adapter.
     """
-    settings = _settings(settings or RefineSettings(), changes)
+    settings = changed(settings or RefineSettings(), changes)
     samples = list(samples)
     model.check_samples(samples)
     components = list(model.components)
@@ -112,14 +112,6 @@ def refine(
     base = {name: fingerprint for name, fingerprint in record.base.items() if name in used}
     notes = (*record.notes, *refinement.notes)
     return ActMap(transports, replace(record, fitted_by="refinement", base=base, notes=notes))
-
-
-def _settings(settings: RefineSettings, changes: dict[str, Any]) -> RefineSettings:
-    known = {f.name for f in fields(RefineSettings)}
-    for name in changes:
-        if name not in known:
-            raise FitError(f"A refinement has no setting {name!r}; choose from {', '.join(sorted(known))}.")
-    return replace(settings, **changes)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,9 @@ class PipelineCalibration(CalibrationModel):
         if schedule is None:
             kind = type(self._model.pipeline.scheduler).__name__
             raise MapError(f"How a {kind} adds noise is not known, so maps cannot be calibrated with it; use ComfyUI.")
-        noisy, _, time = schedule.at(schedule.sampled(levels), latents.to(call[name]), torch.stack(noises).to(call[name]))
+        noisy, _, time = schedule.at(
+            schedule.sampled(levels), latents.to(call[name]), torch.stack(noises).to(call[name])
+        )
         changes = {name: noisy, "timestep": _as_given(time / schedule.longest, call["timestep"], schedule.longest)}
         return last_block(self._denoiser, lambda: self._denoiser.module(**{**call, **changes}), len(latents))
 
