@@ -53,7 +53,23 @@ def read_pictures(folder: str | os.PathLike[str], *, captions: bool = False) -> 
         ...
         act_core.errors.FitError: nowhere is not a folder; give a folder of pictures.
     """
-    folder = Path(folder).expanduser()
+    return [Picture(_read(path), _caption(path) if captions else "") for path in _files(Path(folder).expanduser())]
+
+
+def has_captions(folder: str | os.PathLike[str]) -> bool:
+    """Whether any picture in a folder has a text file beside it.
+
+    Raises:
+        FitError: as `read_pictures`.
+
+    Example:
+        >>> has_captions("picture_sets/blueprint")
+        True
+    """
+    return any(path.with_suffix(".txt").is_file() for path in _files(Path(folder).expanduser()))
+
+
+def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise FitError(f"{folder} is not a folder; give a folder of pictures.")
     try:
@@ -62,7 +78,7 @@ def read_pictures(folder: str | os.PathLike[str], *, captions: bool = False) -> 
         raise FitError(f"{folder} cannot be read: {error.strerror or error}.") from error
     if not paths:
         raise FitError(f"{folder} holds no pictures; put some there, as PNG, JPEG or WebP files.")
-    return [Picture(_read(path), _caption(path) if captions else "") for path in paths]
+    return paths
 
 
 def _read(path: Path) -> Image.Image:

@@ -16,6 +16,7 @@ from .inspect import InspectACTMap
 from .language_model import LoadACTLanguageModel
 from .loader import ACTMapLoader
 from .map_files import LoadACTMap, SaveACTMap
+from .picture_set import ACTPictureSet
 from .probe import ProbeACTMap
 from .prompt_set import ACTPromptSet
 from .stack import ACTMapStack
@@ -42,6 +43,7 @@ NODES: list[type[io.ComfyNode]] = [
     ACTSteeredText,
     ACTMapStack,
     ProbeACTMap,
+    ACTPictureSet,
 ]
 
 

@@ -33,12 +33,15 @@ INSTRUCTION = (
     "Expand this short idea into a detailed prompt for an image model. Describe the subject, the place, the light and "
     "the mood in one or two sentences."
 )
+PICTURE_SET = "sepia"
+PICTURE_FIT = {"sites": "auto", "steps": 80, "width": 0, "height": 0, "seed": 0}
 SAMPLER = {"seed": 0, "steps": 8, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
 COVER = 512
 # Nodes whose help pages show the cover of a workflow.
 HELP_PAGES = {
     "style_slider": "ApplyACTSteering",
     "fit_your_own": "FitACTMap",
+    "style_from_pictures": "FitACTMapFromImages",
     "regions": "CreateACTHook",
     "strength_sweep": "ACTStrengthSweep",
 }
@@ -50,6 +53,24 @@ def style_slider(graph: Graph) -> None:
     act_map = _act_map(graph, MAP)
     steered = _applied(graph, loaded, act_map, strength=0.8)
     _draw(graph, loaded, steered[0], graph.add("CLIPTextEncode", text="cat", clip=steered[1]), batch=4)
+
+
+def style_from_pictures(graph: Graph) -> None:
+    """A folder of pictures, a map, pictures without and with it."""
+    loaded = graph.add("LoadACTDemoModel")
+    pictures = graph.add("ACTPictureSet", name=PICTURE_SET, captions=True)
+    fitted = graph.add(
+        "FitACTMapFromImages",
+        model=loaded[0],
+        clip=loaded[1],
+        vae=loaded[2],
+        images=pictures[0],
+        captions=pictures[1],
+        **PICTURE_FIT,
+    )
+    steered = _applied(graph, loaded, fitted[0], strength=1.0)
+    for subject in ("cat", "house"):
+        _draw(graph, loaded, steered[0], graph.add("CLIPTextEncode", text=subject, clip=steered[1]), batch=2)
 
 
 def fit_your_own(graph: Graph) -> None:
@@ -163,6 +184,7 @@ def steered_prompt(graph: Graph) -> None:
 WORKFLOWS: tuple[Callable[[Graph], None], ...] = (
     style_slider,
     fit_your_own,
+    style_from_pictures,
     strength_sweep,
     regions,
     text_encoder_slider,

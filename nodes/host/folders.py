@@ -14,6 +14,7 @@ from ...act_core.text import is_unsafe
 PACK = Path(__file__).parents[2]
 MAPS = "act_maps"
 PROMPT_SETS = "act_prompt_sets"
+PICTURE_SETS = "act_picture_sets"
 # The folder that other packs use too.
 LANGUAGE_MODELS = "LLM"
 _SHIPPED = {MAPS: PACK / "pretrained_maps", PROMPT_SETS: PACK / "prompt_sets"}
@@ -66,6 +67,30 @@ def sha256(name: str) -> str:
         MapFileError: it does not exist.
     """
     return hashlib.sha256(find(MAPS, name).read_bytes()).hexdigest()
+
+
+def picture_sets() -> dict[str, Path]:
+    """Folders of pictures by name: the user's own, those that ship, and those in the host's input folder."""
+    found: dict[str, Path] = {}
+    for root in (_default(PICTURE_SETS), PACK / "picture_sets", Path(folder_paths.get_input_directory())):
+        if root.is_dir():
+            for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+                found.setdefault(folder.name, folder)
+    return found
+
+
+def find_picture_set(name: str) -> Path:
+    """The folder behind a name of `picture_sets`.
+
+    Raises:
+        MapFileError: it does not exist.
+    """
+    folder = picture_sets().get(name)
+    if folder is None:
+        raise MapFileError(
+            f"There is no folder of pictures {name} in {_default(PICTURE_SETS)}; put it there, or choose another one."
+        )
+    return folder
 
 
 def language_models() -> list[str]:

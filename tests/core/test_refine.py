@@ -15,6 +15,7 @@ from act_core.components import Component
 from act_core.errors import FitError
 from act_core.fitting import LossModel, refine
 from act_core.fitting.frozen import frozen
+from act_core.settings import RefineSettings
 
 
 class Toy(LossModel[float]):
@@ -140,7 +141,8 @@ def test_interrupt_keeps_the_best_so_far() -> None:
         if done == 7:
             raise TimeoutError
 
-    act_map = refine(Toy(layers()), SAMPLES, sites="model/*", steps=50, progress=interrupt, keep_on=(TimeoutError,))
+    settings = RefineSettings(sites="model/*", steps=50, held_back=0.2)
+    act_map = refine(Toy(layers()), SAMPLES, settings, progress=interrupt, keep_on=(TimeoutError,))
     assert act_map.record.notes[-1].startswith("refined for 7 steps on 8 samples, interrupted before step 8 of 50")
 
 

@@ -1,0 +1,65 @@
+"""Draws ``picture_sets``: pictures of the demo model, made into a style by image processing, with captions.
+
+python -m tools.make_picture_sets
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image, ImageChops, ImageFilter, ImageOps
+
+from act_core.models.diffusers import DiffusersModel
+
+ROOT = Path(__file__).parents[1]
+SUBJECTS = (
+    "apple",
+    "bell",
+    "butterfly",
+    "car",
+    "castle",
+    "dog",
+    "fish",
+    "frog",
+    "key",
+    "mushroom",
+    "owl",
+    "rocket",
+    "teapot",
+    "tree",
+    "umbrella",
+    "whale",
+)
+PAPER, LINE = (20, 60, 150), (235, 245, 255)
+
+
+def blueprint(image: Image.Image) -> Image.Image:
+    """Light lines on blue paper."""
+    grey = image.convert("L")
+    wide, narrow = (grey.filter(kind(3)) for kind in (ImageFilter.MaxFilter, ImageFilter.MinFilter))
+    return ImageOps.colorize(ImageChops.subtract(wide, narrow), PAPER, LINE)
+
+
+def sepia(image: Image.Image) -> Image.Image:
+    """An old photograph."""
+    return ImageOps.colorize(image.convert("L"), (45, 25, 10), (250, 235, 205), mid=(165, 120, 75))
+
+
+STYLES: dict[str, Callable[[Image.Image], Image.Image]] = {"blueprint": blueprint, "sepia": sepia}
+
+
+def main() -> None:
+    model = DiffusersModel.from_pretrained(ROOT / "demo_model")
+    images = model.generate(SUBJECTS, steps=8, guidance=3.0, seed=0)
+    for name, process in STYLES.items():
+        folder = ROOT / "picture_sets" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for subject, image in zip(SUBJECTS, images, strict=True):
+            process(image).save(folder / f"{subject}.png", optimize=True)
+            (folder / f"{subject}.txt").write_text(f"{subject}\n", encoding="utf-8")
+        print(f"wrote {len(SUBJECTS)} pictures to {folder.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
