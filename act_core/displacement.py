@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .gates import openness, row_means
+from .projections import amounts
 from .settings import Spatial
 from .sites import Layout
 
@@ -45,13 +46,15 @@ def displace_at(
     high: Tensor | None = None,
     gate: Tensor | None = None,
     present: Tensor | None = None,
+    projection: Tensor | None = None,
 ) -> Tensor:
     """Displace an activation of the given layout by coefficients ``[channels]``, see `displace`.
 
     Feature maps ``[rows, channels, ...]`` follow the ``shift`` rule, ``x + (T(mean) - mean)`` with the mean over all
     positions (the paper's), or the ``pointwise`` rule, which maps every position. With a gate, packed as in
     `act_core.gates.Gate.packed`, each row is displaced only as far as the gate is open for its mean; `present` is the
-    mask of the tokens that it reads, bool ``[rows, tokens]``, or None for all.
+    mask of the tokens that it reads, bool ``[rows, tokens]``, or None for all. With a projection, packed as well, each
+    token or position is displaced by its amount times as far.
 
     Example:
         >>> x = torch.tensor([[[[1.0, 3.0]]]])
@@ -68,9 +71,11 @@ def displace_at(
         # The coefficients of each row are smaller than its activation.
         opening = openness(mean.flatten(1), gate).view(-1, *[1] * (x.ndim - 1))
         gain, offset = gain.to(opening) * opening, offset.to(opening) * opening
-    if not shifts:
-        return displace(x, gain, offset, low, high)
-    return x + displacement(mean, gain, offset, low, high).to(x.dtype)
+    read = mean if shifts else x
+    moved = displacement(read, gain, offset, low, high)
+    if projection is not None:
+        moved = moved * amounts(read, layout, projection).to(moved.dtype)
+    return moved.add_(x) if moved.dtype == x.dtype and not shifts else x + moved.to(x.dtype)
 
 
 def displace_tokens(x: Tensor, tokens: slice | None, move: Callable[[Tensor], Tensor]) -> Tensor:

@@ -191,7 +191,8 @@ class ActMap:
         A channel whose slope is too small to invert only shifts its mean back; ``fallbacks`` counts these.
 
         Raises:
-            MapError: there is such a channel, but the map has no statistics to shift it back with; or the map is gated.
+            MapError: there is such a channel, but the map has no statistics to shift it back with; or the map is gated
+                or a projection.
         """
         inverse = self._edited({site: t.inverse() for site, t in self.transports.items()}, "inverted")
         record = replace(
@@ -207,8 +208,8 @@ class ActMap:
         """The map that at strength 1 acts like this map followed by `other`.
 
         Raises:
-            MapError: one of them has observed or gated support, they describe a site differently, or their noise levels
-                differ.
+            MapError: one of them has observed or gated support or is a projection, they describe a site differently, or
+                their noise levels differ.
         """
         if self.levels != other.levels:
             raise MapError("The two maps have different noise levels; apply them one after the other.")
@@ -222,7 +223,8 @@ class ActMap:
             composed[site] = composed[site].then(transport) if site in composed else transport
         if not all(t.is_affine for t in composed.values()):
             raise MapError(
-                "Only maps with unbounded support can be composed into one; apply the two maps one after the other."
+                "Only maps with unbounded support that are not projections can be composed into one; apply the two "
+                "maps one after the other."
             )
         edited = self._edited(composed, f"then {other.card.title or 'another map'}")
         record = replace(edited.record, base={**other.record.base, **self.record.base})
@@ -257,8 +259,8 @@ class ActMap:
     def difference(self, other: ActMap) -> dict[str, float]:
         """The largest relative difference between two maps at each site, by site key.
 
-        Compares slopes, offsets, both ends of the support, and gates. If only one of the maps has a support or a gate,
-        the difference is infinite.
+        Compares slopes, offsets, both ends of the support, gates and projections. If only one of the maps has one of
+        the last three, the difference is infinite.
 
         Raises:
             MapError: the two maps do not have the same sites, or the same noise levels.
@@ -270,7 +272,7 @@ class ActMap:
         differences: dict[str, float] = {}
         for site, mine in self.transports.items():
             theirs = other.transports[site]
-            if (mine.bounded, mine.gate is None) != (theirs.bounded, theirs.gate is None):
+            if mine.conditions != theirs.conditions:
                 differences[site.key] = math.inf
                 continue
             x, y = (torch.cat(_coefficients(transport)).double() for transport in (mine, theirs))
@@ -291,6 +293,6 @@ class ActMap:
 
 
 def _coefficients(transport: Transport) -> list[Tensor]:
-    gate = transport.gate and transport.gate.packed()
-    tensors = (transport.omega, transport.beta, transport.low, transport.high, gate)
+    packed = [part and part.packed() for part in (transport.gate, transport.projection)]
+    tensors = (transport.omega, transport.beta, transport.low, transport.high, *packed)
     return [tensor for tensor in tensors if tensor is not None]

@@ -15,7 +15,7 @@ from typing import Any, Literal, SupportsFloat, TypeVar, cast, get_args, get_typ
 
 from .errors import FitError, MapError
 
-Estimator = Literal["linear", "mean", "gaussian"]
+Estimator = Literal["linear", "mean", "gaussian", "project"]
 Order = Literal["causal", "simultaneous"]
 Support = Literal["unbounded", "observed", "gated"]
 Interval = Literal["token", "pooled"]
@@ -96,7 +96,10 @@ class FitMethod:
 
     estimator: Estimator = field(
         default="linear",
-        metadata=_for("linear shifts and scales each channel, mean only shifts it, gaussian matches mean and spread."),
+        metadata=_for(
+            "linear shifts and scales each channel, mean only shifts it, gaussian matches mean and spread. project "
+            "removes something: it takes away only as much as is there."
+        ),
     )
     order: Order = field(
         default="causal",

@@ -19,6 +19,7 @@ from torch import Tensor
 from .displacement import displace
 from .errors import FitError, MapError
 from .gates import Gate
+from .projections import Projection, fit_projection
 from .settings import Estimator, as_strength, check_choice, choices
 
 # Inverting a slope below this would amplify rounding noise more than a thousandfold.
@@ -48,6 +49,8 @@ class Transport:
         fallbacks: how many channels had no usable slope and only shift their mean; of several bins, the largest number.
         effect: median over channels of the shift of the mean, in standard deviations of the source; None if not known.
         gate: how far the map acts on each prompt; None if it acts on all alike.
+        projection: how far the map acts on each activation, by how much of the source it shows; None if it acts on all
+            alike. Slopes are 1 then.
     """
 
     omega: Tensor
@@ -58,11 +61,11 @@ class Transport:
     fallbacks: int = 0
     effect: float | None = None
     gate: Gate | None = None
+    projection: Projection | None = None
 
     def __repr__(self) -> str:
-        bins = f", {self.bins} bins" if self.bins else ""
-        support = f"{', observed support' if self.bounded else ''}{', gated' if self.gate else ''}"
-        return f"<Transport: {self.channels} channels{bins}{support}>"
+        bins = [f"{self.bins} bins"] if self.bins else []
+        return ", ".join([f"<Transport: {self.channels} channels", *bins, *self.conditions]) + ">"
 
     @property
     def channels(self) -> int:
@@ -81,7 +84,17 @@ class Transport:
     @property
     def is_affine(self) -> bool:
         """Whether the map acts on all values alike, so that two of them compose into one."""
-        return not self.bounded and self.gate is None
+        return not self.conditions
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What the move depends on beside slopes and offsets, in words; nothing for an affine map."""
+        found = {
+            "observed support": self.bounded,
+            "gated support": self.gate is not None,
+            "a projection": self.projection is not None,
+        }
+        return tuple(words for words, present in found.items() if present)
 
     def apply(self, a: Tensor, strength: SupportsFloat = 1.0) -> Tensor:
         """``(1 - strength) * a + strength * T(a)`` for activations ``[..., channels]`` of any floating dtype.
@@ -100,6 +113,8 @@ class Transport:
         if self.gate is not None:
             opening = self.gate.openness(a).unsqueeze(-1)
             gain, offset = gain.to(opening) * opening, offset.to(opening) * opening
+        if self.projection is not None:
+            offset = offset.to(a.device) * self.projection.amount(a).unsqueeze(-1)
         return displace(a, gain, offset, self.low, self.high)
 
     def bin(self, number: int) -> Transport:
@@ -122,12 +137,12 @@ class Transport:
 
         Raises:
             MapError: a slope is too small, and there are no statistics from which to derive the mean shift; or there is
-                a gate, which does not know the activations that the inverse would start from.
+                a gate or a projection, which does not know the activations that the inverse would start from.
         """
-        if self.gate is not None:
+        if self.gate is not None or self.projection is not None:
             raise MapError(
-                "A gated map opens only for its source, so it cannot be inverted; fit the opposite map instead, with "
-                "source and target prompts exchanged."
+                "A gated map or a projection acts only where its source is, so it cannot be inverted; fit the opposite "
+                "map instead, with source and target prompts exchanged."
             )
         omega, beta = self.omega.double(), self.beta.double()
         flat = omega.abs() < MIN_INVERTIBLE_SLOPE
@@ -151,10 +166,11 @@ class Transport:
         )
 
     def then(self, other: Transport) -> Transport:
-        """The one affine map that acts like this transport followed by `other`; both must be unbounded."""
+        """The one affine map that acts like this transport followed by `other`; both must be affine."""
         if not (self.is_affine and other.is_affine):
             raise MapError(
-                "Only maps with unbounded support can be composed into one; apply the two maps one after the other."
+                "Only maps with unbounded support that are not projections can be composed into one; apply the two "
+                "maps one after the other."
             )
         omega, beta = other.omega.double(), other.beta.double()
         return Transport(
@@ -196,7 +212,8 @@ def fit_transport(
         source: pooled values ``[n, channels]``, one row per prompt.
         target: pooled values ``[m, channels]``.
         estimator: ``linear`` (least squares on the coupling, the paper's Linear-AcT), ``mean`` (shift of the
-            mean, Mean-AcT), or ``gaussian`` (mean and standard deviation, the closed form between Gaussians).
+            mean, Mean-AcT), ``gaussian`` (mean and standard deviation, the closed form between Gaussians), or
+            ``project`` (shift of the mean as far as it is present, see `act_core.projections`).
         activation_dtype: dtype of the activations before pooling, which determines the standard deviation below which a
             channel counts as constant. Default: the dtype of `source`.
         interval: lower and upper end of the support, ``[channels]`` each; None leaves it unbounded.
@@ -229,8 +246,11 @@ def fit_transport(
 
     low, high = (None, None) if interval is None else (_keep(edge) for edge in interval)
     statistics = Statistics(*(_keep(s) for s in (mean_a, std_a, mean_b, std_b)))
-    fallbacks = 0 if estimator == "mean" else int(flat.sum())
-    transport = Transport(_keep(omega), _keep(beta), low, high, statistics, fallbacks, _effect(statistics))
+    fallbacks = 0 if estimator in ("mean", "project") else int(flat.sum())
+    projection = fit_projection(mean_a, mean_b) if estimator == "project" else None
+    transport = Transport(
+        _keep(omega), _keep(beta), low, high, statistics, fallbacks, _effect(statistics), projection=projection
+    )
     if not (bool(transport.omega.isfinite().all()) and bool(transport.beta.isfinite().all())):
         raise FitError("Some activations are too large for the float32 of a map; scale the model's input down.")
     return transport
@@ -238,7 +258,7 @@ def fit_transport(
 
 def _slopes(a: Tensor, b: Tensor, std_a: Tensor, std_b: Tensor, flat: Tensor, estimator: Estimator) -> Tensor:
     """Slopes for centred values; 1 for channels that are constant."""
-    if estimator == "mean":
+    if estimator in ("mean", "project"):
         return torch.ones_like(std_a)
     # Rounding and ties must not push the slope beyond its Cauchy-Schwarz bounds.
     steepest = std_b / std_a.masked_fill(flat, 1.0)

@@ -6,7 +6,6 @@ import argparse
 import random
 import re
 from collections.abc import Generator
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
@@ -16,18 +15,17 @@ import torch
 from torch import Tensor
 
 from act_core import ActMap, fit
-from act_core.settings import Support
+from act_core.settings import Estimator, FitSettings, Support
 from tools.results import Cell, Column
 from tools.train_demo_model.emoji import STYLES
 
 from .lib.judge import is_training_concept, load_pictures
 from .lib.pictures import FIT_BATCH, Judged, StyleBench, kept, save_sheet
-from .lib.projection import projecting
 from .lib.report import Report, at_least, at_most, parse
 
 # Words in the names of at least seven held-out emoji, which mostly look like their name when the model draws them.
 WORDS = ("face", "heart", "button", "clock", "hand", "arrow")
-# Words with which the kind of gate and the strength were chosen, on other concepts.
+# Words with which estimator, kind of gate and strength were chosen.
 CHOSEN_ON = ("woman", "man", "square")
 NEAREST = 5
 SHOWN = 4
@@ -50,36 +48,35 @@ PAIR_COLUMNS = (
     Column("word shown, unsteered", format=".0%"),
     Column("word shown, steered", format=".0%"),
 )
-KEPT = Column("other prompts kept, mean over words, gated", format=".3f")
-KEPT_WORST = Column("other prompts kept, worst word, gated", format=".3f")
-LEFT = Column("pictures that still show it, mean over words, gated", format=".0%")
-LEFT_WORST = Column("pictures that still show it, worst word, gated", format=".0%")
-LEFT_CONTROL = Column("pictures that still show it, mean over words, gated with permuted channels", format=".0%")
+KEPT = Column("other prompts kept, mean over words", format=".3f")
+KEPT_WORST = Column("other prompts kept, worst word", format=".3f")
+LEFT = Column("pictures that still show it, mean over words", format=".0%")
+LEFT_WORST = Column("pictures that still show it, worst word", format=".0%")
+LEFT_CONTROL = Column("pictures that still show it, mean over words, channels permuted", format=".0%")
 
 
 class Variant(NamedTuple):
-    """A map to try: how it is fitted, whether it is a projection, and whether its channels are permuted afterwards."""
+    """A map to try: how it is fitted, and whether its channels are permuted afterwards."""
 
-    name: str
+    estimator: Estimator
     support: Support
     strength: float = STRENGTH
-    projects: bool = False
     permutes: bool = False
 
-    def mode(self) -> AbstractContextManager[None]:
-        """What its fit and its use run in."""
-        return projecting() if self.projects else nullcontext()
+    def __str__(self) -> str:
+        return f"{self.estimator}, {self.support}{', channels permuted' if self.permutes else ''}"
 
 
-GATED = Variant("gated", "gated")
-CONTROL = Variant("gated, channels permuted", "gated", permutes=True)
+BEST = Variant("project", "gated")
+CONTROL = BEST._replace(permutes=True)
 VARIANTS = (
-    Variant("unbounded", "unbounded", 1.0),
-    Variant("unbounded", "unbounded"),
-    GATED,
+    Variant("linear", "unbounded", 1.0),
+    Variant("linear", "unbounded"),
+    Variant("linear", "gated"),
+    Variant("project", "unbounded"),
+    BEST._replace(strength=1.0),
+    BEST,
     CONTROL,
-    Variant("projection, unbounded", "unbounded", projects=True),
-    Variant("projection, gated", "gated", projects=True),
 )
 
 
@@ -159,8 +156,8 @@ def bench_of_words(report: Report, bench: StyleBench, args: argparse.Namespace) 
         f"picture still shows it if most of the {NEAREST} nearest real emoji of its style, by the judge's features, "
         "have the word in their names. Intervals: 95%, bootstrap over prompts. Other prompts kept: of held-out prompts "
         f"that do not ask for it ({args.others} less those with the word), 1 if they are drawn as without the map, 0 "
-        "for another concept. The control is the gated map with its channels permuted, so that it moves activations as "
-        "far."
+        f"for another concept. The control is the map {BEST}, with the offsets of its channels permuted, so that it "
+        "moves activations as far."
     )
     report.text(
         "Two things: prompts of the form 'red heart and pizza'. The other thing is shown if the picture is more like "
@@ -176,20 +173,19 @@ def bench_of_words(report: Report, bench: StyleBench, args: argparse.Namespace) 
         for word in args.words:
             case = Removal.of(word, bench, args.asking)
             asked, others, both = (bench.draw(texts) for texts in (case.asking, case.others, case.both))
-            known: dict[tuple[Support, bool], ActMap] = {}
+            known: dict[tuple[str, str], ActMap] = {}
             yield [word, len(case.asking), "none", 0, bench.interval(case.shown(asked, real)), 1.0, 1.0]
             for variant in VARIANTS:
-                with variant.mode():
-                    key = variant.support, variant.projects
-                    act_map = known[key] = known.get(key) or fitted(bench, case, variant)
-                    maps = {0: permuted(act_map) if variant.permutes else act_map}
-                    after = bench.steered(maps, case.asking, variant.strength)
-                    spared = bench.steered(maps, case.others, variant.strength)
+                key = variant.estimator, variant.support
+                act_map = known[key] = known.get(key) or fitted(bench, case, variant)
+                maps = {0: permuted(act_map) if variant.permutes else act_map}
+                after = bench.steered(maps, case.asking, variant.strength)
+                spared = bench.steered(maps, case.others, variant.strength)
                 shown, same = bench.interval(case.shown(after, real)), kept(spared.features, others.features)
                 row = [shown, float(same.mean()), float(same.min())]
-                yield [word, len(case.asking), variant.name, variant.strength, *row]
+                yield [word, len(case.asking), str(variant), variant.strength, *row]
                 measured.setdefault(variant, []).append((shown.value, float(same.mean())))
-                if variant == GATED:
+                if variant == BEST:
                     left = bench.steered(maps, case.both, variant.strength)
                     pairs.append([word, *two_things(case, (both, left), (asked, others), real)])
                     shown_sides = {"": (asked, after), " (two things)": (both, left), " (others)": (others, spared)}
@@ -202,7 +198,7 @@ def bench_of_words(report: Report, bench: StyleBench, args: argparse.Namespace) 
     report.table("two_things", "Two things in one prompt", PAIR_COLUMNS, pairs)
     if args.sheets:
         save_sheet(args.sheets / "removal.jpg", sheet, names, ["unsteered", "steered"] * SHOWN)
-    left, spared = (np.array(values) for values in zip(*measured[GATED], strict=True))
+    left, spared = (np.array(values) for values in zip(*measured[BEST], strict=True))
     report.figure("kept", KEPT, float(spared.mean()), at_least(0.95))
     report.figure("kept_worst", KEPT_WORST, float(spared.min()), at_least(0.95))
     report.figure("left", LEFT, float(left.mean()), at_most(0.25))
@@ -212,7 +208,8 @@ def bench_of_words(report: Report, bench: StyleBench, args: argparse.Namespace) 
 
 def fitted(bench: StyleBench, case: Removal, variant: Variant) -> ActMap:
     """The map of a variant, before its channels are permuted."""
-    return fit(bench.model, case.source, case.target, support=variant.support, batch_size=FIT_BATCH)
+    settings = FitSettings(estimator=variant.estimator, support=variant.support, batch_size=FIT_BATCH)
+    return fit(bench.model, case.source, case.target, settings)
 
 
 def permuted(act_map: ActMap) -> ActMap:

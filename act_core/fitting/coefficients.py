@@ -98,9 +98,8 @@ def _check_start(sites: Sequence[Site], start: ActMap, known: Mapping[str, tuple
             )
     if start.levels:
         raise FitError(f"{start.called} has several noise levels, which cannot be refined; start from one of them.")
-    if not all(known[site.key][1].is_affine for site in shared):
-        support = "observed" if any(known[site.key][1].bounded for site in shared) else "gated"
-        raise FitError(f"{start.called} has {support} support, which cannot be refined; start from an unbounded map.")
+    if conditions := next((found for site in shared if (found := known[site.key][1].conditions)), None):
+        raise FitError(f"{start.called} has {conditions[0]}, which cannot be refined; start from an unbounded map.")
     if start.record.spatial != SPATIAL and any(site.layout == "spatial" for site in shared):
         raise FitError(
             f"{start.called} shifts the mean of feature maps, which cannot be refined; fit it with --spatial {SPATIAL}."

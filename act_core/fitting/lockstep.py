@@ -145,12 +145,13 @@ class Walk:
         if worker.side not in self._moved:
             return x
         t = self._transports[index]
-        gate, present = t.gate and t.gate.packed(), self._present(site, x, worker)
+        gate, projection = (part and part.packed() for part in (t.gate, t.projection))
+        present = self._present(site, x, worker)
         return displace_tokens(
             x,
             self._tokens(site, x, worker),
             lambda part: displace_at(
-                part, site.layout, self._spatial, t.omega - 1, t.beta, t.low, t.high, gate, present
+                part, site.layout, self._spatial, t.omega - 1, t.beta, t.low, t.high, gate, present, projection
             ),
         )
 

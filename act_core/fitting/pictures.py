@@ -73,7 +73,7 @@ def fit_pictures(
 
     Raises:
         MapError: levels that are not numbers above 0 and up to 1.
-        FitError: as `act_core.fit`, or gated support.
+        FitError: as `act_core.fit`, or gates or projections.
 
     Example::
 
@@ -82,8 +82,8 @@ def fit_pictures(
     """
     found = as_levels(levels)
     settings = changed(settings or FitSettings(), changes)
-    if settings.support == "gated":
-        raise FitError("A gate tells prompts apart, not pictures; use unbounded or observed support.")
+    if settings.support == "gated" or settings.estimator == "project":
+        raise FitError("Gates and projections tell prompts apart, not pictures; choose another support and estimator.")
     targets = list(target)
     model.check_samples(targets)
     notes: list[str] = []

@@ -1,13 +1,13 @@
 """The map file, formats 1 and 2: the names of their parts, and size limits.
 
 One ``.safetensors`` file. Tensors are named ``<site key>.omega``, ``.beta`` and, where they apply, ``.low``,
-``.high`` and the statistics; all are float32 ``[channels]``, or ``[bins, channels]``. A gate is ``.gate``, float32
-``[channels + 1]``: its weight, then its bias. Everything else is in the header, as strings: ``act.format`` (version),
-``act.sites`` and ``act.record`` (JSON), ``act.strength_range`` and ``act.levels`` (JSON), the ModelSpec keys that tools
-for model files show, and a cover under the key that those tools read.
+``.high`` and the statistics; all are float32 ``[channels]``, or ``[bins, channels]``. A gate is ``.gate`` and a
+projection ``.projection``, float32 ``[channels + 1]`` each: weight, then bias. Everything else is in the header, as
+strings: ``act.format`` (version), ``act.sites`` and ``act.record`` (JSON), ``act.strength_range`` and ``act.levels``
+(JSON), the ModelSpec keys that tools for model files show, and a cover under the key that those tools read.
 
-Format 2 adds segments of tokens to the sites, noise levels, gates, and the calibration as ``act.calibration`` (JSON). A
-map without any is written in format 1, which older versions read.
+Format 2 adds segments of tokens to the sites, noise levels, gates, projections, and the calibration as
+``act.calibration`` (JSON). A map without any is written in format 1, which older versions read.
 """
 
 from __future__ import annotations
@@ -36,5 +36,5 @@ COVERS_KEY = "ssmd_cover_images"
 CARD_TEXTS = ("title", "author", "description", "license")
 
 BOUNDS = ("low", "high")
-GATE = "gate"
+GATE, PROJECTION = "gate", "projection"
 STATISTICS = Statistics._fields

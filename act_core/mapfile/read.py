@@ -16,6 +16,7 @@ from ..calibration import Calibration, Negative
 from ..errors import MapError, MapFileError
 from ..gates import Gate
 from ..maps import ActMap
+from ..projections import Projection
 from ..records import Card, Fingerprint, FitRecord
 from ..sites import End, Layout, Segment, Site
 from ..transport import Statistics, Transport
@@ -32,6 +33,7 @@ from .format import (
     LEVELS_KEY,
     MAX_CHANNELS,
     MAX_HEADER_BYTES,
+    PROJECTION,
     RANGE_KEY,
     RECORD_KEY,
     SITES_KEY,
@@ -145,9 +147,22 @@ class _Reader:
             raise MapFileError(f"the support of site {site.key} ends before it begins; fit the map again.")
         known = self._group(site, STATISTICS, like=omega)
         statistics = Statistics(*known) if known else None
-        packed = f"{site.key}.{GATE}" in self.names
-        gate = Gate.unpacked(self._tensor(site, GATE, like=omega.new_empty(site.channels + 1))) if packed else None
-        return Transport(omega, beta, low, high, statistics, fallbacks, effect, gate)
+        packed = omega.new_empty(site.channels + 1)
+        gate, projection = (
+            self._tensor(site, part, like=packed) if f"{site.key}.{part}" in self.names else None
+            for part in (GATE, PROJECTION)
+        )
+        return Transport(
+            omega,
+            beta,
+            low,
+            high,
+            statistics,
+            fallbacks,
+            effect,
+            None if gate is None else Gate.unpacked(gate),
+            None if projection is None else Projection.unpacked(projection),
+        )
 
     def _group(self, site: Site, parts: tuple[str, ...], like: Tensor) -> list[Tensor] | None:
         """Tensors that a site has together or not at all."""

@@ -33,6 +33,7 @@ from .format import (
     GATE,
     LEVELS_KEY,
     MAX_HEADER_BYTES,
+    PROJECTION,
     RANGE_KEY,
     RECORD_KEY,
     SITES_KEY,
@@ -131,6 +132,8 @@ def _tensors(transport: Transport, *, statistics: bool) -> Iterator[tuple[str, T
         yield from zip(BOUNDS, (transport.low, transport.high), strict=True)
     if transport.gate is not None:
         yield GATE, transport.gate.packed()
+    if transport.projection is not None:
+        yield PROJECTION, transport.projection.packed()
     needed = bool((transport.omega < MIN_INVERTIBLE_SLOPE).any())
     if transport.statistics is not None and (statistics or needed):
         yield from zip(STATISTICS, transport.statistics, strict=True)
@@ -168,8 +171,8 @@ def _header(act_map: ActMap, card: Card, kept: int) -> dict[str, str]:
 def _format(act_map: ActMap) -> str:
     """The oldest format that can hold a map."""
     has_segments = any(site.segment for site in act_map.transports)
-    has_gates = any(transport.gate for transport in act_map.transports.values())
-    needs_2 = has_segments or has_gates or act_map.levels or act_map.calibration is not None
+    has_parts = any(transport.gate or transport.projection for transport in act_map.transports.values())
+    needs_2 = has_segments or has_parts or act_map.levels or act_map.calibration is not None
     return FORMAT_WITH_SEGMENTS if needs_2 else FORMAT
 
 

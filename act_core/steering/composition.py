@@ -106,8 +106,9 @@ class Step:
         self.gain = gain
         self.offset = offset
         # Of a layer that is not affine, which is the only member then.
-        self.low, self.high, gate = layer.transport.low, layer.transport.high, layer.transport.gate
-        self.gate = None if gate is None else gate.packed()
+        transport = layer.transport
+        self.low, self.high = transport.low, transport.high
+        self.gate, self.projection = (part and part.packed() for part in (transport.gate, transport.projection))
 
     def __call__(self, x: Tensor) -> Tensor:
         rows = self.rows
@@ -132,7 +133,8 @@ class Step:
         return displace_tokens(x, self._tokens(x), self._displaced_part)
 
     def _displaced_part(self, x: Tensor) -> Tensor:
-        return displace_at(x, self.site.layout, self.spatial, self.gain, self.offset, self.low, self.high, self.gate)
+        conditions = self.low, self.high, self.gate, None, self.projection
+        return displace_at(x, self.site.layout, self.spatial, self.gain, self.offset, *conditions)
 
     def _tokens(self, x: Tensor) -> slice | None:
         """The tokens to steer; None for all."""
@@ -149,16 +151,15 @@ class Step:
     def _move_to(self, device: torch.device) -> None:
         with torch.inference_mode(False):
             self.gain, self.offset = self.gain.to(device), self.offset.to(device)
-            if self.low is not None and self.high is not None:
-                self.low, self.high = self.low.to(device), self.high.to(device)
-            if self.gate is not None:
-                self.gate = self.gate.to(device)
+            self.low, self.high, self.gate, self.projection = (
+                None if tensor is None else tensor.to(device) for tensor in self._conditions
+            )
 
     def update_from(self, other: Step) -> bool:
         """Copy the values of `other` in place, if it acts on the same activation in the same way."""
         if (self.site, self.spatial) != (other.site, other.spatial):
             return False
-        if (self.low is None, self.gate is None) != (other.low is None, other.gate is None):
+        if [tensor is None for tensor in self._conditions] != [tensor is None for tensor in other._conditions]:
             return False
         if self.rows is not other.rows or self.gauge is not other.gauge:
             return False
@@ -168,8 +169,12 @@ class Step:
         self.members = other.members
         return True
 
+    @property
+    def _conditions(self) -> tuple[Tensor | None, ...]:
+        return self.low, self.high, self.gate, self.projection
+
     def _tensors(self) -> list[Tensor]:
-        return [t for t in (self.gain, self.offset, self.low, self.high, self.gate) if t is not None]
+        return [t for t in (self.gain, self.offset, *self._conditions) if t is not None]
 
 
 class Slot:

@@ -217,7 +217,7 @@ def test_operations_on_gated_maps() -> None:
     assert torch.allclose(scaled.apply(x), transport.apply(x, 0.5), atol=1e-6)  # float32 activations of size 3
     with pytest.raises(MapError, match="fit the opposite map instead"):
         act_map.inverse()
-    with pytest.raises(MapError, match="unbounded support can be composed"):
+    with pytest.raises(MapError, match="Only maps with unbounded support"):
         act_map.then(act_map)
     bare = ActMap({s: replace(t, gate=None) for s, t in act_map.transports.items()}, act_map.record)
     assert set(act_map.difference(bare).values()) == {float("inf")}

@@ -85,7 +85,7 @@ def test_transport_from_inference_mode_supports_gradients() -> None:
 # --- inverting, composing, scaling
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("estimator", sorted({*ESTIMATORS} - {"project"}))
 def test_inverse_undoes_the_transport(estimator: Estimator) -> None:
     t, a = fit_transport(values(6), values(6, seed=1, scale=2, shift=3), estimator), values(9, seed=2)
     assert torch.allclose(t.inverse().apply(t.apply(a)), a, atol=1e-5)  # float32 activations of size 10
