@@ -33,14 +33,15 @@ def test_fit_refuses_steered_clip(host: Host, saved: dict[str, str], components:
     assert "This CLIP is already steered by a map" in run.error
 
 
-def test_gated_fit_removes_only_what_the_source_names(host: Host) -> None:
+@pytest.mark.parametrize("estimator", ["linear", "project"])
+def test_gated_fit_removes_only_what_the_source_names(host: Host, estimator: str) -> None:
     def drawn(subject: str, strength: float) -> torch.Tensor:
         graph = Graph()
         parts = Parts(graph, "demo")
         things = ("cat", "house", "boat", "tree", "dog", "car", "cup", "star")
         source = "\n".join(f"red heart, {style}" for style in STYLES_OF_DEMO for _ in range(2))
         target = "\n".join(f"{thing}, {style}" for style in STYLES_OF_DEMO[:2] for thing in things[:4])
-        act_map = parts.fit(source=source, target=target, support="gated", samples=8)
+        act_map = parts.fit(source=source, target=target, estimator=estimator, support="gated", samples=8)
         applied = apply(graph, parts.model, act_map, parts.clip, strength=strength, strength_clip=strength)
         parts.sampled(applied[0], parts.encoded(subject, applied[1]))
         return host.latent(host.run(graph))
