@@ -52,6 +52,8 @@ _CHECK_DRAWS = 4
 _PATIENCE = 3
 # The loss is multiplied by this where activations are float16, so that small gradients do not vanish.
 _FLOAT16_SCALE = 2.0**16
+# In the message of PyTorch's error.
+_CHANGED_IN_PLACE = "modified by an inplace operation"
 _OUT_OF_MEMORY = "The gradients do not fit into memory even for one sample", "use smaller pictures or transport"
 
 
@@ -102,8 +104,6 @@ def refine(
         # Twice the same sample: two different ones may not share a batch.
         batch = model.batches([samples[0]] * 2, 2)[0]
         sites = discover(components, settings.sites, batch.run, batch.rows)
-        # Some models change activations in place that their gradient needs.
-        stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
         stack.enter_context(torch.enable_grad())
         refinement = _Refinement(model, coefficients(sites, start), settings)
         refinement.run(components, samples, progress, keep_on)
@@ -151,8 +151,9 @@ class _Refinement(Generic[Sample]):
         """Follow the gradient until it has taken all steps, stops helping, or is interrupted."""
         settings = self._settings
         draws = Draws(samples, settings.batch_size, settings.held_back, settings.seed)
-        with intercepted(handlers(components, self._adjusted)):
-            self._try_gradient(draws.training[:1])
+        with ExitStack() as stack:
+            stack.enter_context(intercepted(handlers(components, self._adjusted)))
+            self._try_gradient(draws.training[:1], stack)
             self._check(draws.held_back)
             try:
                 ending = self._follow(draws, progress)
@@ -203,15 +204,26 @@ class _Refinement(Generic[Sample]):
         # Before the first step none is, and a map needs sites.
         return {one.site: one.transport() for one in reached or self._adjusted}
 
-    def _try_gradient(self, samples: Sequence[Sample]) -> None:
-        """Find out whether the model can be differentiated.
+    def _try_gradient(self, samples: Sequence[Sample], stack: ExitStack) -> None:
+        """Find out whether the model can be differentiated, and make it so where it needs more than its own code.
 
         Raises:
             FitError: it cannot.
         """
-        try:
+
+        def differentiate() -> None:
             loss = self._model.loss(samples, torch.Generator().manual_seed(self._settings.seed))
             torch.autograd.grad(loss, self._parameters, allow_unused=True)
+
+        try:
+            try:
+                differentiate()
+            except RuntimeError as error:
+                if _CHANGED_IN_PLACE not in str(error):
+                    raise
+                # It makes each operation slower, so only for models that change activations that their gradient needs.
+                stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
+                differentiate()
         except torch.cuda.OutOfMemoryError as error:
             raise NotDifferentiableError(*_OUT_OF_MEMORY) from error
         except RuntimeError as error:
