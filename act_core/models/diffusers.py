@@ -207,8 +207,7 @@ class DiffusersModel(SteerableModel[Image]):
             MapError: no prompt, or a setting that is out of range.
             MapMismatchError: one branch is steered, but the pipeline does not show which rows belong to it.
         """
-        prompts = checked_prompts(prompts)
-        (negative,) = checked_prompts([negative])
+        prompts, (negative,) = checked_prompts(prompts), checked_prompts([negative])
         steps, seed = as_integer("steps", steps, 1, error=MapError), checked_seed(seed)
         guidance = None if guidance is None else as_real("guidance", guidance, 0)
         warn_of_long(self.pipeline, [*prompts, negative])
