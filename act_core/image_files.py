@@ -63,7 +63,7 @@ def has_captions(folder: str | os.PathLike[str]) -> bool:
         FitError: as `read_pictures`.
 
     Example:
-        >>> has_captions("picture_sets/blueprint")
+        >>> has_captions("picture_sets/sepia")
         True
     """
     return any(path.with_suffix(".txt").is_file() for path in _files(Path(folder).expanduser()))

@@ -44,8 +44,7 @@ class FitACTMapFromImages(io.ComfyNode):
                     default=RefineSettings.steps,
                     min=1,
                     max=_MAX_STEPS,
-                    tooltip="For refined: steps of gradient descent. With ten pictures or more, some are held back: it "
-                    "ends early when they get worse.",
+                    tooltip="For refined: steps of gradient descent.",
                 ),
                 *size_inputs(),
                 io.Int.Input(

@@ -199,7 +199,7 @@ def _act_map(graph: Graph, name: str) -> Node:
 def _applied(graph: Graph, loaded: Node, act_map: Node, strength: float) -> Node:
     window = {"start_percent": 0.0, "end_percent": 1.0, "branch": "positive"}
     strengths = {"strength": strength, "strength_clip": strength}
-    everywhere = {"sites": "", "blocks": "all", "schedule": "constant"}
+    everywhere = {"sites": "", "blocks": "all", "schedule": "constant", "calibrated": False}
     inputs = {"model": loaded[0], "clip": loaded[1], "act_map": act_map, **strengths, **window, **everywhere}
     return graph.add("ApplyACTSteering", **inputs)
 

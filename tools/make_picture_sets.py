@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image, ImageChops, ImageFilter, ImageOps
+from PIL import Image, ImageOps
 
 from act_core.models.diffusers import DiffusersModel
 
@@ -31,14 +31,6 @@ SUBJECTS = (
     "umbrella",
     "whale",
 )
-PAPER, LINE = (20, 60, 150), (235, 245, 255)
-
-
-def blueprint(image: Image.Image) -> Image.Image:
-    """Light lines on blue paper."""
-    grey = image.convert("L")
-    wide, narrow = (grey.filter(kind(3)) for kind in (ImageFilter.MaxFilter, ImageFilter.MinFilter))
-    return ImageOps.colorize(ImageChops.subtract(wide, narrow), PAPER, LINE)
 
 
 def sepia(image: Image.Image) -> Image.Image:
@@ -46,7 +38,7 @@ def sepia(image: Image.Image) -> Image.Image:
     return ImageOps.colorize(image.convert("L"), (45, 25, 10), (250, 235, 205), mid=(165, 120, 75))
 
 
-STYLES: dict[str, Callable[[Image.Image], Image.Image]] = {"blueprint": blueprint, "sepia": sepia}
+STYLES: dict[str, Callable[[Image.Image], Image.Image]] = {"sepia": sepia}
 
 
 def main() -> None:

@@ -38,6 +38,7 @@ def test_nodes_and_help_pages_are_complete(host: Host) -> None:
         "ACTSteeredText",
         "ACTMapStack",
         "ProbeACTMap",
+        "ACTPictureSet",
     }
     for name, info in ours.items():
         assert info["description"], name
@@ -49,6 +50,7 @@ def test_inputs_keep_names_and_order(host: Host) -> None:
         info = host.get(f"/object_info/{name}")[name]["input"]
         return [*info.get("required", {}), *info.get("optional", {})]
 
+    assert inputs("ACTPictureSet") == ["name", "captions"]
     fit = "model clip source target sites components estimator order support samples width height seed latent pattern"
     assert inputs("FitACTMap") == fit.split()
     fit_images = "model sites steps width height seed images vae clip captions latents conditioning pattern"

@@ -38,7 +38,7 @@ def api_form(name: str) -> Graph:
 
 
 def test_each_example_has_a_cover() -> None:
-    pictures = {"style_slider", "fit_your_own", "strength_sweep", "regions"}
+    pictures = {"style_slider", "fit_your_own", "style_from_pictures", "strength_sweep", "regions"}
     assert set(NAMES) == {*pictures, "text_encoder_slider", "steered_prompt"}
     for name in NAMES:
         assert Image.open(FOLDER / f"{name}.jpg").format == "JPEG"
