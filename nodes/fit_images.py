@@ -112,6 +112,12 @@ class FitACTMapFromImages(io.ComfyNode):
                     optional=True,
                     tooltip="The first so many pictures are used; 0 uses all.",
                 ),
+                ACTMapIO.Input(
+                    "start",
+                    optional=True,
+                    tooltip="For refined: a map that it starts from, such as one from Fit ACT Map. Without one, it "
+                    "starts from no change.",
+                ),
             ],
             outputs=[
                 ACTMapIO.Output(display_name="act_map", tooltip="The map."),
@@ -140,6 +146,7 @@ class FitACTMapFromImages(io.ComfyNode):
         source_captions: Any = "",
         levels: Any = _LEVELS,
         samples: Any = 0,
+        start: Any = None,
     ) -> io.NodeOutput:
         started = time.perf_counter()
         model = only("model", model)
@@ -157,7 +164,8 @@ class FitACTMapFromImages(io.ComfyNode):
             check_sides(source, target)
         transport = ImageTransport(model, target, source, noise_levels, FitSettings(sites=sites, seed=settings.seed))
         if only("estimator", estimator) == _ESTIMATORS[0]:
-            refinement = ImageFit(model, target, settings, None if conditioning is not None else only("clip", clip))
+            own_clip = None if conditioning is not None else only("clip", clip)
+            refinement = ImageFit(model, target, settings, own_clip, only("start", start))
             act_map = _refined(refinement, transport)
         else:
             act_map = transport.run()

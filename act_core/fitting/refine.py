@@ -34,6 +34,7 @@ from ..interception import intercepted
 from ..maps import ActMap
 from ..settings import FitMethod, RefineSettings, changed
 from ..sites import Site
+from ..text import plain_text
 from ..transport import Transport
 from .coefficients import SPATIAL, Coefficients, coefficients, handlers
 from .draws import Draws
@@ -110,7 +111,8 @@ def refine(
     transports = refinement.transports()
     used = {site.component for site in transports}
     base = {name: fingerprint for name, fingerprint in record.base.items() if name in used}
-    notes = (*record.notes, *refinement.notes)
+    started = () if start is None else (f"started from {plain_text(start.called)}",)
+    notes = (*record.notes, *started, *refinement.notes)
     return ActMap(transports, replace(record, fitted_by="refinement", base=base, notes=notes))
 
 

@@ -57,12 +57,14 @@ class ImageFit:
         target: pictures in the style.
         settings: of the refinement.
         clip: the CLIP that reads the captions; None if the text encoders are left alone.
+        start: a map that it starts from, if any.
     """
 
     model: Any
     target: EncodedPictures
     settings: RefineSettings
     clip: Any | None = None
+    start: ActMap | None = None
 
     def run(self) -> ActMap:
         """Refine the map.
@@ -81,7 +83,9 @@ class ImageFit:
 
             interrupt = comfy.model_management.InterruptProcessingException
             loss = DenoisingLoss(denoiser, self._encoders())
-            fitted.append(refine(loss, samples, self.settings, progress=progress, keep_on=(interrupt,)))
+            fitted.append(
+                refine(loss, samples, self.settings, start=self.start, progress=progress, keep_on=(interrupt,))
+            )
 
         # An empty latent: some models take the latent of a run as a condition.
         empty = torch.zeros_like(self.target.latents[0])

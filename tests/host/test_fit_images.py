@@ -268,3 +268,13 @@ def test_bad_source_images_are_refused(host: Host, changes: dict[str, Any], reas
     run = host.fail(graph)
     assert run.node == "FitACTMapFromImages"
     assert reason in run.error
+
+
+def test_refines_a_map_from_prompts(host: Host) -> None:
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    start = parts.fit(sites="attention")
+    images = colours(graph, 0xFF0000, 0x00FF00, 0x0000FF)
+    graph.add("InspectACTMap", act_map=fit(graph, parts, images, start=start))
+    (output,) = host.run(graph).outputs.values()
+    assert "started from the map" in output["text"][0].lower()
