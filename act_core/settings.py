@@ -26,7 +26,6 @@ Branch = Literal["positive", "both", "negative"]
 Dtype = Literal["float32", "bfloat16", "float16"]
 
 FittedBy = Literal["transport", "refinement"]
-
 # The presets that an architecture may have; `auto` and `all` are chosen from them.
 SITE_PRESETS = ("auto", "attention", "mlp", "norms", "blocks", "all")
 

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, SupportsFloat, cast
+from typing import NamedTuple, SupportsFloat
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from .displacement import displace
 from .errors import FitError, MapError
+from .estimators import slopes
 from .gates import Gate
 from .projections import Projection, fit_projection
 from .settings import Estimator, as_strength, check_choice, choices
@@ -241,7 +241,7 @@ def fit_transport(
     std_a, std_b = (v.square().mean(0).sqrt() for v in (a, b))
 
     flat = std_a <= (4 * eps * mean_a.abs()).clamp(min=MIN_DEVIATION)
-    omega = _slopes(a, b, std_a, std_b, flat, estimator)
+    omega = slopes(a, b, std_a, std_b, flat, estimator)
     beta = mean_b - omega * mean_a
 
     low, high = (None, None) if interval is None else (_keep(edge) for edge in interval)
@@ -254,40 +254,6 @@ def fit_transport(
     if not (bool(transport.omega.isfinite().all()) and bool(transport.beta.isfinite().all())):
         raise FitError("Some activations are too large for the float32 of a map; scale the model's input down.")
     return transport
-
-
-def _slopes(a: Tensor, b: Tensor, std_a: Tensor, std_b: Tensor, flat: Tensor, estimator: Estimator) -> Tensor:
-    """Slopes for centred values; 1 for channels that are constant."""
-    if estimator in ("mean", "project"):
-        return torch.ones_like(std_a)
-    # Rounding and ties must not push the slope beyond its Cauchy-Schwarz bounds.
-    steepest = std_b / std_a.masked_fill(flat, 1.0)
-    if estimator == "gaussian":
-        omega = steepest
-    else:
-        slope = _coupled_covariance(a, b) / std_a.square().masked_fill(flat, 1.0)
-        omega = torch.minimum(slope.clamp(min=0), steepest)
-    return omega.masked_fill(flat, 1.0)
-
-
-def _coupled_covariance(a: Tensor, b: Tensor) -> Tensor:
-    """Covariance under the sorted coupling of centred values ``[n, channels]`` and ``[m, channels]``."""
-    n, m = len(a), len(b)
-    a, b = _sorted(a), _sorted(b)
-    if n == m:
-        return (a * b).mean(0)
-    # Both step functions jump at multiples of 1/n and 1/m: counted in units of 1/(n m) these are whole numbers.
-    starts = torch.cat([torch.arange(0, n * m, m), torch.arange(0, n * m, n)])
-    edges = cast("Tensor", starts.unique()).to(a.device)
-    widths = torch.diff(edges, append=edges.new_tensor([n * m])).to(a) / (n * m)
-    return widths @ (a[edges // m] * b[edges // n])
-
-
-def _sorted(values: Tensor) -> Tensor:
-    """Each column in ascending order; on a CPU numpy's sort is several times as fast as torch's."""
-    if values.device.type == "cpu":
-        return torch.from_numpy(np.sort(values.numpy(), axis=0))
-    return values.sort(0).values
 
 
 def _effect(statistics: Statistics) -> float:

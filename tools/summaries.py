@@ -22,6 +22,7 @@ def figures(results: Results) -> str:
     """The figures of the README: speed, cost and effect, each with the command that measures it."""
     speed, reference, cost = (results(name) for name in ("fit_speed", "compare_ml_act", "steering_cost"))
     host, effect, styles = (results(name) for name in ("host", "effect", "styles"))
+    pictures, removal, calibration = (results(name) for name in ("picture_styles", "removal", "calibration"))
     growth = [float(str(row[5])) for row in speed.tables["growth"].rows]
     equal = short(max(reference.figures[name].number for name in ("slopes", "estimator")), ".0e")
     same = "maps identical" if not speed.figures["difference"].number else "maps equal to 1e-6"
@@ -70,6 +71,24 @@ def figures(results: Results) -> str:
             f"{styles.figures['median_style']} of the probability that prompting for the style gives (median; worst "
             f"pair {styles.figures['worst_style']}), {styles.figures['median_content']} of the content kept",
             "styles",
+        ),
+        (
+            "The same, learned from 32 pictures with captions",
+            f"{pictures.figures['median_many']} of prompting (worst pair {pictures.figures['worst_many']}); "
+            f"{pictures.figures['content']} of the content kept (by prompting: {pictures.figures['content_prompted']})",
+            "picture_styles",
+        ),
+        (
+            "Removal by gated projection, strength 1.5, mean over six words",
+            f"still shown in {removal.figures['left']} of the pictures (map with channels permuted: "
+            f"{removal.figures['left_control']}); other prompts kept to {removal.figures['kept']}",
+            "removal",
+        ),
+        (
+            "Calibrated scale, 21 maps of the demo model",
+            f"{calibration.figures['evenness']} of the unevenness of raw strengths; "
+            f"{calibration.figures['rising']} of the subjects rise steadily",
+            "calibration",
         ),
     ]
     columns = (Column("what"), Column("figure"), Column("command"))
