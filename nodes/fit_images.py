@@ -118,6 +118,14 @@ class FitACTMapFromImages(io.ComfyNode):
                     tooltip="For refined: a map that it starts from, such as one from Fit ACT Map. Without one, it "
                     "starts from no change.",
                 ),
+                io.Combo.Input(
+                    "components",
+                    options=["both", "model"],
+                    default="both",
+                    optional=True,
+                    tooltip="For refined: both also steers the text encoders and comes closer to the style; model "
+                    "keeps more of what the prompt says.",
+                ),
             ],
             outputs=[
                 ACTMapIO.Output(display_name="act_map", tooltip="The map."),
@@ -147,6 +155,7 @@ class FitACTMapFromImages(io.ComfyNode):
         levels: Any = _LEVELS,
         samples: Any = 0,
         start: Any = None,
+        components: Any = "both",
     ) -> io.NodeOutput:
         started = time.perf_counter()
         model = only("model", model)
@@ -164,7 +173,7 @@ class FitACTMapFromImages(io.ComfyNode):
             check_sides(source, target)
         transport = ImageTransport(model, target, source, noise_levels, FitSettings(sites=sites, seed=settings.seed))
         if only("estimator", estimator) == _ESTIMATORS[0]:
-            own_clip = None if conditioning is not None else only("clip", clip)
+            own_clip = only("clip", clip) if conditioning is None and only("components", components) == "both" else None
             refinement = ImageFit(model, target, settings, own_clip, only("start", start))
             act_map = _refined(refinement, transport)
         else:

@@ -270,6 +270,16 @@ def test_bad_source_images_are_refused(host: Host, changes: dict[str, Any], reas
     assert reason in run.error
 
 
+@pytest.mark.parametrize(("components", "steers_text"), [("both", True), ("model", False)])
+def test_components_choose_whether_text_encoders_are_steered(host: Host, components: str, steers_text: bool) -> None:
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    images = colours(graph, 0xFF0000, 0x00FF00, 0x0000FF)
+    graph.add("InspectACTMap", act_map=fit(graph, parts, images, components=components))
+    (output,) = host.run(graph).outputs.values()
+    assert ("clip_l" in output["text"][0]) == steers_text
+
+
 def test_refines_a_map_from_prompts(host: Host) -> None:
     graph = Graph()
     parts = Parts(graph, "demo")
