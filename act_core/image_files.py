@@ -63,8 +63,10 @@ def has_captions(folder: str | os.PathLike[str]) -> bool:
         FitError: as `read_pictures`.
 
     Example:
-        >>> has_captions("picture_sets/sepia")
-        True
+        >>> has_captions("nowhere")
+        Traceback (most recent call last):
+        ...
+        act_core.errors.FitError: nowhere is not a folder; give a folder of pictures.
     """
     return any(path.with_suffix(".txt").is_file() for path in _files(Path(folder).expanduser()))
 

@@ -34,7 +34,8 @@ INSTRUCTION = (
     "the mood in one or two sentences."
 )
 PICTURE_SET = "sepia"
-PICTURE_FIT = {"sites": "auto", "steps": 80, "width": 0, "height": 0, "seed": 0}
+PICTURE_FIT = {"sites": "auto", "steps": 40, "width": 0, "height": 0, "seed": 0, "pattern": "", "estimator": "refined"}
+PICTURE_FIT |= {"source_captions": "", "levels": "0.95, 0.85, 0.7, 0.5, 0.3", "samples": 0, "components": "both"}
 SAMPLER = {"seed": 0, "steps": 8, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
 COVER = 512
 # Nodes whose help pages show the cover of a workflow.
@@ -114,6 +115,7 @@ def strength_sweep(graph: Graph) -> None:
         **SAMPLER,
         clip=loaded[1],
         prompt="cat",
+        calibrated=False,
     )
     graph.add("SaveImage", images=swept[0], filename_prefix="act_sweep")
 
@@ -122,7 +124,7 @@ def regions(graph: Graph) -> None:
     """The left half steered, the right half not."""
     loaded = graph.add("LoadACTDemoModel")
     act_map = _act_map(graph, MAP)
-    hooks = graph.add("CreateACTHook", act_map=act_map, strength=1.0)
+    hooks = graph.add("CreateACTHook", act_map=act_map, strength=1.0, calibrated=False)
     left = graph.add(
         "MaskComposite",
         destination=graph.add("SolidMask", value=0.0, width=64, height=64),
@@ -132,7 +134,7 @@ def regions(graph: Graph) -> None:
         operation="add",
     )
     # A hook steers the diffusion model; the CLIP that encodes the region's prompt steers the text encoders.
-    clip = graph.add("ApplyACTSteeringCLIP", clip=loaded[1], act_map=act_map, strength_clip=1.0)
+    clip = graph.add("ApplyACTSteeringCLIP", clip=loaded[1], act_map=act_map, strength_clip=1.0, calibrated=False)
     ink = graph.add("CLIPTextEncode", text="red heart", clip=clip)
     text = graph.add("CLIPTextEncode", text="red heart", clip=loaded[1])
     own = {"strength": 1.0, "set_cond_area": "default"}
@@ -151,7 +153,7 @@ def text_encoder_slider(graph: Graph) -> None:
     """Only the prompt is steered: the picture model is unchanged."""
     loaded = graph.add("LoadACTDemoModel")
     act_map = _act_map(graph, MAP)
-    clip = graph.add("ApplyACTSteeringCLIP", clip=loaded[1], act_map=act_map, strength_clip=1.0)
+    clip = graph.add("ApplyACTSteeringCLIP", clip=loaded[1], act_map=act_map, strength_clip=1.0, calibrated=False)
     _draw(graph, loaded, loaded[0], graph.add("CLIPTextEncode", text="cat", clip=clip), batch=4)
 
 

@@ -47,7 +47,7 @@ def tried(tiny: Tiny) -> dict[str, Any]:
         return found[0]
 
     same = [EncodedPicture("", latents[0], number) for number in range(COUNT)]
-    settings = RefineSettings(sites="auto", steps=STEPS, rate=0.02, held_back=0)
+    settings = RefineSettings(sites="auto", steps=STEPS, held_back=0)
     try:
         check_latents(model, latents)
         act_map = ImageFit(model, EncodedPictures(latents, [""] * COUNT, conds), settings).run()
