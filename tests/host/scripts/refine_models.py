@@ -25,6 +25,11 @@ from tools.tiny_models import MODELS, StandInCLIP, Tiny, built
 COUNT, STEPS = 4, 12
 
 
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are the same in every bit: buffers that a model never fills may hold NaN."""
+    return torch.equal(*(tensor.contiguous().view(-1).view(torch.uint8) for tensor in (one, other)))
+
+
 def tried(tiny: Tiny) -> dict[str, Any]:
     """Refine a map for one model."""
     model, clip = built(tiny), StandInCLIP(tiny)
@@ -52,7 +57,7 @@ def tried(tiny: Tiny) -> dict[str, Any]:
         check_latents(model, latents)
         act_map = ImageFit(model, EncodedPictures(latents, [""] * COUNT, conds), settings).run()
     except FitError as error:
-        kept_weights = all(torch.equal(tensor, kept[name]) for name, tensor in module.state_dict().items())
+        kept_weights = all(same_bits(tensor, kept[name]) for name, tensor in module.state_dict().items())
         return {"error": str(error), "same weights": kept_weights, "left behind": left_behind(module)}
     before = loss()
     with steer({DIFFUSION_MODEL: module}, act_map):
@@ -63,7 +68,7 @@ def tried(tiny: Tiny) -> dict[str, Any]:
         "before": before,
         "after": after,
         "sites": len(act_map),
-        "same weights": all(torch.equal(tensor, kept[name]) for name, tensor in module.state_dict().items()),
+        "same weights": all(same_bits(tensor, kept[name]) for name, tensor in module.state_dict().items()),
         "same loss": loss() == before,
         "left behind": left_behind(module),
     }
