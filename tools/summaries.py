@@ -73,7 +73,7 @@ def figures(results: Results) -> str:
             "styles",
         ),
         (
-            "The same, learned from 32 pictures with captions",
+            "The same, learned from 32 pictures whose captions name the source style",
             f"{pictures.figures['median_many']} of prompting (worst pair {pictures.figures['worst_many']}); "
             f"{pictures.figures['content']} of the content kept (by prompting: {pictures.figures['content_prompted']})",
             "picture_styles",
