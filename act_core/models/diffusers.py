@@ -174,10 +174,9 @@ class DiffusersModel(SteerableModel[Image]):
         ]
 
     def first_call(self, prompts: Sequence[str]) -> Mapping[str, Any]:
-        """What the diffusion model gets for prompts in its first call, without guidance; gradients reach text encoders."""
-        return first_call(
-            *self._unguided(prompts, [0] * len(prompts)), gradients=torch.is_grad_enabled()
-        ).call.arguments
+        """What the diffusion model gets in its first call, without guidance; gradients pass by the text encoders."""
+        unguided = self._unguided(prompts, [0] * len(prompts))
+        return first_call(*unguided, gradients=torch.is_grad_enabled()).call.arguments
 
     def generate(
         self,
