@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
@@ -19,6 +19,7 @@ from .lib.report import Report, parse
 # Easy, hard, and in both directions, as in `style_settings`; the first is prompted without a style, too.
 PAIRS = ((0, 4), (4, 1), (3, 2), (1, 0))
 STRENGTHS = (0.5, 1.0)
+TRANSPORT_STRENGTHS = (1.0, 2.0)
 PICTURES = 32
 STEPS = 8
 COLUMNS = (
@@ -28,6 +29,15 @@ COLUMNS = (
     Column("worst pair, at 1", format=".2f"),
     *(Column(f"content at {strength:g}", format=".2f") for strength in STRENGTHS),
     Column("steps", format=".0f"),
+)
+
+
+MOVED_COLUMNS = (
+    Column("setting"),
+    Column("sites", format="d"),
+    *(Column(f"of prompting, at {strength:g}", format=".2f") for strength in TRANSPORT_STRENGTHS),
+    Column(f"worst pair, at {TRANSPORT_STRENGTHS[-1]:g}", format=".2f"),
+    *(Column(f"content at {strength:g}", format=".2f") for strength in TRANSPORT_STRENGTHS),
 )
 
 
@@ -65,12 +75,14 @@ def main(arguments: list[str] | None = None) -> int:
         "the target style, as a share of what prompting for it gives. Content: 1 if a picture shows what the unsteered "
         f"one does, 0 if another concept; prompting for the style keeps {prompting:.2f}."
     )
-    settings = list(settings_to_try())[: args.first]
-    report.table("settings", "Settings", COLUMNS, (measured(bench, setting) for setting in settings))
+    rows = (measured(bench, setting) for setting in list(refinements())[: args.first])
+    report.table("settings", "Refinements", COLUMNS, rows)
+    rows = (measured(bench, setting, TRANSPORT_STRENGTHS)[:-1] for setting in list(transports())[: args.first])
+    report.table("transports", "Transports", MOVED_COLUMNS, rows)
     return report.finish()
 
 
-def settings_to_try() -> Iterator[Setting]:
+def refinements() -> Iterator[Setting]:
     """One change at a time."""
     yield _refinement()
     for sites in ("norms", "attention", "all"):
@@ -85,17 +97,28 @@ def settings_to_try() -> Iterator[Setting]:
         yield _refinement(count=count)
     yield _refinement(captions="plain")
     yield _refinement(captions="", count=12)
-    yield Setting("transport", PICTURES, "source", transported)
-    yield Setting("transport, 12 pictures, no captions", 12, "", transported)
+
+
+def transports() -> Iterator[Setting]:
+    """One change at a time."""
+    yield _transport()
+    yield _transport(levels=(0.7,))
+    yield _transport(levels=(0.98, 0.9, 0.8, 0.65, 0.5, 0.35, 0.2))
+    for estimator in ("mean", "gaussian"):
+        yield _transport(estimator=estimator)
+    yield _transport(order="simultaneous")
+    yield _transport(moved="both")
+    for sites in ("norms", "all"):
+        yield _transport(sites=sites)
+    yield _transport(count=128)
+    yield _transport(captions="plain")
+    yield _transport(captions="", count=12)
 
 
 def _refinement(
     count: int = PICTURES, captions: str = "source", components: Components = "both", **changes: Any
 ) -> Setting:
-    words = [f"{name.replace('_', ' ')} {value}" for name, value in changes.items()]
-    words += ["diffusion model alone"] * (components == "model")
-    words += [f"{count} pictures"] * (count != PICTURES)
-    words += [f"{captions or 'no'} captions"] * (captions != "source")
+    words = [*_words(count, captions, changes), *["diffusion model alone"] * (components == "model")]
     settings = RefineSettings(**changes)
     return Setting(
         ", ".join(words) or "default",
@@ -105,10 +128,26 @@ def _refinement(
     )
 
 
-def measured(bench: StyleBench, setting: Setting) -> list[Cell]:
+def _transport(count: int = PICTURES, captions: str = "source", **changes: Any) -> Setting:
+    words = ", ".join(_words(count, captions, changes)) or "default"
+    return Setting(words, count, captions, lambda bench, pictures: transported(bench, pictures, **changes))
+
+
+def _words(count: int, captions: str, changes: dict[str, Any]) -> list[str]:
+    """What differs from the defaults."""
+    words = [f"{name.replace('_', ' ')} {_value(value)}" for name, value in changes.items()]
+    words += [f"{count} pictures"] * (count != PICTURES)
+    return words + [f"{captions or 'no'} captions"] * (captions != "source")
+
+
+def _value(value: object) -> str:
+    return " ".join(f"{part:g}" for part in value) if isinstance(value, tuple) else str(value)
+
+
+def measured(bench: StyleBench, setting: Setting, strengths: Sequence[float] = STRENGTHS) -> list[Cell]:
     """A row of the table."""
-    style: list[list[float]] = [[] for _ in STRENGTHS]
-    content: list[list[float]] = [[] for _ in STRENGTHS]
+    style: list[list[float]] = [[] for _ in strengths]
+    content: list[list[float]] = [[] for _ in strengths]
     fits: list[Learned] = []
     for source, target in PAIRS:
         named = source if setting.captions == "source" else None
@@ -116,7 +155,7 @@ def measured(bench: StyleBench, setting: Setting) -> list[Cell]:
         pictures = examples(bench, images, setting.count, named=named, captions=bool(setting.captions))
         fits.append(setting.fit(bench, pictures))
         prompted = float(bench.prompted(target).styles[:, target].mean())
-        for number, strength in enumerate(STRENGTHS):
+        for number, strength in enumerate(strengths):
             drawn = drawn_with(bench, fits[-1].act_map, bench.captions(source, bench.concepts), strength)
             style[number].append(float(drawn.styles[:, target].mean()) / prompted)
             content[number].append(float(content_kept(drawn, bench.prompted(source)).mean()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from PIL.Image import fromarray
 from torch import Tensor
@@ -14,7 +14,7 @@ from act_core import ActMap
 from act_core.fitting import fit_pictures, refine
 from act_core.image_files import Picture
 from act_core.models.picture_loss import PictureModel
-from act_core.settings import RefineSettings
+from act_core.settings import Branch, RefineSettings
 from tools.train_demo_model.captions import caption
 
 from .pictures import Judged, StyleBench, kept
@@ -65,16 +65,18 @@ def refined(
     return Learned(act_map, time.perf_counter() - start, steps)
 
 
-def transported(bench: StyleBench, pictures: Sequence[Picture]) -> Learned:
+def transported(bench: StyleBench, pictures: Sequence[Picture], **changes: Any) -> Learned:
     """Fit a transport from pictures at several noise levels; the model draws the source pictures."""
     start = time.perf_counter()
-    act_map = fit_pictures(PictureModel(bench.model), pictures)
+    act_map = fit_pictures(PictureModel(bench.model), pictures, **changes)
     return Learned(act_map, time.perf_counter() - start, 0)
 
 
-def drawn_with(bench: StyleBench, act_map: ActMap, texts: Sequence[str], strength: float = 1.0) -> Judged:
+def drawn_with(
+    bench: StyleBench, act_map: ActMap, texts: Sequence[str], strength: float = 1.0, branch: Branch = "positive"
+) -> Judged:
     """Every text with every seed, steered."""
-    with bench.model.steer(act_map, strength):
+    with bench.model.steer(act_map, strength, branch):
         return bench.draw(texts)
 
 
