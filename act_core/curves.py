@@ -14,6 +14,7 @@ from torch.nn import functional
 # All chosen on the demo model, by the pictures that a separately trained judge preferred; see benchmarks/README.md.
 MIN_KEPT, MIN_EFFECT = 0.2, 0.3
 PEAK = 0.05  # a strength whose effect is this close to the highest is as good
+LEVEL_OFF = 0.9  # strengths that add less than this share of the mean slope are left out
 # An opposite is of use only if it leads away from the target by a quarter of the way between the two.
 MIN_KEPT_AWAY, MIN_EFFECT_AWAY = 0.5, 0.25
 
@@ -38,11 +39,17 @@ class Arm:
     steps: Sequence[float]
 
     def towards(self, complete: float = 1.0) -> float:
-        """The strength at which the effect is complete or highest, while content is kept; 0 if there is none.
+        """The strength at which the effect levels off on its way to complete or highest, while content is kept.
+
+        It is the knee of the curve: the measured strength that lies furthest above a line through 0 with a share
+        `LEVEL_OFF` of the curve's mean slope. Further out, pictures that have arrived go back and forth. A curve that
+        never levels off ends where it is complete or highest. 0 if there is no strength of use.
 
         Example:
             >>> Arm((0.0, 1.0, 2.0), (0.0, 0.8, 1.2), (1.0, 0.8, 0.6), (1.0, 1.0)).towards()
-            1.5
+            1.0
+            >>> Arm((0.0, 1.0, 2.0), (0.0, 0.5, 1.0), (1.0, 0.8, 0.6), (1.0, 1.0)).towards()
+            2.0
         """
         count = next((at for at, kept in enumerate(self.kept) if kept < MIN_KEPT), len(self.kept))
         effects = self.effects[:count]
@@ -52,7 +59,11 @@ class Arm:
         end = next(at for at, effect in enumerate(effects) if effect >= min(complete, highest - PEAK))
         before, after = effects[end - 1], effects[end]
         part = (complete - before) / (after - before) if after > complete else 1.0
-        return self.strengths[end - 1] + part * (self.strengths[end] - self.strengths[end - 1])
+        last = self.strengths[end - 1] + part * (self.strengths[end] - self.strengths[end - 1])
+        reached = before + part * (after - before)
+        slope = LEVEL_OFF * reached / last
+        points = [*zip(self.strengths[:end], effects[:end], strict=True), (last, reached)]
+        return max(points, key=lambda point: point[1] - slope * point[0])[0]
 
     def away(self) -> float:
         """The strength up to which each step leads further away from the target, while content is kept; or 0.

@@ -159,9 +159,20 @@ def test_range_ends_where_the_effect_is_complete() -> None:
 
 
 def test_range_ends_where_the_effect_peaks() -> None:
-    found = calibrate(Painter(lambda s: 0.8 - 0.4 * (s - 1) ** 2 if s > 0 else 0.0), toy(None)).calibrated
-    assert 0.6 < found.range[1] < 0.8  # within 0.05 of the peak at 1
+    found = calibrate(Painter(lambda s: 0.8 * min(s, 2 - s) if s > 0 else 0.0), toy(None)).calibrated
+    assert 0.9 < found.range[1] <= 1  # within 0.05 of the peak at 1
     assert found.negative == "none"
+
+
+def test_range_ends_where_the_effect_levels_off() -> None:
+    found = calibrate(Painter(lambda s: min(s, 0.75 + 0.3 * (s - 0.75))), toy(None)).calibrated
+    assert found.range[1] == 0.75  # the effect is complete at 1.58
+
+
+def test_flat_start_and_small_bends_do_not_shorten_the_range() -> None:
+    start = calibrate(Painter(lambda s: max(0.1 * s, 2 * s - 1)), toy(None)).calibrated
+    bend = calibrate(Painter(lambda s: s + (0.03 if s == 0.25 else 0)), toy(None)).calibrated
+    assert start.range[1] == bend.range[1] == 1.0
 
 
 def test_range_ends_before_the_content_is_lost() -> None:
