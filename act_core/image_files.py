@@ -24,6 +24,7 @@ class Picture:
     Attributes:
         image: in RGB.
         caption: what it shows, without its style; may be empty.
+        others: captions that are likely, too; each step of a refinement draws one of all.
 
     Example:
         >>> Picture(Image.new("RGB", (2, 2))).caption
@@ -32,6 +33,7 @@ class Picture:
 
     image: Image.Image
     caption: str = ""
+    others: tuple[str, ...] = ()
 
 
 def read_pictures(folder: str | os.PathLike[str], *, captions: bool = False) -> list[Picture]:

@@ -5,16 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from .fitting import FitModel, LevelModel, LossModel, fit, fit_pictures, refine
 from .fitting.samples import Sample
+from .image_files import Picture
 from .levels import LEVELS
 from .maps import ActMap
+from .naming import subjects
 from .prompts import PromptSet
 from .settings import FitSettings, RefineSettings
+
+if TYPE_CHECKING:
+    from .models.picture_loss import PictureModel
 
 
 def bar(label: str, total: int) -> tqdm[Any]:
@@ -89,3 +94,20 @@ def refine_with_bar(
             steps.update(done - steps.n)
 
         return refine(model, samples, settings, progress=progress)
+
+
+def named_with_bar(model: PictureModel, pictures: Sequence[Picture]) -> list[Picture]:
+    """`PictureModel.named`, with a bar that counts the words.
+
+    Example::
+
+        pictures = named_with_bar(PictureModel(pipeline), read_pictures("my_style"))
+    """
+    if all(picture.caption for picture in pictures):
+        return list(pictures)
+    with bar("Naming what the pictures show", len(subjects())) as words:
+
+        def progress(done: int, _total: int, _word: str) -> None:
+            words.update(done - words.n)
+
+        return model.named(pictures, progress=progress)

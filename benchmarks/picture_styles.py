@@ -8,6 +8,7 @@ from itertools import permutations
 from statistics import median
 
 from act_core import ActMap
+from act_core.models.picture_loss import PictureModel
 from tools.results import Cell, Column, Estimate
 from tools.train_demo_model.emoji import STYLES
 
@@ -39,10 +40,16 @@ PLAIN_COLUMNS = (
     Column("prompted", format=".2f"),
     *(
         Column(words, format=".2f", spread="interval")
-        for words in (f"{MANY} pictures", f"{FEW} pictures", f"{FEW} pictures, no captions")
+        for words in (
+            f"{MANY} pictures",
+            f"{FEW} pictures",
+            f"{FEW} pictures, empty captions",
+            f"{FEW} pictures, named",
+        )
     ),
-    Column("no captions / prompted", format=".2f"),
-    Column("content, no captions", format=".2f"),
+    Column("named / prompted", format=".2f"),
+    Column("content, named", format=".2f"),
+    Column("content, prompted", format=".2f"),
 )
 MEDIAN_MANY = Column(f"refined on {MANY} pictures, of prompting, median over pairs", format=".2f")
 WORST_MANY = Column(f"refined on {MANY} pictures, of prompting, worst pair", format=".2f")
@@ -118,7 +125,8 @@ def plain_prompts(report: Report, bench: StyleBench) -> None:
     """Prompts that name no style."""
     report.text(
         f"Prompts without a style, for which the model draws the {STYLES[0].phrase} style; refined maps, whose "
-        "pictures have captions without a style, or none."
+        "pictures have captions without a style, or none. "
+        "Without captions, the model names the pictures itself (named), or they get the empty caption."
     )
     texts = bench.captions(None, bench.concepts)
     plain = bench.draw(texts)
@@ -128,15 +136,22 @@ def plain_prompts(report: Report, bench: StyleBench) -> None:
         for target in range(1, len(STYLES)):
             found: list[Estimate] = []
             content = 0.0
-            for count, captions in ((MANY, True), (FEW, True), (FEW, False)):
+            for count, captions, is_named in (
+                (MANY, True, False),
+                (FEW, True, False),
+                (FEW, False, False),
+                (FEW, False, True),
+            ):
                 pictures = examples(bench, bench.pictures.images[target], count, named=None, captions=captions)
+                pictures = PictureModel(bench.model).named(pictures) if is_named else pictures
                 drawn = drawn_with(bench, refined(bench, pictures).act_map, texts)
                 found.append(bench.interval(drawn.styles[:, target]))
                 content = float(content_kept(drawn, plain).mean())
             prompted = float(bench.prompted(target).styles[:, target].mean())
             ratios.append(found[-1].value / prompted)
             before = float(plain.styles[:, target].mean())
-            yield [STYLES[target].phrase, before, prompted, *found, ratios[-1], content]
+            asked = float(content_kept(bench.prompted(target), plain).mean())
+            yield [STYLES[target].phrase, before, prompted, *found, ratios[-1], content, asked]
 
     report.table("plain", "Prompts without a style", PLAIN_COLUMNS, rows())
     report.figure("median_few", MEDIAN_FEW, median(ratios), at_least(0.7))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 REFINED, TRANSPORT = "refined", "transport"
 # Options without an effect on the other estimator.
-_OF_REFINED = ("components", "steps")
+_OF_REFINED = ("components", "steps", "name_pictures")
 _OF_TRANSPORT = ("order", "support", "interval", "moved", "spatial", "memory", "levels", "source_images")
 
 
@@ -38,6 +38,11 @@ def add_pictures(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--captions", action="store_true", help="read what each picture shows from a .txt file beside it, without style"
     )
+    parser.add_argument(
+        "--name-pictures",
+        action=argparse.BooleanOptionalAction,
+        help="without --captions: let the model itself find words for what each picture shows (yes)",
+    )
     parser.add_argument("--steps", type=int, help=f"with pictures: steps of the refinement ({RefineSettings.steps})")
     listed = ", ".join(f"{level:g}" for level in LEVELS)
     parser.add_argument(
@@ -53,7 +58,9 @@ def check_no_pictures(args: argparse.Namespace) -> None:
         MapError: there are some.
     """
     given = [
-        name for name in ("captions", "steps", "levels", "source_images") if getattr(args, name) not in (None, False)
+        name
+        for name in ("captions", "name_pictures", "steps", "levels", "source_images")
+        if getattr(args, name) not in (None, False)
     ]
     if given or args.estimator in (REFINED, TRANSPORT):
         option = _option(given[0]) if given else f"--estimator {args.estimator}"
@@ -83,7 +90,7 @@ def fit_from_pictures(args: argparse.Namespace) -> tuple[ActMap, str, str]:
     sources = args.source_images and read_pictures(args.source_images, captions=args.captions)
     model = pipeline(args, components=args.components)
     from ..models.picture_loss import PictureModel
-    from ..progress import fit_pictures_with_bar, refine_with_bar
+    from ..progress import fit_pictures_with_bar, named_with_bar, refine_with_bar
 
     picture_model, title = PictureModel(model), args.target_images.resolve().name
 
@@ -94,7 +101,8 @@ def fit_from_pictures(args: argparse.Namespace) -> tuple[ActMap, str, str]:
         act_map = transport()
     else:
         try:
-            act_map = refine_with_bar(picture_model, pictures, refined, f"Refining on {len(pictures)} pictures")
+            named = pictures if args.name_pictures is False else named_with_bar(picture_model, pictures)
+            act_map = refine_with_bar(picture_model, named, refined, f"Refining on {len(pictures)} pictures")
         except NotDifferentiableError as error:
             from ..fitting.pictures import fallback
 
@@ -108,6 +116,8 @@ def _check_options(args: argparse.Namespace, is_refined: bool) -> None:
         if getattr(args, name) not in (None, getattr(FitSettings, name, "both")):
             what, other = ("a refinement", TRANSPORT) if is_refined else ("a transport from pictures", REFINED)
             raise MapError(f"{_option(name)} has no effect on {what}; add --estimator {other}, or leave it out.")
+    if args.captions and args.name_pictures is not None:
+        raise MapError("Pictures have their captions with --captions; leave --name-pictures out.")
 
 
 def _settings(args: argparse.Namespace) -> tuple[RefineSettings, FitSettings]:

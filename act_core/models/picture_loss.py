@@ -11,13 +11,16 @@ from torch import Tensor, nn
 
 from ..components import DIFFUSION_MODEL, Component
 from ..errors import FitError
-from ..fitting import LevelModel, LossModel
+from ..fitting import LevelModel, LossModel, Progress
 from ..image_files import Picture, as_values, check_pictures
+from ..naming import LEVEL, Likelihoods, named_note, subjects
 from .diffusers import DiffusersModel
 from .noisy_pictures import NoisyPictures
 from .pipelines import denoiser, uncompiled
 from .schedules import counts, schedule_of
 
+# Words that are put to the model at a time.
+_NAMED_TOGETHER = 32
 # Names that the noisy latents have in diffusion models.
 LATENTS = ("hidden_states", "sample")
 # How source pictures are drawn: so many at a time, in so many steps.
@@ -54,6 +57,7 @@ class PictureModel(LossModel[Picture], LevelModel[Picture]):
                 "learn from pictures; fit from prompts."
             )
         self._schedule = schedule
+        self.notes = model.notes
         self._latents: WeakKeyDictionary[Picture, Tensor] = WeakKeyDictionary()
 
     @property
@@ -71,17 +75,15 @@ class PictureModel(LossModel[Picture], LevelModel[Picture]):
         check_pictures(list(samples))
 
     def loss(self, samples: Sequence[Picture], generator: torch.Generator) -> Tensor:
-        call, clean = self._prepared(samples)
+        call, clean = self._prepared(samples, [_drawn_caption(sample, generator) for sample in samples])
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         level = self._schedule.sampled(torch.rand(len(samples), generator=generator))
         output, wanted = self._denoised(call, clean, noise, level)
-        predicted = cast("Tensor", output[0] if isinstance(output, tuple) else output.sample)
-        # Some models also predict a variance, in further channels.
-        return nn.functional.mse_loss(predicted[:, : wanted.shape[1]].float(), wanted.float())
+        return nn.functional.mse_loss(_prediction(output, wanted).float(), wanted.float())
 
     def at_level(self, level: float) -> NoisyPictures:
         def run(pictures: Sequence[Picture], seeds: Sequence[int]) -> None:
-            call, clean = self._prepared(pictures)
+            call, clean = self._prepared(pictures, [picture.caption for picture in pictures])
             noises = [torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in seeds]
             self._denoised(call, clean, torch.stack(noises).to(clean), torch.full([len(pictures)], level))
 
@@ -98,9 +100,67 @@ class PictureModel(LossModel[Picture], LevelModel[Picture]):
             found += [Picture(image, caption) for image, caption in zip(images, part, strict=True)]
         return found
 
-    def _prepared(self, samples: Sequence[Picture]) -> tuple[dict[str, Any], Tensor]:
+    @torch.no_grad()
+    def named(
+        self,
+        pictures: Sequence[Picture],
+        words: Sequence[str] | None = None,
+        progress: Progress = lambda done, total, word: None,
+    ) -> list[Picture]:
+        """Caption the pictures that have no caption, with the words that are likeliest in the eyes of the model.
+
+        Args:
+            pictures: those with captions are returned as they are.
+            words: that may become captions; by default `act_core.naming.subjects`.
+            progress: called as ``progress(done, total, word)``; an exception that it raises ends the search.
+
+        Raises:
+            FitError: the pipeline cannot be used, see the class, or there are no words.
+
+        Example::
+
+            model.named(read_pictures("my_style"))
+        """
+        known = list(dict.fromkeys(subjects() if words is None else words))
+        plain = [picture for picture in pictures if not picture.caption]
+        if not plain:
+            return list(pictures)
+        if not known:
+            raise FitError("There are no words to name pictures with; give some.")
+        found = [Likelihoods(*self._predicted(self._first([""]), picture)) for picture in plain]
+        for at in range(0, len(known), _NAMED_TOGETHER):
+            part = known[at : at + _NAMED_TOGETHER]
+            call = self._first(part)
+            for picture, likelihoods in zip(plain, found, strict=True):
+                likelihoods.add(self._predicted(call, picture)[0])
+            progress(at + len(part), len(known), part[-1])
+        self.notes = (*self.notes, named_note(len(known)))
+        captions = {
+            picture: [known[number] for number in likelihoods.likeliest()]
+            for picture, likelihoods in zip(plain, found, strict=True)
+        }
+        return [self._captioned(picture, captions[picture]) if picture in captions else picture for picture in pictures]
+
+    def _captioned(self, picture: Picture, captions: Sequence[str]) -> Picture:
+        captioned = Picture(picture.image, captions[0], tuple(captions[1:]))
+        self._latents[captioned] = self._latents[picture]
+        return captioned
+
+    def _predicted(self, call: Mapping[str, Any], picture: Picture) -> tuple[Tensor, Tensor]:
+        """What the model predicts ``[rows, ...]`` for a picture at the level of naming, and what it should predict."""
+        given = call[self._input(call)]
+        clean = self._latent(picture, given)[None].to(given).expand_as(given)
+        noise = torch.randn(clean.shape[1:], generator=torch.Generator().manual_seed(0)).to(clean).expand_as(clean)
+        output, wanted = self._denoised(call, clean, noise, torch.full([len(given)], LEVEL))
+        return _prediction(output, wanted), wanted[0]
+
+    def _first(self, captions: Sequence[str]) -> dict[str, Any]:
+        """What the diffusion model gets first for captions."""
+        return dict(self._model.first_call(captions))
+
+    def _prepared(self, samples: Sequence[Picture], captions: Sequence[str]) -> tuple[dict[str, Any], Tensor]:
         """What the diffusion model gets for the captions of pictures, and the clean latents ``[rows, ...]``."""
-        call = dict(self._model.first_call([sample.caption for sample in samples]))
+        call = self._first(captions)
         given = call[self._input(call)]
         return call, torch.stack([self._latent(sample, given) for sample in samples]).to(given)
 
@@ -139,3 +199,15 @@ class PictureModel(LossModel[Picture], LevelModel[Picture]):
             shift = getattr(vae.config, "shift_factor", None) or 0.0
             self._latents[picture] = ((latent - shift) * vae.config.scaling_factor)[0]
         return self._latents[picture]
+
+
+def _drawn_caption(picture: Picture, generator: torch.Generator) -> str:
+    """One of the captions of a picture; with a single one, no random number is used."""
+    captions = [picture.caption, *picture.others]
+    return captions[int(torch.randint(len(captions), (), generator=generator)) if picture.others else 0]
+
+
+def _prediction(output: Any, wanted: Tensor) -> Tensor:
+    """What a model predicts, as in `wanted`: some also predict a variance, in further channels."""
+    predicted = cast("Tensor", output[0] if isinstance(output, tuple) else output.sample)
+    return predicted[:, : wanted.shape[1]]

@@ -13,6 +13,7 @@ from act_core.fitting import refine
 from act_core.image_files import Picture
 from act_core.models.diffusers import DiffusersModel
 from act_core.models.picture_loss import PictureModel
+from act_core.naming import subjects
 
 
 def noise(seed: int) -> Image.Image:
@@ -68,3 +69,40 @@ def test_loss_is_lower_with_the_right_captions() -> None:
             return sum(float(model.loss(pictures, torch.Generator().manual_seed(n))) for n in range(8))
 
     assert mean_loss(0) < 0.95 * mean_loss(3)
+
+
+def test_pictures_without_captions_are_named() -> None:
+    """The demo model finds the words that it drew its own pictures from; chance is 3 of 24."""
+    demo_model = DiffusersModel.from_pretrained("demo_model")
+    shown = ["cat", "rocket", "castle", "sunflower", "umbrella", "key", "bell", "snail"]
+    words = [*[word for word in subjects() if word not in shown][::24][:16], *shown]
+    model = PictureModel(demo_model)
+    captioned = Picture(Image.new("RGB", (64, 64)), "a grey square")
+    drawn = [Picture(image) for image in demo_model.generate([f"{word}, 3d render" for word in shown], guidance=3.0)]
+    named = model.named([captioned, *drawn], words)
+    assert named[0] is captioned
+    found = [{picture.caption, *picture.others} for picture in named[1:]]
+    assert all(len(own) == 3 for own in found)
+    assert sum(word in own for word, own in zip(shown, found, strict=True)) >= 7
+    record = refine(model, named, steps=1).record
+    assert record.target_count == len(named)
+    assert any("3 of 24 words" in note for note in record.notes)
+
+
+def test_naming_needs_words() -> None:
+    model = PictureModel(DiffusersModel(PIPELINES["sd3"](), size=SIZE))
+    assert model.named(PICTURES) == PICTURES
+    with pytest.raises(FitError, match="no words"):
+        model.named([Picture(noise(0))], [])
+
+
+def test_each_step_draws_one_of_several_captions(monkeypatch: pytest.MonkeyPatch) -> None:
+    diffusers_model = DiffusersModel(PIPELINES["sd3"](), size=SIZE)
+    asked: list[str] = []
+    first_call = diffusers_model.first_call
+    monkeypatch.setattr(diffusers_model, "first_call", lambda texts: asked.extend(texts) or first_call(texts))
+    loss = PictureModel(diffusers_model).loss
+    for seed in range(20):
+        loss([Picture(noise(0), "one", ("two",)), Picture(noise(1), "alone")], torch.Generator().manual_seed(seed))
+    assert set(asked[::2]) == {"one", "two"}
+    assert set(asked[1::2]) == {"alone"}
