@@ -96,7 +96,7 @@ class DenoisingLoss(LossModel[EncodedPicture]):
     def loss(self, samples: Sequence[EncodedPicture], generator: torch.Generator) -> Tensor:
         captions = list(dict.fromkeys(sample.caption for sample in samples)) if self._encoders else []
         with _training():
-            encoded = self._encoders.encode(captions) if self._encoders else []
+            encoded = self._encoders.encode_together(captions) if self._encoders else []
             return self._loss(samples, generator, dict(zip(captions, encoded, strict=True)))
 
     def _loss(

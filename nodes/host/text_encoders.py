@@ -16,6 +16,7 @@ from ...act_core.architectures import architecture_of
 from ...act_core.components import Component
 from ...act_core.errors import FitError
 from ...act_core.fitting import FitModel, MicroBatch
+from .caption_batches import run_together
 from .encoder_layers import measured_passes, unused_layers
 from .models import is_steered_clip, weight_patches
 from .prompt_tokens import PromptTokens, Tokens, are_sections, is_read_with_padding
@@ -106,8 +107,25 @@ class TextEncoders(FitModel[str]):
         with steer({encoder.component.name: encoder.component.module for encoder in self._encoders}, act_map):
             return [self._encode(prompt) for prompt in prompts]
 
+    def encode_together(self, prompts: Sequence[str]) -> list[Conditioning]:
+        """As `encode`, but each text encoder runs prompts with as many tokens as one batch, which takes more memory."""
+        if self._clip.patcher.forced_hooks is not None:
+            return self.encode(prompts)  # they may change the weights between two runs
+        tokens = [self._clip.tokenize(prompt) for prompt in prompts]
+        parts = text_encoders(self._clip)
+        read = {parts[e.component.name]: e.key for e in self._encoders if e.key is not None}
+        sections = {
+            part: [[token[0] for token in section] for own in tokens for section in own.get(key, ())]
+            for part, key in read.items()
+        }
+        with run_together(sections):
+            return [self._encode_tokens(own) for own in tokens]
+
     def _encode(self, prompt: str) -> Conditioning:
-        conditioning, extra = self._clip.encode_from_tokens_scheduled(self._clip.tokenize(prompt))[0]
+        return self._encode_tokens(self._clip.tokenize(prompt))
+
+    def _encode_tokens(self, tokens: Tokens) -> Conditioning:
+        conditioning, extra = self._clip.encode_from_tokens_scheduled(tokens)[0]
         return conditioning, extra
 
     def _masks(self, group: Sequence[Tokens]) -> dict[str, Tensor]:

@@ -60,3 +60,11 @@ def test_same_predictions_and_pictures_as_diffusers(in_host: dict[str, Tensor], 
     torch.testing.assert_close(in_host["predicted"], predicted, **TOLERANCE)
     shown = (pictures / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
     torch.testing.assert_close(in_host["pictures"], shown, **TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["context", "pooled", "gradient"])
+def test_captions_encoded_together_are_as_alone(in_host: dict[str, Tensor], name: str) -> None:
+    """To rounding: a batch is multiplied and summed up in another order."""
+    alone = in_host[f"encode, {name}"]
+    assert alone.abs().max() > 0.1
+    torch.testing.assert_close(in_host[f"encode_together, {name}"], alone, atol=1e-4, rtol=1e-4)

@@ -143,3 +143,23 @@ def test_encoder_of_quoted_texts_is_fitted_if_all_prompts_use_it(name: str, ever
 def test_layers_that_are_skipped_are_sites_only_of_clip(everything: dict[str, Any]) -> None:
     # The pooled output of CLIP still comes from its last layer.
     assert everything["Flux, last layer skipped"] == {"clip_l": 4, "t5xxl": 3}
+
+
+@pytest.mark.parametrize(
+    "name", ["SD 1", "SDXL", "SD 3, T5", "Flux", "HunyuanImage", "Lumina 2", "Wan", "Qwen-Image", "Z-Image"]
+)
+def test_captions_encoded_together_are_as_alone(name: str, everything: dict[str, Any]) -> None:
+    """To rounding: a batch is multiplied in another order."""
+    found = everything[f"{name}, together"]
+    assert found["shapes"]
+    assert found["difference"] < 1e-5
+    assert found["runs"]["encode_together"] < found["runs"]["encode"]
+    assert found["left"] == []
+
+
+def test_encoder_that_runs_in_its_own_way_is_left_to_the_host(everything: dict[str, Any]) -> None:
+    if "Lens, together" not in everything:
+        pytest.skip("this ComfyUI does not have the text encoder of Lens")
+    found = everything["Lens, together"]
+    assert found["difference"] == 0
+    assert found["runs"]["encode_together"] == found["runs"]["encode"]

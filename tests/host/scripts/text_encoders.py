@@ -14,13 +14,19 @@ from act_pack.act_core import ActMap, fit
 from act_pack.act_core.architectures.text_encoders import CLIP
 from act_pack.act_core.errors import MapError
 from act_pack.act_core.fitting import lockstep
-from act_pack.nodes.host.text_encoders import TextEncoders
+from act_pack.nodes.host.text_encoders import TextEncoders, text_encoders
 from encoder_zoo import ZOO, MissingError, built, patch_host
 
 SOURCE = ["a cat", "a small red house"]
 TARGET = ["a cat and black ink", "a small red house and very black ink"]
 # Read by an encoder for the texts in a picture, too.
 QUOTED = [f'a sign with "{prompt}"' for prompt in (*SOURCE, *TARGET)]
+
+# Two have as many tokens; beside them, weights, and a prompt of several sections.
+CAPTIONS = ["a cat", "a dog", "a (red:1.5) cat", "a red cat, " * 20]
+
+# Of each kind, those that are fast enough here.
+BATCHED = ("SD 1", "SDXL", "SD 3, T5", "Flux", "HunyuanImage", "Lumina 2", "Wan", "Qwen-Image", "Z-Image", "Lens")
 
 
 def fitted(encoders: TextEncoders, source: list[str], target: list[str]) -> tuple[ActMap, dict[str, list[int]]]:
@@ -72,8 +78,35 @@ def encoded(clip: Any) -> list[torch.Tensor]:
     tokens = clip.tokenize(QUOTED[-1])
     if "lm_metadata" in tokens:
         tokens["lm_metadata"]["generate_audio_codes"] = False  # takes a minute
-    conditioning, extra = clip.encode_from_tokens_scheduled(tokens)[0]
-    return [conditioning, *(value for value in extra.values() if isinstance(value, torch.Tensor))]
+    return tensors(clip.encode_from_tokens_scheduled(tokens)[0])
+
+
+def tensors(conditioning: Any) -> list[torch.Tensor]:
+    values, extra = conditioning
+    return [values, *(value for value in extra.values() if isinstance(value, torch.Tensor))]
+
+
+def together(clip: Any) -> dict[str, Any]:
+    """Captions that are encoded as one batch, against one after the other."""
+    encoders = TextEncoders(clip)
+    runs: list[torch.nn.Module] = []
+    parts = text_encoders(clip).values()
+    found: dict[str, list[torch.Tensor]] = {}
+    counts: dict[str, int] = {}
+    handles = [part.transformer.register_forward_pre_hook(lambda module, _: runs.append(module)) for part in parts]
+    for name in ("encode", "encode_together"):
+        found[name] = [value for one in getattr(encoders, name)(CAPTIONS) for value in tensors(one)]
+        counts[name] = len(runs)
+        runs.clear()
+    for handle in handles:
+        handle.remove()
+    alone, batched = found.values()
+    return {
+        "shapes": [one.shape for one in alone] == [one.shape for one in batched],
+        "difference": max(float((a - b).abs().max() / a.abs().max()) for a, b in zip(alone, batched, strict=True)),
+        "runs": counts,
+        "left": [name for part in parts for name in ("encode", "forward") if name in vars(part)],
+    }
 
 
 def equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
@@ -146,6 +179,8 @@ def main() -> None:
             found[name] = checked(clip)
         except MapError as error:
             found[name] = {"refused": str(error)}
+        if name in BATCHED:
+            found[f"{name}, together"] = together(clip)
         if name == "HunyuanImage":
             found["HunyuanImage, quoted"] = quoted(clip)
         if name == "Flux":
