@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import comfy.model_management
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +15,7 @@ from ...act_core.errors import NotDifferentiableError
 from ...act_core.fitting import LossModel
 from .denoiser import Denoiser, Row
 from .text_encoders import Conditioning, TextEncoders
+from .training import training
 
 # What a row with gradients needs, relative to a row in sampling. An estimate, not a measurement.
 WITH_GRADIENTS = 6
@@ -95,7 +94,7 @@ class DenoisingLoss(LossModel[EncodedPicture]):
 
     def loss(self, samples: Sequence[EncodedPicture], generator: torch.Generator) -> Tensor:
         captions = list(dict.fromkeys(sample.caption for sample in samples)) if self._encoders else []
-        with _training():
+        with training([self._encoders.module] if self._encoders else []):
             encoded = self._encoders.encode_together(captions) if self._encoders else []
             return self._loss(samples, generator, dict(zip(captions, encoded, strict=True)))
 
@@ -117,21 +116,6 @@ class DenoisingLoss(LossModel[EncodedPicture]):
             sigmas = torch.cat([noises[row][1] for row in group]).view(-1, *[1] * (clean.ndim - 1))
             errors.append((((denoised.float() - clean) / sigmas).square()).flatten(1).mean(1))
         return torch.cat(errors).mean()
-
-
-@contextmanager
-def _training() -> Generator[None, None, None]:
-    """Tell the host's models not to change activations in place, where the host has a switch for it."""
-    management: Any = comfy.model_management
-    before = getattr(management, "in_training", None)
-    if before is None:
-        yield
-        return
-    management.in_training = True
-    try:
-        yield
-    finally:
-        management.in_training = before
 
 
 def _with_gradients(row: Row) -> Row:

@@ -15,6 +15,7 @@ from act_pack.act_core.fitting.frozen import frozen
 from act_pack.act_core.interception import intercepted
 from act_pack.nodes.host.demo_model import load_demo_model
 from act_pack.nodes.host.text_encoders import TextEncoders
+from act_pack.nodes.host.training import training
 from safetensors.torch import save_file
 
 OUT, *PROMPTS = inside.ARGUMENTS
@@ -24,9 +25,8 @@ def captions(clip: Any, method: str) -> dict[str, torch.Tensor]:
     """The conditioning of captions by a method of the text encoders, and the gradient of an offset inside of them."""
     encoders = TextEncoders(clip)
     layer = clip.cond_stage_model.clip_l.transformer.text_model.encoder.layers[0].mlp
-    # The host changes activations in place.
-    in_place = torch.autograd.graph.allow_mutation_on_saved_tensors()
-    with torch.inference_mode(False), torch.enable_grad(), frozen([encoders.module]), in_place:
+    roots = [encoders.module]
+    with torch.inference_mode(False), torch.enable_grad(), frozen(roots), training(roots):
         offset = torch.zeros(layer.fc2.out_features, requires_grad=True)
         with intercepted({layer: lambda output: output + offset}):
             encoded = getattr(encoders, method)([*PROMPTS, "a (red:1.5) cat"])
