@@ -21,6 +21,8 @@ from .training import training
 WITH_GRADIENTS = 6
 # The very ends of a schedule, where noise levels are sentinels or zero, are left out.
 _FIRST, _LAST = 0.001, 0.99
+# Where in the schedule previews are made: its middle.
+_PREVIEWED = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +100,15 @@ class DenoisingLoss(LossModel[EncodedPicture]):
             encoded = self._encoders.encode_together(captions) if self._encoders else []
             return self._loss(samples, generator, dict(zip(captions, encoded, strict=True)))
 
+    @torch.no_grad()
+    def predicted(self, sample: EncodedPicture) -> Tensor:
+        """What the model takes for the clean latent ``[1, channels, ...]`` of a picture with much noise."""
+        captions = [sample.caption] if self._encoders else []
+        encoded = self._encoders.encode(captions) if self._encoders else []
+        sigma, generator = self._denoiser.sigma_at(_PREVIEWED), torch.Generator().manual_seed(0)
+        row, _ = self._row(sample, sigma, generator, dict(zip(captions, encoded, strict=True)))
+        return self._denoiser.denoised([_with_gradients(row)])
+
     def _loss(
         self, samples: Sequence[EncodedPicture], generator: torch.Generator, encoded: Mapping[str, Conditioning]
     ) -> Tensor:
@@ -105,9 +116,7 @@ class DenoisingLoss(LossModel[EncodedPicture]):
         for sample in samples:
             share = float(torch.rand((), generator=generator))
             sigma = self._denoiser.sigma_at(_FIRST + share * (_LAST - _FIRST))
-            clean = self._denoiser.process_latent_in(sample.latent)
-            noise = torch.randn(clean.shape, generator=generator).to(clean)
-            row = self._denoiser.row(sample.conditioning, clean, noise, sigma, encoded=encoded.get(sample.caption))
+            row, clean = self._row(sample, sigma, generator, encoded)
             noises[row] = clean, sigma
         errors: list[Tensor] = []
         for group in self._denoiser.grouped(list(noises), len(samples)):
@@ -116,6 +125,15 @@ class DenoisingLoss(LossModel[EncodedPicture]):
             sigmas = torch.cat([noises[row][1] for row in group]).view(-1, *[1] * (clean.ndim - 1))
             errors.append((((denoised.float() - clean) / sigmas).square()).flatten(1).mean(1))
         return torch.cat(errors).mean()
+
+    def _row(
+        self, sample: EncodedPicture, sigma: Tensor, generator: torch.Generator, encoded: Mapping[str, Conditioning]
+    ) -> tuple[Row, Tensor]:
+        """A picture at a noise level, and its clean latent as the model samples it."""
+        clean = self._denoiser.process_latent_in(sample.latent)
+        noise = torch.randn(clean.shape, generator=generator).to(clean)
+        row = self._denoiser.row(sample.conditioning, clean, noise, sigma, encoded=encoded.get(sample.caption))
+        return row, clean
 
 
 def _with_gradients(row: Row) -> Row:

@@ -22,6 +22,7 @@ from .drawing import drawn_latents
 from .latents import empty_latent
 from .noisy_pictures import LevelDenoiser
 from .progress import FitProgress, StepProgress
+from .refinement_progress import RefinementProgress
 from .text_encoders import Conditioning, TextEncoders
 
 # Parameters of text encoders that are refined: above those of CLIP, below those of T5-XXL and language models.
@@ -76,13 +77,9 @@ class ImageFit:
         samples = self.target.samples()
 
         def use(denoiser: Denoiser) -> None:
-            bar = comfy.utils.ProgressBar(self.settings.steps)
-
-            def progress(done: int, total: int, _state: str) -> None:
-                bar.update_absolute(done, total)
-
             interrupt = comfy.model_management.InterruptProcessingException
             loss = DenoisingLoss(denoiser, self._encoders())
+            progress = RefinementProgress(self.model, loss, samples[0], self.settings.steps)
             fitted.append(
                 refine(loss, samples, self.settings, start=self.start, progress=progress, keep_on=(interrupt,))
             )

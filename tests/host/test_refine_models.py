@@ -47,6 +47,22 @@ def test_loss_is_the_error_over_the_noise_level(name: str, everything: dict[str,
     assert abs(everything[name]["loss if wrong by the noise"] - 1) < 1e-3
 
 
+@pytest.mark.parametrize("name", REFINED)
+def test_previews_appear_where_the_host_can_make_them(name: str, everything: dict[str, Any]) -> None:
+    assert everything[name]["previews"] == (2 if everything[name]["can be previewed"] else 0)
+
+
+def test_preview_that_fails_does_not_end_the_refinement(everything: dict[str, Any]) -> None:
+    found = everything["failing previews"]
+    assert found["previews"] == 0
+    assert found["after"] < 0.99 * found["before"]
+
+
+def test_no_previews_if_the_host_is_set_to_none(everything: dict[str, Any]) -> None:
+    assert everything["without previews"]["can be previewed"]
+    assert everything["without previews"]["previews"] == 0
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_model_without_gradient_is_refused_in_a_sentence(name: str, everything: dict[str, Any]) -> None:
     found = everything[name]

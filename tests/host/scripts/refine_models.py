@@ -9,20 +9,27 @@ from typing import Any
 import inside
 
 # isort: split
+import comfy.utils
+import latent_preview
 import torch
 from act_pack.act_core import steer
 from act_pack.act_core.components import DIFFUSION_MODEL
 from act_pack.act_core.errors import FitError
 from act_pack.act_core.interception import submodules
 from act_pack.act_core.settings import RefineSettings
+from act_pack.nodes.host import refinement_progress
 from act_pack.nodes.host.denoiser import Denoiser, run_denoiser
 from act_pack.nodes.host.denoising_loss import DenoisingLoss, EncodedPicture
 from act_pack.nodes.host.image_fitting import EncodedPictures, ImageFit, check_latents
+from comfy.cli_args import LatentPreviewMethod
+from PIL import Image
 from torch import Tensor
 
 from tools.tiny_models import MODELS, StandInCLIP, Tiny, built
 
 COUNT, STEPS = 4, 12
+# A picture for each step that was reported with one.
+PREVIEWS: list[Image.Image] = []
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
@@ -53,18 +60,22 @@ def tried(tiny: Tiny) -> dict[str, Any]:
 
     same = [EncodedPicture("", latents[0], number) for number in range(COUNT)]
     settings = RefineSettings(sites="auto", steps=STEPS, held_back=0)
+    PREVIEWS.clear()
     try:
         check_latents(model, latents)
         act_map = ImageFit(model, EncodedPictures(latents, [""] * COUNT, conds), settings).run()
     except FitError as error:
         kept_weights = all(same_bits(tensor, kept[name]) for name, tensor in module.state_dict().items())
         return {"error": str(error), "same weights": kept_weights, "left behind": left_behind(module)}
+    previews = len(PREVIEWS)
     before = loss()
     with steer({DIFFUSION_MODEL: module}, act_map):
         after = loss()
     return {
         "loss if right": loss(predicting(model, latents[0], error=0.0), same),
         "loss if wrong by the noise": loss(predicting(model, latents[0], error=1.0), same),
+        "previews": previews,
+        "can be previewed": model.model.latent_format.latent_rgb_factors is not None,
         "before": before,
         "after": after,
         "sites": len(act_map),
@@ -87,13 +98,35 @@ def predicting(model: Any, latent: Tensor, error: float) -> Any:
     return clone
 
 
+def report(_done: int, _total: int, preview: Any, **_: Any) -> None:
+    """Stands in for what the host sends to the page."""
+    if preview is not None:
+        assert preview[0] == "JPEG"
+        PREVIEWS.append(preview[1])
+
+
 def left_behind(module: torch.nn.Module) -> int:
     return sum("forward" in part.__dict__ for part in submodules(module).values())
 
 
-if __name__ == "__main__":
+def main() -> None:
     logging.disable(logging.WARNING)
-    names = inside.ARGUMENTS or list(MODELS)
     torch.set_num_threads(1)  # faster for tiny tensors
+    names = inside.ARGUMENTS or list(MODELS)
+    comfy.utils.set_progress_bar_global_hook(report)
+    refinement_progress._PREVIEWS = 2  # fewer, to be fast
+    latent_preview.args.preview_method = LatentPreviewMethod.Latent2RGB
+    get_previewer = latent_preview.get_previewer
+    found = {name: tried(MODELS[name]) for name in names}
+    # Cannot decode anything.
+    latent_preview.get_previewer = lambda *_: latent_preview.LatentPreviewer
+    found["failing previews"] = tried(MODELS[names[0]])
+    latent_preview.get_previewer = get_previewer
+    latent_preview.args.preview_method = LatentPreviewMethod.NoPreviews
+    found["without previews"] = tried(MODELS[names[0]])
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
     with torch.inference_mode():
-        print(json.dumps({name: tried(MODELS[name]) for name in names}))
+        main()
