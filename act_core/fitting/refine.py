@@ -36,6 +36,7 @@ from ..settings import FitMethod, RefineSettings, changed
 from ..sites import Site
 from ..text import plain_text
 from ..transport import Transport
+from .checkpoints import checkpointed
 from .coefficients import SPATIAL, Coefficients, coefficients, handlers
 from .draws import Draws
 from .fit import Progress
@@ -155,6 +156,10 @@ class _Refinement(Generic[Sample]):
         draws = Draws(samples, settings.batch_size, settings.held_back, settings.seed)
         with ExitStack() as stack:
             stack.enter_context(intercepted(handlers(components, self._adjusted)))
+            if self._model.checkpoints:
+                with torch.no_grad():  # puts the coefficients where the model runs
+                    self._model.loss(draws.training[:1], torch.Generator().manual_seed(settings.seed))
+                stack.enter_context(checkpointed([part.module for part in components], self._parameters))
             self._try_gradient(draws.training[:1], stack)
             self._check(draws.held_back)
             try:

@@ -111,6 +111,8 @@ class LossModel(FitModel[Sample]):
 
     Attributes:
         max_rows: the most samples whose gradients fit into memory at once; None for no limit.
+        checkpoints: whether blocks run again for their gradient instead of keeping their activations, since memory is
+            short. It takes a third more time.
 
     Example:
         >>> import torch
@@ -130,6 +132,7 @@ class LossModel(FitModel[Sample]):
     """
 
     max_rows: int | None = None
+    checkpoints = False
 
     def loss(self, samples: Sequence[Sample], generator: torch.Generator) -> Tensor:
         """The mean loss of samples; every random number in it comes from `generator`."""

@@ -15,10 +15,11 @@ from ...act_core.errors import NotDifferentiableError
 from ...act_core.fitting import LossModel
 from .denoiser import Denoiser, Row
 from .text_encoders import Conditioning, TextEncoders
-from .training import training
 
 # What a row with gradients needs, relative to a row in sampling. An estimate, not a measurement.
 WITH_GRADIENTS = 6
+# The same where blocks are checkpointed.
+_WITH_CHECKPOINTS = 3
 # The very ends of a schedule, where noise levels are sentinels or zero, are left out.
 _FIRST, _LAST = 0.001, 0.99
 # Where in the schedule previews are made: its middle.
@@ -50,13 +51,14 @@ class DenoisingLoss(LossModel[EncodedPicture]):
     Args:
         denoiser: the loaded model.
         encoders: the text encoders of the captions, which follow the gradient, too; None to leave them alone.
+        rows: pictures of a step; if their gradients do not fit into memory at once, blocks are checkpointed.
 
     Raises:
         NotDifferentiableError: some weights are offloaded, or the free memory does not hold the gradients of a single
             picture.
     """
 
-    def __init__(self, denoiser: Denoiser, encoders: TextEncoders | None = None) -> None:
+    def __init__(self, denoiser: Denoiser, encoders: TextEncoders | None = None, *, rows: int = 1) -> None:
         if not denoiser.is_loaded_whole:
             # The host reuses the memory of offloaded weights before their gradient is computed.
             raise NotDifferentiableError(
@@ -68,12 +70,16 @@ class DenoisingLoss(LossModel[EncodedPicture]):
         self.patches = [*denoiser.patches, *(encoders.patches if encoders else ())]
         self.notes = tuple(encoders.notes) if encoders else ()
         self.max_rows = denoiser.rows_in_memory(WITH_GRADIENTS)
+        self.checkpoints = self.max_rows < rows
+        if self.checkpoints:
+            self.max_rows = denoiser.rows_in_memory(_WITH_CHECKPOINTS)
         if not self.max_rows:
             raise NotDifferentiableError(
                 "The free memory does not hold a single picture of this size with its gradients",
                 "use smaller pictures, or fit with transport",
             )
-        logging.info("ACT Steering: refining on up to %d pictures at a time.", self.max_rows)
+        how = ", running blocks again for their gradients" if self.checkpoints else ""
+        logging.info("ACT Steering: refining on up to %d pictures at a time%s.", self.max_rows, how)
 
     @property
     def components(self) -> Sequence[Component]:
@@ -96,9 +102,8 @@ class DenoisingLoss(LossModel[EncodedPicture]):
 
     def loss(self, samples: Sequence[EncodedPicture], generator: torch.Generator) -> Tensor:
         captions = list(dict.fromkeys(sample.caption for sample in samples)) if self._encoders else []
-        with training([self._encoders.module] if self._encoders else []):
-            encoded = self._encoders.encode_together(captions) if self._encoders else []
-            return self._loss(samples, generator, dict(zip(captions, encoded, strict=True)))
+        encoded = self._encoders.encode_together(captions) if self._encoders else []
+        return self._loss(samples, generator, dict(zip(captions, encoded, strict=True)))
 
     @torch.no_grad()
     def predicted(self, sample: EncodedPicture) -> Tensor:

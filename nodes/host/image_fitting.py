@@ -24,6 +24,7 @@ from .noisy_pictures import LevelDenoiser
 from .progress import FitProgress, StepProgress
 from .refinement_progress import RefinementProgress
 from .text_encoders import Conditioning, TextEncoders
+from .training import training
 
 # Parameters of text encoders that are refined: above those of CLIP, below those of T5-XXL and language models.
 _MAX_ENCODERS = 1_000_000_000
@@ -78,11 +79,14 @@ class ImageFit:
 
         def use(denoiser: Denoiser) -> None:
             interrupt = comfy.model_management.InterruptProcessingException
-            loss = DenoisingLoss(denoiser, self._encoders())
+            encoders = self._encoders()
+            rows = min(self.settings.batch_size, len(samples))
+            loss = DenoisingLoss(denoiser, encoders, rows=rows)
             progress = RefinementProgress(self.model, loss, samples[0], self.settings.steps)
-            fitted.append(
-                refine(loss, samples, self.settings, start=self.start, progress=progress, keep_on=(interrupt,))
-            )
+            with training([encoders.module] if encoders else []):
+                fitted.append(
+                    refine(loss, samples, self.settings, start=self.start, progress=progress, keep_on=(interrupt,))
+                )
 
         # An empty latent: some models take the latent of a run as a condition.
         empty = torch.zeros_like(self.target.latents[0])

@@ -63,6 +63,14 @@ def test_no_previews_if_the_host_is_set_to_none(everything: dict[str, Any]) -> N
     assert everything["without previews"]["previews"] == 0
 
 
+def test_checkpoints_in_little_memory_give_the_same_map(everything: dict[str, Any]) -> None:
+    """To rounding; blocks run again for each gradient, and nothing of that is left."""
+    found = everything["in little memory"]
+    assert found["difference"] < 1e-4
+    assert found["runs"][1] > found["runs"][0] + 1
+    assert found["left behind"] == 0
+
+
 @pytest.mark.parametrize("name", REFUSED)
 def test_model_without_gradient_is_refused_in_a_sentence(name: str, everything: dict[str, Any]) -> None:
     found = everything[name]

@@ -19,7 +19,7 @@ from act_pack.act_core.interception import submodules
 from act_pack.act_core.settings import RefineSettings
 from act_pack.nodes.host import refinement_progress
 from act_pack.nodes.host.denoiser import Denoiser, run_denoiser
-from act_pack.nodes.host.denoising_loss import DenoisingLoss, EncodedPicture
+from act_pack.nodes.host.denoising_loss import WITH_GRADIENTS, DenoisingLoss, EncodedPicture
 from act_pack.nodes.host.image_fitting import EncodedPictures, ImageFit, check_latents
 from comfy.cli_args import LatentPreviewMethod
 from PIL import Image
@@ -85,6 +85,34 @@ def tried(tiny: Tiny) -> dict[str, Any]:
     }
 
 
+def in_little_memory(tiny: Tiny) -> dict[str, Any]:
+    """A map refined where blocks are checkpointed, against one where memory is plenty."""
+    clip, rows_in_memory = StandInCLIP(tiny), Denoiser.rows_in_memory
+    conds = [clip.encode_from_tokens_scheduled({"text": f"a cat {number}"})[0] for number in range(COUNT)]
+    generator = torch.Generator().manual_seed(1)
+    latents = [torch.randn(tiny.latent, generator=generator) for _ in range(COUNT)]
+    offsets: list[Tensor] = []
+    runs: list[int] = []
+    for is_short in (False, True):
+        if is_short:
+            Denoiser.rows_in_memory = lambda _self, factor: 0 if factor == WITH_GRADIENTS else COUNT
+        model = built(tiny)
+        module = model.model.diffusion_model
+        # An activation that only a block computes.
+        part = next(part for name, part in module.named_modules() if name.endswith("attn.proj"))
+        calls: list[int] = []
+        part.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        act_map = ImageFit(model, EncodedPictures(latents, [""] * COUNT, conds), RefineSettings(steps=2)).run()
+        offsets.append(torch.cat([transport.beta for transport in act_map.transports.values()]))
+        runs.append(len(calls))
+    Denoiser.rows_in_memory = rows_in_memory
+    return {
+        "difference": float((offsets[0] - offsets[1]).abs().max() / offsets[0].abs().max()),
+        "runs": runs,
+        "left behind": left_behind(module),
+    }
+
+
 def predicting(model: Any, latent: Tensor, error: float) -> Any:
     """The model, which always takes one picture for the clean one, wrong by a share of the noise level."""
     clean = model.model.process_latent_in(latent)
@@ -124,6 +152,8 @@ def main() -> None:
     latent_preview.get_previewer = get_previewer
     latent_preview.args.preview_method = LatentPreviewMethod.NoPreviews
     found["without previews"] = tried(MODELS[names[0]])
+    if "SD3" in names:
+        found["in little memory"] = in_little_memory(MODELS["SD3"])
     print(json.dumps(found))
 
 
