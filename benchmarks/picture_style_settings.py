@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, median
 from typing import Any
 
+from act_core.image_files import Picture
+from act_core.models.picture_loss import PictureModel
+from act_core.naming import WORDS
 from act_core.settings import Components, RefineSettings
 from tools.results import Cell, Column
+from tools.train_demo_model.emoji import STYLES
 
 from .lib.judge import load_pictures
 from .lib.learned_styles import Learned, content_kept, drawn_with, examples, refined, transported
-from .lib.pictures import StyleBench, style_pair
+from .lib.pictures import Judged, StyleBench, style_pair
 from .lib.report import Report, parse
 
 # Easy, hard, and in both directions, as in `style_settings`; the first is prompted without a style, too.
@@ -38,6 +42,14 @@ MOVED_COLUMNS = (
     *(Column(f"of prompting, at {strength:g}", format=".2f") for strength in TRANSPORT_STRENGTHS),
     Column(f"worst pair, at {TRANSPORT_STRENGTHS[-1]:g}", format=".2f"),
     *(Column(f"content at {strength:g}", format=".2f") for strength in TRANSPORT_STRENGTHS),
+)
+
+UNCAPTIONED = 12
+NAMED_COLUMNS = (
+    Column("captions"),
+    Column("of prompting", format=".2f"),
+    Column("worst style", format=".2f"),
+    Column("content", format=".2f"),
 )
 
 
@@ -79,7 +91,45 @@ def main(arguments: list[str] | None = None) -> int:
     report.table("settings", "Refinements", COLUMNS, rows)
     rows = (measured(bench, setting, TRANSPORT_STRENGTHS)[:-1] for setting in list(transports())[: args.first])
     report.table("transports", "Transports", MOVED_COLUMNS, rows)
+    report.text(
+        f"Captions: refined maps of {UNCAPTIONED} pictures, prompts without a style, medians over the other styles; "
+        "prompting for them keeps "
+        f"{median(content_of(bench, bench.prompted(target)) for target in range(1, len(STYLES))):.2f} of the content."
+    )
+    report.table("captions", "Captions", NAMED_COLUMNS, captions_tried(bench))
     return report.finish()
+
+
+def captions_tried(bench: StyleBench) -> Iterator[list[Cell]]:
+    """Captions that someone wrote, none, and those that the model finds."""
+    model = PictureModel(bench.model)
+    ways: dict[str, Callable[[int], list[Picture]]] = {
+        "written": lambda target: examples(bench, bench.pictures.images[target], UNCAPTIONED, named=None),
+        "empty": lambda target: _uncaptioned(bench, target),
+        "the likeliest word": lambda target: [
+            replace(picture, others=()) for picture in model.named(_uncaptioned(bench, target))
+        ],
+        f"the likeliest {WORDS} words": lambda target: model.named(_uncaptioned(bench, target)),
+    }
+    texts = bench.captions(None, bench.concepts)
+    for words, pictures in ways.items():
+        shares: list[float] = []
+        contents: list[float] = []
+        for target in range(1, len(STYLES)):
+            drawn = drawn_with(bench, refined(bench, pictures(target)).act_map, texts)
+            prompted = float(bench.prompted(target).styles[:, target].mean())
+            shares.append(float(drawn.styles[:, target].mean()) / prompted)
+            contents.append(content_of(bench, drawn))
+        yield [words, median(shares), min(shares), median(contents)]
+
+
+def _uncaptioned(bench: StyleBench, target: int) -> list[Picture]:
+    return examples(bench, bench.pictures.images[target], UNCAPTIONED, named=None, captions=False)
+
+
+def content_of(bench: StyleBench, drawn: Judged) -> float:
+    """Content kept of pictures of prompts without a style."""
+    return float(content_kept(drawn, bench.plain).mean())
 
 
 def refinements() -> Iterator[Setting]:

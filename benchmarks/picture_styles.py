@@ -129,7 +129,7 @@ def plain_prompts(report: Report, bench: StyleBench) -> None:
         "Without captions, the model names the pictures itself (named), or they get the empty caption."
     )
     texts = bench.captions(None, bench.concepts)
-    plain = bench.draw(texts)
+    plain = bench.plain
     ratios: list[float] = []
 
     def rows() -> Generator[list[Cell], None, None]:

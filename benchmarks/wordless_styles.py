@@ -106,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     bench = StyleBench(args.concepts, args.seeds, pictures, steps=STEPS)
     choosing = StyleBench(16, 1, pictures, last=True, steps=STEPS)
     texts = bench.captions(None, bench.concepts)
-    plain = bench.draw(texts).images
+    plain = bench.plain.images
     shown = [[plain[n] for n in range(SHOWN)]]
 
     def rows() -> Generator[list[Cell], None, None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,6 +125,11 @@ class StyleBench:
         if style not in self._prompted:
             self._prompted[style] = self.draw(self.captions(style, self.concepts))
         return self._prompted[style]
+
+    @cached_property
+    def plain(self) -> Judged:
+        """The concepts, prompted without a style."""
+        return self.draw(self.captions(None, self.concepts))
 
     def steered(
         self, maps: dict[int, ActMap], texts: Sequence[str], strength: float, branch: Branch = "positive"
