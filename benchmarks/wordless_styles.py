@@ -24,7 +24,9 @@ from .lib.report import Report, at_least, at_most, parse
 
 PICTURES = 32
 STEPS = 8
-STRENGTHS = (0.5, 0.75, 1.0, 1.25)
+STRENGTHS = (0.25, 0.5, 0.75, 1.0, 1.25)
+# The least content that a strength must keep to be chosen.
+LEAST = 0.5
 # Guidance triples what only one branch has, and a change of all colours belongs to both.
 BRANCH: Branch = "both"
 # What a plain prompt draws.
@@ -97,7 +99,8 @@ def main(arguments: list[str] | None = None) -> int:
         f"style; {args.concepts} held-out concepts x {args.seeds} seeds, {STEPS} denoising steps, both branches "
         "steered. Distance: between the means of colour and edge statistics of drawn pictures and of processed emoji "
         "of the same concepts, in standard deviations over pictures; *processed* are unsteered pictures that the same "
-        "image processing was applied to. The strength is the one with the smallest distance on other concepts. "
+        "image processing was applied to. The strength is, on other concepts, the one with the smallest distance "
+        f"among those that keep {LEAST:g} of the content. "
         "Control: the map with its coefficients shuffled over the channels. Content: correlation of blurred edges with "
         "those of the unsteered picture, on a scale from 0 (those of another concept) to 1; the judge of the other "
         "benchmarks does not know these styles, and finds no content even in processed pictures of some."
@@ -115,8 +118,9 @@ def main(arguments: list[str] | None = None) -> int:
             act_map = refined(bench, examples(bench, images, PICTURES, named=None)).act_map
             others = choosing.captions(None, choosing.concepts)
             wanted = images[choosing.concepts]
-            tried = {s: distance(drawn_with(choosing, act_map, others, s, BRANCH).images, wanted) for s in STRENGTHS}
-            strength = min(tried, key=tried.__getitem__)
+            tried = {s: drawn_with(choosing, act_map, others, s, BRANCH).images for s in STRENGTHS}
+            of_use = [s for s in STRENGTHS if edges_kept(tried[s], choosing.plain.images) >= LEAST] or STRENGTHS[:1]
+            strength = min(of_use, key=lambda s: distance(tried[s], wanted))
             drawn = drawn_with(bench, act_map, texts, strength, BRANCH).images
             control = drawn_with(bench, permuted(act_map), texts, strength, BRANCH).images
             # Pictures are drawn seed after seed.
