@@ -12,11 +12,13 @@ from ..act_core import ActMap
 from ..act_core.errors import NotDifferentiableError
 from ..act_core.fitting.pictures import fallback
 from ..act_core.levels import LEVELS, parsed_levels
+from ..act_core.naming import subjects
 from ..act_core.settings import MAX_SEED, FitSettings, RefineSettings
 from ..act_core.summary import describe
 from .common import CATEGORY, MAX_PROMPTS, ACTMapIO, aliases, one_text, only, pattern_input, sites_input, size_inputs
 from .host.fitting import check_model
 from .host.image_fitting import ImageFit, ImageTransport
+from .host.naming import EncodedWords, encoded_words
 from .picture_inputs import PictureInputs, check_sides
 
 _NAME = "Fit ACT Map From Images"
@@ -126,6 +128,14 @@ class FitACTMapFromImages(io.ComfyNode):
                     tooltip="For refined: both also steers the text encoders and comes closer to the style; model "
                     "keeps more of what the prompt says.",
                 ),
+                io.Boolean.Input(
+                    "name_pictures",
+                    default=True,
+                    optional=True,
+                    tooltip="For refined without captions: the model itself finds words for what each picture shows, "
+                    "which comes closer to the style. It takes one pass of the model for each picture and each of "
+                    f"{len(subjects())} words.",
+                ),
             ],
             outputs=[
                 ACTMapIO.Output(display_name="act_map", tooltip="The map."),
@@ -156,6 +166,7 @@ class FitACTMapFromImages(io.ComfyNode):
         samples: Any = 0,
         start: Any = None,
         components: Any = "both",
+        name_pictures: Any = True,
     ) -> io.NodeOutput:
         started = time.perf_counter()
         model = only("model", model)
@@ -173,8 +184,11 @@ class FitACTMapFromImages(io.ComfyNode):
             check_sides(source, target)
         transport = ImageTransport(model, target, source, noise_levels, FitSettings(sites=sites, seed=settings.seed))
         if only("estimator", estimator) == _ESTIMATORS[0]:
-            own_clip = only("clip", clip) if conditioning is None and only("components", components) == "both" else None
-            refinement = ImageFit(model, target, settings, own_clip, only("start", start))
+            own_clip = only("clip", clip) if conditioning is None else None
+            is_named = own_clip is not None and only("name_pictures", name_pictures) and not any(target.captions)
+            words = encoded_words(own_clip, subjects()) if is_named else EncodedWords()
+            refined_clip = own_clip if only("components", components) == "both" else None
+            refinement = ImageFit(model, target, settings, refined_clip, only("start", start), words)
             act_map = _refined(refinement, transport)
         else:
             act_map = transport.run()

@@ -37,6 +37,7 @@ PICTURE_SET = "sepia"
 PICTURE_FIT = {
     **{"sites": "auto", "steps": 40, "width": 0, "height": 0, "seed": 0, "pattern": "", "estimator": "refined"},
     **{"source_captions": "", "levels": "0.95, 0.85, 0.7, 0.5, 0.3", "samples": 0, "components": "both"},
+    "name_pictures": True,
 }
 SAMPLER = {"seed": 0, "steps": 8, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
 COVER = 512

@@ -34,11 +34,13 @@ class EncodedPicture:
         caption: what it shows; may be empty.
         latent: ``[1, channels, ...]``, as the VAE makes it.
         conditioning: number of the caption's conditioning in the sampling run.
+        others: the same picture with captions that are likely, too; each step of a refinement draws one of all.
     """
 
     caption: str
     latent: Tensor
     conditioning: int
+    others: tuple[EncodedPicture, ...] = ()
 
 
 class DenoisingLoss(LossModel[EncodedPicture]):
@@ -101,6 +103,7 @@ class DenoisingLoss(LossModel[EncodedPicture]):
         self._loss(samples, torch.Generator().manual_seed(0), {})
 
     def loss(self, samples: Sequence[EncodedPicture], generator: torch.Generator) -> Tensor:
+        samples = [_drawn(sample, generator) for sample in samples]
         captions = list(dict.fromkeys(sample.caption for sample in samples)) if self._encoders else []
         encoded = self._encoders.encode_together(captions) if self._encoders else []
         return self._loss(samples, generator, dict(zip(captions, encoded, strict=True)))
@@ -139,6 +142,12 @@ class DenoisingLoss(LossModel[EncodedPicture]):
         noise = torch.randn(clean.shape, generator=generator).to(clean)
         row = self._denoiser.row(sample.conditioning, clean, noise, sigma, encoded=encoded.get(sample.caption))
         return row, clean
+
+
+def _drawn(sample: EncodedPicture, generator: torch.Generator) -> EncodedPicture:
+    """The picture with one of its captions; with a single one, no random number is used."""
+    captioned = [sample, *sample.others]
+    return captioned[int(torch.randint(len(captioned), (), generator=generator)) if sample.others else 0]
 
 
 def _with_gradients(row: Row) -> Row:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import comfy.model_management
@@ -15,11 +15,13 @@ from ...act_core import ActMap
 from ...act_core.errors import FitError
 from ...act_core.fitting import fit_pictures, refine
 from ...act_core.fitting.pictures import drawn_note
+from ...act_core.naming import named_note
 from ...act_core.settings import FitSettings, RefineSettings
 from .denoiser import Denoiser, run_denoiser
 from .denoising_loss import WITH_GRADIENTS, DenoisingLoss, EncodedPicture
 from .drawing import drawn_latents
 from .latents import empty_latent
+from .naming import EncodedWords, named
 from .noisy_pictures import LevelDenoiser
 from .progress import FitProgress, StepProgress
 from .refinement_progress import RefinementProgress
@@ -60,6 +62,8 @@ class ImageFit:
         settings: of the refinement.
         clip: the CLIP that reads the captions; None if the text encoders are left alone.
         start: a map that it starts from, if any.
+        words: from which the model itself chooses captions for the pictures, which then have none; empty to leave them
+            without.
     """
 
     model: Any
@@ -67,6 +71,7 @@ class ImageFit:
     settings: RefineSettings
     clip: Any | None = None
     start: ActMap | None = None
+    words: EncodedWords = field(default_factory=EncodedWords)
 
     def run(self) -> ActMap:
         """Refine the map.
@@ -75,24 +80,37 @@ class ImageFit:
             FitError: pictures or a model from which no map can be fitted.
         """
         fitted: list[ActMap] = []
-        samples = self.target.samples()
 
         def use(denoiser: Denoiser) -> None:
             interrupt = comfy.model_management.InterruptProcessingException
             encoders = self._encoders()
+            samples = self.target.samples()
             rows = min(self.settings.batch_size, len(samples))
             loss = DenoisingLoss(denoiser, encoders, rows=rows)
-            progress = RefinementProgress(self.model, loss, samples[0], self.settings.steps)
             with training([encoders.module] if encoders else []):
+                if self.words.words:
+                    samples = self._named(denoiser, loss, samples)
+                progress = RefinementProgress(self.model, loss, samples[0], self.settings.steps)
                 fitted.append(
                     refine(loss, samples, self.settings, start=self.start, progress=progress, keep_on=(interrupt,))
                 )
 
         # An empty latent: some models take the latent of a run as a condition.
         empty = torch.zeros_like(self.target.latents[0])
-        run_denoiser(self.model, empty, self.settings.seed, self.target.conditionings, use, reserve=WITH_GRADIENTS)
+        conditionings = [*self.target.conditionings, *self.words.conditionings]
+        run_denoiser(self.model, empty, self.settings.seed, conditionings, use, reserve=WITH_GRADIENTS)
         (act_map,) = fitted
         return act_map
+
+    def _named(
+        self, denoiser: Denoiser, loss: DenoisingLoss, samples: Sequence[EncodedPicture]
+    ) -> list[EncodedPicture]:
+        """The pictures with captions that the model finds."""
+        # That takes a while, so find out before whether a map can be refined at all.
+        refine(loss, samples, replace(self.settings, steps=1, batch_size=1), start=self.start)
+        found = named(denoiser, samples, self.words, len(samples))
+        loss.notes = (*loss.notes, named_note(len(self.words.words)))
+        return found
 
     def _encoders(self) -> TextEncoders | None:
         """The text encoders that are refined, too: not those of a size that takes longer than the diffusion model."""
@@ -101,7 +119,7 @@ class ImageFit:
         encoders = TextEncoders(self.clip)
         if not encoders.components or sum(p.numel() for p in encoders.module.parameters()) > _MAX_ENCODERS:
             return None
-        encoders.leave_out_unused(self.target.captions)
+        encoders.leave_out_unused([*self.target.captions, *self.words.words])
         return encoders
 
 

@@ -15,7 +15,8 @@ from PIL import Image
 from act_core import load_map, save_map
 from tools.comfyui.server import Graph, Host, Node
 
-_SETTINGS = {"sites": "attention", "steps": 3, "width": 64, "height": 64, "seed": 0}
+# Naming takes longer than all else, and has tests of its own.
+_SETTINGS = {"sites": "attention", "steps": 3, "width": 64, "height": 64, "seed": 0, "name_pictures": False}
 SUBJECTS = ("cat", "house", "boat", "tree", "dog", "fish")
 
 
@@ -44,7 +45,7 @@ def colours(graph: Graph, *values: int) -> Node:
 
 
 def fit(graph: Graph, parts: Parts, images: Node, **changes: Any) -> Node:
-    settings = {"sites": "attention", "steps": 3, "width": parts.size, "height": parts.size, "seed": 0, **changes}
+    settings = {**_SETTINGS, "width": parts.size, "height": parts.size, **changes}
     vae = settings.pop("vae", parts.vae)
     return graph.add("FitACTMapFromImages", model=parts.model, clip=parts.clip, vae=vae, images=images, **settings)
 

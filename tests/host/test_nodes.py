@@ -54,7 +54,7 @@ def test_inputs_keep_names_and_order(host: Host) -> None:
     fit = "model clip source target sites components estimator order support samples width height seed latent pattern"
     assert inputs("FitACTMap") == fit.split()
     fit_images = "model sites steps width height seed images vae clip captions latents conditioning pattern"
-    appended = "estimator source_images source_captions levels samples start components"
+    appended = "estimator source_images source_captions levels samples start components name_pictures"
     assert inputs("FitACTMapFromImages") == [*fit_images.split(), *appended.split()]
     assert inputs("LoadACTMap") == ["name", "allow_other_architecture"]
     assert inputs("ACTMapLoader") == ["model", "name", "strength", "strength_clip", "clip", "calibrated"]

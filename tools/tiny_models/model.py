@@ -85,7 +85,7 @@ def conditioning(tiny: Tiny, seed: int, tokens: int, shift: float = 0.0) -> tupl
 class StandInCLIP:
     """A CLIP for a random model: conditioning is random, longer for long prompts, and shifted for target prompts."""
 
-    patcher: Any = SimpleNamespace(patches={}, get_attachment=dict[str, Any]().get)
+    patcher: Any = SimpleNamespace(patches={}, get_attachment=dict[str, Any]().get, forced_hooks=None)
     cond_stage_model = nn.Module()
 
     def __init__(self, tiny: Tiny) -> None:
