@@ -25,6 +25,24 @@ class ListOfLines:
 
 NODE_CLASS_MAPPINGS = {"ListOfLines": ListOfLines}
 """
+# Another pack that reports the bytes of all tensors in the host, each storage once.
+BYTES_OF_TENSORS = """
+import gc
+
+import torch
+from aiohttp import web
+from server import PromptServer
+
+
+@PromptServer.instance.routes.get("/test/bytes_of_tensors")
+async def bytes_of_tensors(request):
+    tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
+    storages = [tensor.untyped_storage() for tensor in tensors if tensor.device.type == "cpu"]
+    return web.json_response(sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values()))
+
+
+NODE_CLASS_MAPPINGS = {}
+"""
 
 
 @pytest.fixture(scope="session")
@@ -44,6 +62,7 @@ def host(host_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Generat
     run_inside(host_python, "tiny_models.py", base / "models")
     (base / "custom_nodes").mkdir()
     (base / "custom_nodes" / "list_of_lines.py").write_text(LIST_OF_LINES)
+    (base / "custom_nodes" / "bytes_of_tensors.py").write_text(BYTES_OF_TENSORS)
     (base / "models_elsewhere").mkdir()
     paths = base / "extra_model_paths.yaml"
     paths.write_text(f"elsewhere:\n  base_path: {base}\n  LLM: models_elsewhere\n")

@@ -12,6 +12,8 @@ SOURCE = "a cat on a mat\na red house\nan old boat\na tall tree\na small dog"
 TARGET = "ink, a cat on a mat\nink, a red house\nink, an old boat\nink, a tall tree\nink, a small dog"
 STEPS = 6
 KINDS = ("demo", "sd15", "sd3", "flux")
+# Inputs of nodes with which an example runs quickly, where only its nodes and links matter.
+QUICK = {"FitACTMapFromImages": {"steps": 1}, "ACTSteeredText": {"max_length": 4, "compare": False}}
 
 
 class Parts:

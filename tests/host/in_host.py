@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,34 @@ from tools.comfyui.server import RUN_SECONDS
 SCRIPTS = Path(__file__).with_name("scripts")
 
 
+@cache
+def _server(python: Path) -> subprocess.Popen[str]:
+    """A process in which the host is imported, which takes longer than most scripts run."""
+    root = python.parents[2]
+    command = [python, SCRIPTS / "serve.py", root]
+    # It ends when its input is closed, at the latest with this process.
+    server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=root)
+    while (line := _answer(server)) != "ready":
+        assert line
+    return server
+
+
+def _answer(server: subprocess.Popen[str]) -> str:
+    assert server.stdout is not None
+    return server.stdout.readline().strip()
+
+
 def run_inside(python: Path, script: str, *arguments: str | Path) -> str:
     """Run one of the scripts with the host's own Python; returns the last line that it prints."""
-    root = python.parents[2]
-    command = [python, SCRIPTS / script, root, *arguments]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=RUN_SECONDS, cwd=root, check=False)
-    assert run.returncode == 0, run.stderr
-    return (run.stdout.splitlines() or [""])[-1]
+    server = _server(python)
+    assert server.stdin is not None
+    with tempfile.NamedTemporaryFile("r", encoding="utf-8") as output:
+        request = str(SCRIPTS / script), [str(argument) for argument in arguments], output.name, RUN_SECONDS
+        server.stdin.write(json.dumps(request) + "\n")
+        server.stdin.flush()
+        status, text = _answer(server), output.read()
+    assert status == "0", f"{script} ended with {status or 'its server'}: {text[-5000:]}"
+    return (text.splitlines() or [""])[-1]
 
 
 @cache

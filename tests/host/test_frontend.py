@@ -6,16 +6,24 @@ import json
 from pathlib import Path
 
 import pytest
+from graphs import QUICK
 from in_host import require_language_model
 
 from tools.comfyui.frontend import TIMEOUT, Frontend
 from tools.comfyui.server import PACK
 
 WORKFLOWS = sorted((PACK / "example_workflows").glob("*.json"))
+QUEUED = "async () => (await window.app.graphToPrompt()).output"
+SET_INPUTS = """changes => {
+    for (const node of window.app.graph._nodes)
+        for (const [name, value] of Object.entries(changes[node.type] ?? {}))
+            node.widgets.find(widget => widget.name === name).value = value;
+}"""
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_example_runs_from_page(frontend: Frontend, host_python: Path, path: Path) -> None:
+    """The page queues what the API form says, which runs in full in another test; here it runs with quick inputs."""
     require_language_model(host_python, path.stem)
     page, host = frontend.page, frontend.host
     graph = json.loads(path.read_text("utf-8"))
@@ -23,6 +31,12 @@ def test_example_runs_from_page(frontend: Frontend, host_python: Path, path: Pat
     unknown = page.evaluate("() => window.app.graph._nodes.filter(n => n.has_errors).map(n => n.type)")
     assert unknown == []
     assert page.evaluate("() => window.app.graph._nodes.length") == len(graph["nodes"])
+    api_form = json.loads((path.parent / "api" / path.name).read_text("utf-8"))
+    queued = page.evaluate(QUEUED)
+    assert {number: (node["class_type"], node["inputs"]) for number, node in queued.items()} == {
+        number: (node["class_type"], node["inputs"]) for number, node in api_form.items()
+    }
+    page.evaluate(SET_INPUTS, QUICK)
     run = frontend.run()
     assert not run.error
     assert all(picture.is_file() for picture in host.images(run))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from graphs import QUICK
 from in_host import require_language_model
 from PIL import Image
 
@@ -111,7 +112,10 @@ def test_oldest_host_has_same_nodes(host: Host, oldest: Host) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_example_runs_in_oldest_host(oldest: Host, host_python: Path, name: str) -> None:
     require_language_model(host_python, name)
-    assert oldest.images(oldest.run(api_form(name)))
+    graph = api_form(name)
+    for node in graph.prompt.values():
+        node["inputs"].update(QUICK.get(node["class_type"], {}))
+    assert oldest.images(oldest.run(graph))
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -147,11 +147,6 @@ class Host:
             self.post("/free", {"unload_models": unload_models, "free_memory": True})
             time.sleep(1)
 
-    def resident(self) -> int:
-        """Bytes of main memory that the host holds."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return 1024 * int(status.split("VmRSS:")[1].split()[0])
-
     def latents(self, run: Run) -> list[Tensor]:
         """The latents that the Save Latent nodes of a workflow saved, exact, in the order in which they were added."""
         entries = [run.outputs[number] for number in sorted(run.outputs, key=int)]

@@ -17,9 +17,9 @@ from act_pack.nodes.host.language import LanguageModel
 
 
 def main() -> None:
-    folder, act_map, prompt, instruction = inside.ARGUMENTS
+    folder, act_map, prompt, instruction, length = inside.ARGUMENTS
     model = TransformersModel.from_pretrained(folder)
-    settings: dict[str, Any] = {"max_new_tokens": 24, "repetition_penalty": 1.1, "seed": 3}
+    settings: dict[str, Any] = {"max_new_tokens": int(length), "repetition_penalty": 1.1, "seed": 3}
     written = {
         "continue": lambda: prompt + model.generate([prompt], **settings)[0],
         "chat": lambda: model.in_chat(Chat(user=instruction)).generate([prompt], **settings)[0].strip(),
