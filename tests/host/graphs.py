@@ -13,7 +13,12 @@ TARGET = "ink, a cat on a mat\nink, a red house\nink, an old boat\nink, a tall t
 STEPS = 6
 KINDS = ("demo", "sd15", "sd3", "flux")
 # Inputs of nodes with which an example runs quickly, where only its nodes and links matter.
-QUICK = {"FitACTMapFromImages": {"steps": 1}, "ACTSteeredText": {"max_length": 4, "compare": False}}
+QUICK = {
+    "FitACTMap": {"samples": 8},
+    "FitACTMapFromImages": {"steps": 1},
+    "ACTStrengthSweep": {"strengths": "0, 1"},
+    "ACTSteeredText": {"max_length": 4, "compare": False},
+}
 
 
 class Parts:
@@ -24,7 +29,7 @@ class Parts:
 
     def __init__(self, graph: Graph, kind: str) -> None:
         self.graph = graph
-        self.size = 64 if kind == "demo" else 128
+        self.size = 64 if kind == "demo" or kind.startswith("sd15") else 128
         loaded = graph.add("LoadACTDemoModel")
         self.vae = loaded[2]
         if kind == "demo":
