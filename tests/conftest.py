@@ -10,8 +10,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_FP16")
 # On a shared machine, the threads of an operator wait for each other much longer than they compute.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Half of the time of a compiled model goes to the C++ compiler's optimisation, which its tests do not need.
-os.environ.setdefault("TORCHINDUCTOR_DEBUG_COMPILE", "1")
 
 import pytest
 import torch

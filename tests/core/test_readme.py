@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from act_core.cli import main
+from act_core.prompts import load_prompt_set
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
@@ -30,9 +31,17 @@ def commands() -> list[list[str]]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder to run the snippets in: with the shipped folders, a pipeline, prompt files and pictures."""
+    """A folder to run the snippets in: with the shipped folders, a pipeline, prompt files and pictures.
+
+    Of the shipped prompts it has only the first of each side.
+    """
     monkeypatch.chdir(tmp_path)
-    for name in ("prompt_sets", "pretrained_maps", "example_workflows", "demo_model"):
+    (tmp_path / "prompt_sets").mkdir()
+    for path in (ROOT / "prompt_sets").glob("*.txt"):
+        prompts = load_prompt_set(path)
+        lines = ["[source]", *prompts.source[:8], "[target]", *prompts.target[:8]]
+        (tmp_path / "prompt_sets" / path.name).write_text("\n".join(lines), "utf-8")
+    for name in ("pretrained_maps", "example_workflows", "demo_model"):
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "my_pipeline").symlink_to(ROOT / "demo_model")
     subjects = ["cat", "rocket", "castle", "bell"]

@@ -25,8 +25,9 @@ class ListOfLines:
 
 NODE_CLASS_MAPPINGS = {"ListOfLines": ListOfLines}
 """
-# Another pack that reports the bytes of all tensors in the host, each storage once.
-BYTES_OF_TENSORS = """
+# Another pack that shows what is in the host's memory, and when the host has freed it.
+MEMORY = """
+import asyncio
 import gc
 
 import torch
@@ -34,9 +35,21 @@ from aiohttp import web
 from server import PromptServer
 
 
+@PromptServer.instance.routes.get("/test/freed")
+async def freed(request):
+    # Right after a run the host does not listen, and would free its memory only seconds later.
+    queue = PromptServer.instance.prompt_queue
+    while queue.flags:
+        with queue.not_empty:
+            queue.not_empty.notify()
+        await asyncio.sleep(0.05)
+    return web.json_response(True)
+
+
 @PromptServer.instance.routes.get("/test/bytes_of_tensors")
 async def bytes_of_tensors(request):
     tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
+    # Several tensors may share a storage.
     storages = [tensor.untyped_storage() for tensor in tensors if tensor.device.type == "cpu"]
     return web.json_response(sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values()))
 
@@ -62,7 +75,7 @@ def host(host_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Generat
     run_inside(host_python, "tiny_models.py", base / "models")
     (base / "custom_nodes").mkdir()
     (base / "custom_nodes" / "list_of_lines.py").write_text(LIST_OF_LINES)
-    (base / "custom_nodes" / "bytes_of_tensors.py").write_text(BYTES_OF_TENSORS)
+    (base / "custom_nodes" / "memory.py").write_text(MEMORY)
     (base / "models_elsewhere").mkdir()
     paths = base / "extra_model_paths.yaml"
     paths.write_text(f"elsewhere:\n  base_path: {base}\n  LLM: models_elsewhere\n")
@@ -76,7 +89,7 @@ def frontend(host: Host) -> Generator[Frontend, None, None]:
     pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("there is no Chromium on this machine, so the frontend is not tested")
-    with opened(host, 1600, 900) as page:
+    with opened(host, 640, 480) as page:  # small, since drawing takes longer than all else
         yield page
 
 

@@ -29,7 +29,7 @@ class Parts:
 
     def __init__(self, graph: Graph, kind: str) -> None:
         self.graph = graph
-        self.size = 64 if kind == "demo" or kind.startswith("sd15") else 128
+        self.size = 64
         loaded = graph.add("LoadACTDemoModel")
         self.vae = loaded[2]
         if kind == "demo":
@@ -91,3 +91,9 @@ def steered(
     applied = apply(graph, parts.model, loaded, parts.clip, **changes)
     parts.sampled(applied[0], parts.encoded("a cat on a mat", applied[1]), **sampling or {})
     return host.latent(host.run(graph))
+
+
+def free(host: Host, *, unload_models: bool = True) -> None:
+    """Make the host drop its cached outputs, and unload models."""
+    host.post("/free", {"unload_models": unload_models, "free_memory": True})
+    assert host.get("/test/freed")

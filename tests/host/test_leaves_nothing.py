@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from graphs import Parts, apply, plain, steered
+from graphs import Parts, apply, free, plain, steered
 
 from tools.comfyui.frontend import Frontend
 from tools.comfyui.server import Graph, Host
@@ -58,9 +58,9 @@ def test_swapped_map_equals_its_first_run(host: Host, saved: dict[str, str]) -> 
     first, second = (host.latent(host.run(graph_of(name))) for name in (saved["demo"], INK))
     # Other strengths in between, so that the host does not answer from its cache.
     host.run(graph_of(saved["demo"], strength=0.3))
-    host.free(unload_models=False)
+    free(host, unload_models=False)
     assert torch.equal(host.latent(host.run(graph_of(INK))), second)
-    host.free(unload_models=False)
+    free(host, unload_models=False)
     assert torch.equal(host.latent(host.run(graph_of(saved["demo"]))), first)
     assert not torch.equal(first, second)
 
@@ -96,7 +96,7 @@ def test_settings_of_a_map_leave_nothing(
     before = plain(host, "demo")
     assert not torch.equal(run(), before)
     assert torch.equal(run(strength=0.0, strength_clip=0.0), before)
-    host.free(unload_models=False)
+    free(host, unload_models=False)
     assert torch.equal(plain(host, "demo"), before)
 
 
@@ -107,7 +107,7 @@ def test_interrupted_stack_leaves_nothing(host: Host, saved: dict[str, str]) -> 
     applied = apply(graph, parts.model, stack(graph, saved["demo"]), parts.clip, schedule="fade out")
     parts.sampled(applied[0], parts.encoded(PROMPT, applied[1]), steps=4000)
     assert host.interrupted(graph, 1.0) == "interrupted"
-    host.free(unload_models=False)
+    free(host, unload_models=False)
     assert torch.equal(plain(host, "demo"), before)
 
 
@@ -135,7 +135,7 @@ def test_nodes_that_the_page_bypasses_or_mutes(
 
     def drawn(mode: int) -> list[torch.Tensor]:
         frontend.page.evaluate(SET_MODE, [node, mode])
-        host.free(unload_models=False)
+        free(host, unload_models=False)
         run = frontend.run()
         assert not run.error
         return host.latents(run)

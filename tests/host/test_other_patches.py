@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from graphs import Parts, apply, plain, steered
+from graphs import Parts, apply, free, plain, steered
 
 from act_core import ActMap, load_map
 from tools.comfyui.server import Graph, Host, Node
@@ -225,7 +225,7 @@ def test_queued_workflows_are_independent(host: Host, saved: dict[str, str]) -> 
 
 def test_map_survives_unloading(host: Host, saved: dict[str, str]) -> None:
     before, moved = plain(host, "demo"), steered(host, "demo", saved["demo"])
-    host.free()
+    free(host)
     assert torch.equal(steered(host, "demo", saved["demo"]), moved)
     assert torch.equal(plain(host, "demo"), before)
 
@@ -262,7 +262,7 @@ def test_fit_is_independent_of_earlier_steering(host: Host, saved: dict[str, str
     strong = steered(host, "demo", saved["demo"], strength=1.5, strength_clip=1.5)
     steered(host, "demo", saved["demo"], strength_clip=0.5)
     assert torch.equal(steered(host, "demo", saved["demo"], strength=1.5, strength_clip=1.5), strong)
-    host.free(unload_models=False)  # forget the outputs, keep the patched models
+    free(host, unload_models=False)  # forget the outputs, keep the patched models
     assert set(first.difference(fitted()).values()) == {0.0}
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from graphs import Parts, apply, plain
+from graphs import Parts, apply, free, plain
 from PIL import Image
 
 from tools.comfyui.server import Graph, Host, Run
@@ -63,7 +63,7 @@ def test_strength_zero_moves_nothing(host: Host, saved: dict[str, str]) -> None:
 def test_probe_leaves_nothing_behind(host: Host, saved: dict[str, str]) -> None:
     before = plain(host, "demo")
     probed(host, "demo", saved["demo"], seed=5)
-    host.free(unload_models=False)
+    free(host, unload_models=False)
     assert torch.equal(plain(host, "demo"), before)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graphs import Parts, apply
+from graphs import Parts, apply, free
 from helpers import tiny_llama
 from in_host import has_default_model, run_inside
 from transformers import OPTConfig, OPTForCausalLM
@@ -104,7 +104,9 @@ def refused(host: Host, name: str, prompt: str = PROMPT, **changes: Any) -> str:
 
 def test_text_equals_that_of_core(host: Host, host_python: Path, models: Path, text_map: str) -> None:
     act_map = host.base / "models" / "act_maps" / text_map
-    expected = json.loads(run_inside(host_python, "steered_text.py", models / REAL, act_map, PROMPT, INSTRUCTION, str(LENGTH)))
+    expected = json.loads(
+        run_inside(host_python, "steered_text.py", models / REAL, act_map, PROMPT, INSTRUCTION, str(LENGTH))
+    )
     for mode in ("continue", "chat"):
         text, unsteered, report = written(host, REAL, mode=mode, act_map=text_map, compare=True)
         assert text == expected[mode]
@@ -308,8 +310,8 @@ def test_memory_is_freed(host: Host, models: Path, text_map: str) -> None:
         return host.get("/test/bytes_of_tensors")
 
     def freed(limit: float) -> int:
-        """What is left once the host has answered, which it does between two runs of its own clean-up."""
-        host.free()
+        """What is left; the host answers before it has collected its garbage."""
+        free(host)
         end = time.monotonic() + 60
         while tensors() > limit and time.monotonic() < end:
             time.sleep(0.2)

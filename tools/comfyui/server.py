@@ -140,13 +140,6 @@ class Host:
         self.run(graph)
         return self.log.read_text()[before:]
 
-    def free(self, *, unload_models: bool = True) -> None:
-        """Make the host drop its cached outputs, and unload models."""
-        # Right after a run, the host may miss a call.
-        for _ in range(2):
-            self.post("/free", {"unload_models": unload_models, "free_memory": True})
-            time.sleep(1)
-
     def latents(self, run: Run) -> list[Tensor]:
         """The latents that the Save Latent nodes of a workflow saved, exact, in the order in which they were added."""
         entries = [run.outputs[number] for number in sorted(run.outputs, key=int)]

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from tools.tiny_models import MODELS, StandInCLIP, Tiny, built
 
-COUNT, STEPS = 4, 6
+COUNT, STEPS = 4, 8
 # A picture for each step that was reported with one.
 PREVIEWS: list[Image.Image] = []
 

@@ -13,7 +13,6 @@ import signal
 import sys
 import threading
 import time
-import traceback
 
 import inside
 
@@ -53,15 +52,8 @@ def main() -> None:
         script, arguments, output, seconds = json.loads(line)
         process = os.fork()
         if not process:
-            status = 1
-            try:
-                run(script, arguments, output)
-                status = 0
-            except BaseException:
-                traceback.print_exc()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+            run(script, arguments, output)
+            return
         print(waited(process, seconds), flush=True)
 
 
