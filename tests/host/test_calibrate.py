@@ -44,7 +44,7 @@ def texts(run: Run) -> str:
 
 def test_calibrated_map_is_saved_loaded_and_shown(host: Host) -> None:
     graph = Graph()
-    node = calibrate(graph, graph.add("LoadACTMap", name=SHIPPED), steps=2)
+    node = calibrate(graph, graph.add("LoadACTMap", name=SHIPPED))
     card = {"title": "", "author": "", "description": "", "license": "", "strength_low": 0.0, "strength_high": 1.0}
     graph.add("SaveACTMap", act_map=node[0], name="measured", **card)
     run = host.run(graph)

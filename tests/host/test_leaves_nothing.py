@@ -29,7 +29,7 @@ def graph_of(name: str, *, bypassed: bool = False, **changes: Any) -> Graph:
 
 @pytest.mark.parametrize("kind", ["demo", "sd15", "flux"])
 def test_bypassed_node_leaves_nothing_after_a_steered_run(host: Host, saved: dict[str, str], kind: str) -> None:
-    steps = {"steps": 2}
+    steps: dict[str, Any] = {"steps": 2}
     before = plain(host, kind, **steps)
     assert not torch.equal(steered(host, kind, saved[kind], sampling=steps), before)
     # In the same process, with the same loaded model; the node is still in the graph, but nothing is behind it.

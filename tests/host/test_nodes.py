@@ -74,7 +74,7 @@ def test_inputs_keep_names_and_order(host: Host) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_map_is_fitted_saved_loaded_and_applied(host: Host, saved: dict[str, str], kind: str) -> None:
-    steps = {"steps": 2}
+    steps: dict[str, Any] = {"steps": 2}
     before = plain(host, kind, **steps)
     moved = steered(host, kind, saved[kind], sampling=steps)
     assert torch.isfinite(moved).all()
