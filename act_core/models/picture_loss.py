@@ -115,7 +115,7 @@ class PictureModel(LossModel[Picture], LevelModel[Picture]):
             progress: called as ``progress(done, total, word)``; an exception that it raises ends the search.
 
         Raises:
-            FitError: the pipeline cannot be used, see the class, or there are no words.
+            FitError: the pipeline cannot be used, see the class, or `words` is empty.
 
         Example::
 

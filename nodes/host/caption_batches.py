@@ -74,7 +74,7 @@ class _Shared:
 
 
 def _ids(section: Sequence[Any]) -> _Ids | None:
-    """The ids of tokens; None if some are no ids, such as embeddings."""
+    """The ids of tokens; None if some are something else, such as embeddings."""
     return tuple(int(token) for token in section) if all(isinstance(token, Integral) for token in section) else None
 
 
