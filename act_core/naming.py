@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Chosen on the demo model, see benchmarks/README.md: the noise level of the copy, and how many words become captions.
-# Several likely words mislead less than a single wrong one.
+# The noise level of the copy, and how many words become captions (benchmarks/README.md): several likely words mislead
+# less than a single wrong one.
 LEVEL, WORDS = 0.9, 3
 
 

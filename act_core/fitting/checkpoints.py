@@ -1,7 +1,7 @@
 """Gradient checkpointing for a refinement: blocks keep their inputs alone and run again when their gradient is needed.
 
-PyTorch's own checkpoints are not used: with models that change activations in place, they return wrong gradients
-without an error. Here each block is differentiated by itself, so PyTorch notices.
+PyTorch's own checkpoints are not used, since some models change activations in place, which must not pass unnoticed.
+Here each block is differentiated by itself, so PyTorch checks its activations as usual.
 """
 
 from __future__ import annotations

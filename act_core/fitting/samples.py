@@ -112,7 +112,7 @@ class LossModel(FitModel[Sample]):
     Attributes:
         max_rows: the most samples whose gradients fit into memory at once; None for no limit.
         checkpoints: whether blocks run again for their gradient instead of keeping their activations, since memory is
-            short. It takes a third more time.
+            short. It takes a further forward pass in each step.
 
     Example:
         >>> import torch
