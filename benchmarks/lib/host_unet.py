@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -20,14 +21,16 @@ from act_core.records import FitRecord
 from act_core.settings import Support
 from act_core.sites import Site
 from act_core.steering import steer
+from act_core.steering.forward import SteeredForward
 from act_core.transport import Transport
-from tools.results import Cell, Column
+from tools.results import Cell, Column, Estimate
 
 from .report import Report, at_most
-from .timing import added
+from .timing import added, alternate
 
-# Of calls with a gated map, what the gates add to those with the same map without gates.
-MAX_COST: dict[Support, float] = {"unbounded": 0.04, "observed": 0.06, "gated": 0.03}
+MAX_COST: dict[Support, float] = {"unbounded": 0.04, "observed": 0.06}
+MAX_GATE_COST = 0.03
+GATE_REPEATS = 20
 COLUMNS = (
     Column("map"),
     Column("one call, bare", "s", ".2f"),
@@ -83,7 +86,8 @@ def random_map(sites: Sequence[Site], support: Support) -> ActMap:
 def steering_cost(report: Report, pairs: int) -> Generator[list[Cell], None, None]:
     """A row per support: calls of the UNet with a map that is added and removed at each call, as in the node.
 
-    Calls without a map alternate with them; for a gated map, calls with an unbounded one.
+    Calls without a map alternate with them. What gates add is less than such calls vary by: it is timed at the sites
+    alone, on the activations of one call, with and without the gates.
     """
     unet = random_unet()
     inputs = torch.randn(2, 4, 64, 64), torch.full((2,), 999.0)
@@ -94,36 +98,64 @@ def steering_cost(report: Report, pairs: int) -> Generator[list[Cell], None, Non
 
     component = Component("diffusion_model", unet, architecture_of(unet))
     sites = discover([component], "norms", call, 2)
-    rewritten = _megabytes(unet, sites, call)
+    activations = _activations(unet, sites, call)
+    rewritten = sum(activation.nbytes for activation in activations.values()) / 1e6
+    one_call = 0.0
     for support, bound in MAX_COST.items():
         on = steer(unet, random_map(sites, support))
-        off = steer(unet, random_map(sites, "unbounded")) if support == "gated" else nullcontext()
         times: dict[bool, list[float]] = {False: [], True: []}
         for turn in range(pairs + 1):
             for steered in (False, True) if turn % 2 else (True, False):
                 start = time.perf_counter()
-                with on if steered else off:
+                with on if steered else nullcontext():
                     call()
                 times[steered].append(time.perf_counter() - start)
         # Warm-up: the first pair chooses kernels and allocates memory.
         bare, moved = times[False][1:], times[True][1:]
         cost = added(bare, moved)
         per_site = 1e3 * median(b - a for a, b in zip(bare, moved, strict=True)) / len(sites)
-        name = "gated, against unbounded" if support == "gated" else support
-        yield [f"{len(sites)} norms, {name}", median(bare), cost, per_site, rewritten]
-        column = Column(f"steering the UNet, {name}", format="+.1%", spread="middle half")
+        yield [f"{len(sites)} norms, {support}", median(bare), cost, per_site, rewritten]
+        column = Column(f"steering the UNet, {support}", format="+.1%", spread="middle half")
         report.figure(f"unet_{support}", column, cost, at_most(bound, ".0%"))
+        one_call = median(bare)
+    gates = _gate_seconds(unet, activations)
+    share = Estimate(*(seconds / one_call for seconds in (gates.value, gates.low, gates.high)))
+    yield [f"{len(sites)} norms, gates alone", one_call, share, 1e3 * gates.value / len(sites), rewritten]
+    column = Column("gates of the UNet, alone", format="+.2%", spread="middle half")
+    report.figure("unet_gates", column, share, at_most(MAX_GATE_COST, ".0%"))
 
 
-def _megabytes(unet: torch.nn.Module, sites: Sequence[Site], call: Callable[[], object]) -> float:
-    """Size of all activations that a map on these sites reads and writes in one call."""
-    sizes: list[int] = []
+def _gate_seconds(unet: torch.nn.Module, activations: Mapping[Site, torch.Tensor]) -> Estimate:
+    """Seconds that gates add to the steering of one call: median over repeats, with the middle half."""
+    modules, sites = submodules(unet), list(activations)
 
-    def note(output: torch.Tensor) -> torch.Tensor:
-        sizes.append(output.nbytes)
+    def steered(support: Support) -> Callable[[], None]:
+        steering = steer(unet, random_map(sites, support), must_fire=False)
+
+        def run() -> None:
+            with steering:
+                for site, activation in activations.items():
+                    cast("SteeredForward", modules[site.name].forward).slots[site.output](activation)
+
+        return run
+
+    sides = {"unbounded": steered("unbounded"), "gated": steered("gated")}
+    alternate(sides, 2)  # Warm-up.
+    times = alternate(sides, GATE_REPEATS)
+    extra = sorted(b - a for a, b in zip(times["unbounded"], times["gated"], strict=True))
+    quarter = len(extra) // 4
+    return Estimate(median(extra), extra[quarter], extra[-1 - quarter])
+
+
+def _activations(unet: torch.nn.Module, sites: Sequence[Site], call: Callable[[], object]) -> dict[Site, torch.Tensor]:
+    """What the sites return in one call."""
+    found: dict[Site, torch.Tensor] = {}
+
+    def note(site: Site, output: torch.Tensor) -> torch.Tensor:
+        found[site] = output.clone()
         return output
 
     modules = submodules(unet)
-    with intercepted({modules[site.name]: note for site in sites}):
+    with intercepted({modules[site.name]: partial(note, site) for site in sites}):
         call()
-    return sum(sizes) / 1e6
+    return found

@@ -48,6 +48,8 @@ async def freed(request):
 
 @PromptServer.instance.routes.get("/test/bytes_of_tensors")
 async def bytes_of_tensors(request):
+    # Looking at all objects keeps them alive for a moment: the host's own collection, which runs once, may meet it.
+    gc.collect()
     tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
     # Several tensors may share a storage.
     storages = [tensor.untyped_storage() for tensor in tensors if tensor.device.type == "cpu"]
