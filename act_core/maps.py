@@ -13,7 +13,7 @@ from torch import Tensor
 from .calibration import Calibration
 from .errors import MapError
 from .levels import as_level, check_levels, nearest
-from .records import Card, FitRecord
+from .records import Card, Evidence, FitRecord
 from .settings import as_strength
 from .sites import Site, matches
 from .transport import Transport
@@ -31,6 +31,7 @@ class ActMap:
         any_architecture: whether it may steer a model of another architecture, see `for_any_architecture`. Not saved.
         levels: noise levels of the bins of its transports, noisiest first, see `act_core.levels`; empty if it acts
             alike at all levels. Sites without bins, such as those of text encoders, do so in any map.
+        evidence: other effects of it that were measured.
 
     Raises:
         MapError: an empty map, a transport and its site differ in channels, or its bins are not those of the levels.
@@ -50,6 +51,7 @@ class ActMap:
     calibration: Calibration | None = None
     any_architecture: bool = False
     levels: tuple[float, ...] = ()
+    evidence: tuple[Evidence, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.transports:
@@ -289,7 +291,7 @@ class ActMap:
         """The map with other transports, whose effect has not been measured."""
         record = replace(self.record, edits=(*self.record.edits, edit))
         levels = self.levels if any(transport.bins for transport in transports.values()) else ()
-        return replace(self, transports=transports, record=record, calibration=None, levels=levels)
+        return replace(self, transports=transports, record=record, calibration=None, levels=levels, evidence=())
 
 
 def _coefficients(transport: Transport) -> list[Tensor]:

@@ -14,6 +14,7 @@ from .hook import CreateACTHook
 from .host import folders
 from .inspect import InspectACTMap
 from .language_model import LoadACTLanguageModel
+from .list_maps import ListACTMaps
 from .loader import ACTMapLoader
 from .map_files import LoadACTMap, SaveACTMap
 from .picture_set import ACTPictureSet
@@ -44,6 +45,7 @@ NODES: list[type[io.ComfyNode]] = [
     ACTMapStack,
     ProbeACTMap,
     ACTPictureSet,
+    ListACTMaps,
 ]
 
 

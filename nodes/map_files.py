@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..act_core import ActMap, load_map, save_map
+from ..act_core.mapfile import write_sidecars
 from ..act_core.summary import describe
 from .common import CATEGORY, MAX_STRENGTH, ACTMapIO, aliases
 from .host import folders
@@ -61,6 +62,31 @@ class SaveACTMap(io.ComfyNode):
                     )
                 ),
                 io.Image.Input("thumbnail", optional=True, tooltip="A cover picture; it is scaled down."),
+                io.String.Input(
+                    "usage_hint",
+                    default="",
+                    optional=True,
+                    tooltip="How to use the map, in one line; if empty, keeps the current hint.",
+                ),
+                io.String.Input(
+                    "tags",
+                    default="",
+                    optional=True,
+                    tooltip="Tags, separated by commas; if empty, keeps the current tags.",
+                ),
+                io.Boolean.Input(
+                    "keep_prompts",
+                    default=True,
+                    optional=True,
+                    tooltip="Stores the prompts that the map was fitted from. Off stores only their number and a hash.",
+                ),
+                io.Boolean.Input(
+                    "sidecars",
+                    default=False,
+                    optional=True,
+                    tooltip="Also writes the cover as a picture and a .metadata.json beside the map, for managers of "
+                    "models such as Lora Manager.",
+                ),
             ],
             outputs=[io.String.Output(display_name="name", tooltip="The name under which Load ACT Map lists it.")],
         )
@@ -77,6 +103,10 @@ class SaveACTMap(io.ComfyNode):
         strength_low: float,
         strength_high: float,
         thumbnail: Any = None,
+        usage_hint: str = "",
+        tags: str = "",
+        keep_prompts: bool = True,
+        sidecars: bool = False,
     ) -> io.NodeOutput:
         path = folders.new_map(name)
         strengths = strength_low, strength_high
@@ -87,9 +117,14 @@ class SaveACTMap(io.ComfyNode):
             author=author or None,
             description=description or None,
             license=license or None,
+            usage_hint=usage_hint or None,
+            tags=tags or None,
             strength_range=(act_map.card.strength_range if strengths == DEFAULT_STRENGTHS else None) or strengths,
             cover=None if thumbnail is None else _jpeg(thumbnail),
+            keep_prompts=keep_prompts,
         )
+        if sidecars:
+            write_sidecars(path)
         text = f"Saved {path} ({path.stat().st_size / 1e6:.2f} MB)."
         return io.NodeOutput(folders.listed_name(path), ui={"text": (text,)})
 

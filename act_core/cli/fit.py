@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, get_args
 from ..demo import shipped
 from ..errors import MapError
 from ..prompts import PromptSet, load_prompt_set, read_lines
+from ..records import CARD_TEXTS
 from ..settings import Components, FitSettings, choices, purpose
 from .arguments import (
     Commands,
@@ -29,8 +30,6 @@ from .load import any_model, is_pipeline
 
 if TYPE_CHECKING:
     from ..maps import ActMap
-
-_CARD = ("title", "author", "description", "license")
 
 
 def add(commands: Commands) -> None:
@@ -61,8 +60,15 @@ def add(commands: Commands) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the map to write, a .safetensors file")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     _add_settings(parser)
-    for key in _CARD:
-        parser.add_argument(f"--{key}", type=words, default="", help=f"{key} to store in the file")
+    for key in CARD_TEXTS:
+        option, text = f"--{key.replace('_', '-')}", key.replace("_", " ")
+        parser.add_argument(option, type=words, default="", help=f"{text} to store in the file")
+    parser.add_argument(
+        "--no-keep-prompts",
+        dest="keep_prompts",
+        action="store_false",
+        help="store only the number of prompts and a hash, not the prompts",
+    )
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -90,9 +96,9 @@ def _run(args: argparse.Namespace) -> None:
         act_map, title, first = _from_prompts(args)
     from ..mapfile import save_map
 
-    card = {key: getattr(args, key) for key in _CARD}
+    card = {key: getattr(args, key) for key in CARD_TEXTS}
     card["title"] = args.title or title
-    save_map(act_map, out, **card)
+    save_map(act_map, out, **card, keep_prompts=args.keep_prompts)
     for note in act_map.record.notes:
         print(f"Note: {note}.")
     how = "refined" if act_map.record.fitted_by == "refinement" else f"{act_map.record.walk} walk"

@@ -4,7 +4,8 @@ One ``.safetensors`` file. Tensors are named ``<site key>.omega``, ``.beta`` and
 ``.high`` and the statistics; all are float32 ``[channels]``, or ``[bins, channels]``. A gate is ``.gate`` and a
 projection ``.projection``, float32 ``[channels + 1]`` each: weight, then bias. Everything else is in the header, as
 strings: ``act.format`` (version), ``act.sites`` and ``act.record`` (JSON), ``act.strength_range`` and ``act.levels``
-(JSON), the ModelSpec keys that tools for model files show, and a cover under the key that those tools read.
+(JSON), ``act.evidence`` (JSON, what was measured of the map), the ModelSpec keys that tools for model files show, and a
+cover under the keys that those tools read.
 
 Format 2 adds segments of tokens to the sites, noise levels, gates, projections, and the calibration as
 ``act.calibration`` (JSON). A map without any is written in format 1, which older versions read.
@@ -30,10 +31,11 @@ RANGE_KEY = "act.strength_range"
 # Noise levels of the bins, noisiest first; absent if the map has none.
 LEVELS_KEY = "act.levels"
 CALIBRATION_KEY = "act.calibration"
-# The key that LoRA trainers use, so that model browsers show it.
-COVERS_KEY = "ssmd_cover_images"
-# The texts of a card, each under ``modelspec.<name>``.
-CARD_TEXTS = ("title", "author", "description", "license")
+EVIDENCE_KEY = "act.evidence"
+# SHA-256 of everything after the header, as ``0x`` and hexadecimal digits.
+HASH_KEY = "modelspec.hash_sha256"
+# The key that LoRA trainers use, so that model browsers show it, and that of ModelSpec.
+COVERS_KEY, THUMBNAIL_KEY = "ssmd_cover_images", "modelspec.thumbnail"
 
 BOUNDS = ("low", "high")
 GATE, PROJECTION = "gate", "projection"

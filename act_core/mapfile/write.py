@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -18,19 +19,20 @@ from torch import Tensor
 from ..errors import MapFileError
 from ..files import write_whole
 from ..maps import ActMap
-from ..records import Card
+from ..records import CARD_TEXTS, Card
 from ..sites import Site
 from ..text import plain_text
 from ..transport import MIN_INVERTIBLE_SLOPE, Transport
 from .format import (
     BOUNDS,
     CALIBRATION_KEY,
-    CARD_TEXTS,
     COVERS_KEY,
+    EVIDENCE_KEY,
     FORMAT,
     FORMAT_KEY,
     FORMAT_WITH_SEGMENTS,
     GATE,
+    HASH_KEY,
     LEVELS_KEY,
     MAX_HEADER_BYTES,
     PROJECTION,
@@ -39,6 +41,7 @@ from .format import (
     SITES_KEY,
     STATISTICS,
     SUFFIX,
+    THUMBNAIL_KEY,
 )
 from .read import read_map
 
@@ -51,19 +54,24 @@ def save_map(
     author: str | None = None,
     description: str | None = None,
     license: str | None = None,
+    usage_hint: str | None = None,
+    tags: str | None = None,
     strength_range: tuple[float, float] | None = None,
     cover: bytes | None = None,
     statistics: bool = False,
+    keep_prompts: bool = True,
 ) -> Path:
     """Write a map to one ``.safetensors`` file; if that fails, an existing file stays as it was.
 
     Args:
         act_map: the map.
         path: of the file; an existing map is replaced.
-        title, author, description, license, strength_range, cover: replace those of the map's card, where given.
-            Texts are saved as `act_core.text.plain_text` returns them.
+        title, author, description, license, usage_hint, tags, strength_range, cover: replace those of the map's card,
+            where given. Texts are saved as `act_core.text.plain_text` returns them.
         statistics: also keep means and deviations of the pooled values, which triples the size. Sites that cannot
             be inverted without them always keep them.
+        keep_prompts: also keep the prompts. Without them the file has only their number and a hash: a map against slurs
+            need not spell them out.
 
     Returns:
         The path.
@@ -84,11 +92,11 @@ def save_map(
     path = Path(path)
     if path.suffix != SUFFIX:
         raise MapFileError(f"{path.name} is not a name for a map file; it must end in {SUFFIX}.")
-    texts = {"title": title, "author": author, "description": description, "license": license}
+    texts = dict(zip(CARD_TEXTS, (title, author, description, license, usage_hint, tags), strict=True))
     changes: dict[str, Any] = {"strength_range": strength_range, "cover": cover, **texts}
     try:
         card = _plain_card(replace(act_map.card, **{name: new for name, new in changes.items() if new is not None}))
-        write_whole(path, _serialised(act_map, card, statistics=statistics), check=read_map)
+        write_whole(path, _serialised(act_map, card, statistics=statistics, keep_prompts=keep_prompts), check=read_map)
     except OSError as error:
         raise MapFileError(f"{path} could not be written: {error.strerror or error}; choose another folder.") from error
     except (MapFileError, TypeError, ValueError) as error:
@@ -109,15 +117,18 @@ def _plain_card(card: Card) -> Card:
     )
 
 
-def _serialised(act_map: ActMap, card: Card, *, statistics: bool) -> bytes:
+def _serialised(act_map: ActMap, card: Card, *, statistics: bool, keep_prompts: bool) -> bytes:
     tensors: dict[str, Tensor] = {}
     for site, transport in act_map.transports.items():
         for name, tensor in _tensors(transport, statistics=statistics):
             # A copy, because safetensors refuses views and tensors that sites share.
             tensors[f"{site.key}.{name}"] = tensor.clone(memory_format=torch.contiguous_format)
-    kept = max(len(act_map.record.source_prompts), len(act_map.record.target_prompts))
+    kept = max(len(act_map.record.source_prompts), len(act_map.record.target_prompts)) if keep_prompts else 0
+    # What follows the header does not depend on it.
+    bare = safetensors.torch.save(tensors)
+    digest = hashlib.sha256(memoryview(bare)[8 + int.from_bytes(bare[:8], "little") :]).hexdigest()
     while True:
-        data = safetensors.torch.save(tensors, _header(act_map, card, kept))
+        data = safetensors.torch.save(tensors, {HASH_KEY: f"0x{digest}", **_header(act_map, card, kept)})
         if int.from_bytes(data[:8], "little") <= MAX_HEADER_BYTES:
             return data
         if not kept:
@@ -151,7 +162,7 @@ def _header(act_map: ActMap, card: Card, kept: int) -> dict[str, str]:
         FORMAT_KEY: _format(act_map),
         SITES_KEY: json.dumps(sites),
         RECORD_KEY: json.dumps(_plain(record)),
-        "modelspec.sai_model_spec": "1.0.0",
+        "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": "+".join(b.architecture for b in act_map.record.base.values()) + "/act-map",
         "modelspec.implementation": "act-steering",
         "modelspec.date": datetime.now(timezone.utc).date().isoformat(),
@@ -163,8 +174,11 @@ def _header(act_map: ActMap, card: Card, kept: int) -> dict[str, str]:
         header[LEVELS_KEY] = json.dumps(act_map.levels)
     if act_map.calibration is not None:
         header[CALIBRATION_KEY] = json.dumps(asdict(act_map.calibration))
+    if act_map.evidence:
+        header[EVIDENCE_KEY] = json.dumps(_plain([asdict(found) for found in act_map.evidence]))
     if card.cover:
-        header[COVERS_KEY] = json.dumps([base64.b64encode(card.cover).decode()])
+        cover = base64.b64encode(card.cover).decode()
+        header |= {COVERS_KEY: json.dumps([cover]), THUMBNAIL_KEY: f"data:image/jpeg;base64,{cover}"}
     return header
 
 

@@ -39,6 +39,7 @@ def test_nodes_and_help_pages_are_complete(host: Host) -> None:
         "ACTMapStack",
         "ProbeACTMap",
         "ACTPictureSet",
+        "ListACTMaps",
     }
     for name, info in ours.items():
         assert info["description"], name
@@ -58,7 +59,9 @@ def test_inputs_keep_names_and_order(host: Host) -> None:
     assert inputs("FitACTMapFromImages") == [*fit_images.split(), *appended.split()]
     assert inputs("LoadACTMap") == ["name", "allow_other_architecture"]
     assert inputs("ACTMapLoader") == ["model", "name", "strength", "strength_clip", "clip", "calibrated"]
-    assert inputs("SaveACTMap")[:2] == ["act_map", "name"]
+    save = "act_map name title author description license strength_low strength_high thumbnail"
+    assert inputs("SaveACTMap") == [*save.split(), "usage_hint", "tags", "keep_prompts", "sidecars"]
+    assert inputs("ListACTMaps") == ["contains"]
     apply_inputs = "model act_map strength strength_clip start_percent end_percent branch clip"
     assert inputs("ApplyACTSteering") == [*apply_inputs.split(), "sites", "blocks", "schedule", "curve", "calibrated"]
     probe = "model clip act_map prompt strength seed steps width height"

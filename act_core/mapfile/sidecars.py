@@ -1,0 +1,65 @@
+"""Files beside a map, for tools that show models but do not read its header."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ..errors import MapFileError
+from ..files import write_whole
+from .read import load_map
+
+
+def write_sidecars(path: str | os.PathLike[str]) -> list[Path]:
+    """Write the cover of a map as ``<name>.jpg``, and ``<name>.metadata.json`` as ComfyUI-Lora-Manager reads it.
+
+    Files of these names are replaced. A map without a cover gets no picture.
+
+    Returns:
+        What was written.
+
+    Raises:
+        MapFileError: the map cannot be read, or the files cannot be written.
+
+    Example:
+        >>> write_sidecars("nowhere.safetensors")
+        Traceback (most recent call last):
+        ...
+        act_core.errors.MapFileError: nowhere.safetensors cannot be read: No such file or directory.
+    """
+    path = Path(path)
+    act_map = load_map(path)
+    card = act_map.card
+    data = path.read_bytes()
+    ends = act_map.calibration.range if act_map.calibration else card.strength_range
+    usage = {} if ends is None else {"strength_min": ends[0], "strength_max": ends[1], "strength": min(1.0, ends[1])}
+    metadata: dict[str, Any] = {
+        "file_name": path.stem,
+        "model_name": card.title or path.stem,
+        # Not the whole path, which would show others the folders of this computer; the manager fills it in.
+        "file_path": path.name,
+        "size": len(data),
+        "modified": path.stat().st_mtime,
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "base_model": act_map.record.model or "Unknown",
+        "preview_url": "",
+        "notes": "\n".join(text for text in (card.usage_hint, *map(str, act_map.evidence)) if text),
+        "from_civitai": False,
+        "tags": [tag.strip() for tag in card.tags.split(",") if tag.strip()],
+        "modelDescription": card.description,
+        "usage_tips": json.dumps(usage),
+    }
+    files = {".metadata.json": json.dumps(metadata, indent=2).encode()}
+    if card.cover:
+        files[".jpg"] = card.cover
+    written: list[Path] = []
+    try:
+        for suffix, content in files.items():
+            written.append(path.with_name(path.stem + suffix))
+            write_whole(written[-1], content)
+    except OSError as error:
+        raise MapFileError(f"{written[-1]} could not be written: {error.strerror or error}.") from error
+    return written

@@ -1,0 +1,135 @@
+"""What a map file says about itself: ModelSpec keys, evidence, prompts left out, sidecars, and listings of folders."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from map_files import jpeg, metadata_of
+
+from act_core import ActMap, MapError, load_map, save_map
+from act_core.calibration import Calibration
+from act_core.mapfile import list_maps, table_of, write_sidecars
+from act_core.mapfile.read import read_header
+from act_core.records import Evidence
+from act_core.summary import describe
+
+EVIDENCE = Evidence(
+    "probability of ink", 0.91, 0.85, 0.95, without=0.01, control=0.02, kept=0.6, samples=72, model="demo model"
+)
+
+
+def test_thumbnail_tags_and_hint_are_modelspec_keys(path: Path, fitted: ActMap) -> None:
+    save_map(fitted, path, title="calm", usage_hint="0.5 to 1", tags="mood, text", cover=jpeg())
+    metadata = metadata_of(path)
+    assert metadata["modelspec.sai_model_spec"] == "1.0.1"
+    assert (metadata["modelspec.usage_hint"], metadata["modelspec.tags"]) == ("0.5 to 1", "mood, text")
+    kind, _, data = metadata["modelspec.thumbnail"].partition(",")
+    assert kind == "data:image/jpeg;base64"
+    assert base64.b64decode(data) == jpeg()
+    assert (load_map(path).card.usage_hint, load_map(path).card.tags) == ("0.5 to 1", "mood, text")
+
+
+def test_hash_is_that_of_all_tensors(path: Path, fitted: ActMap) -> None:
+    """ModelSpec: SHA-256 of the file without its header."""
+    save_map(fitted, path, title="calm")
+    data = path.read_bytes()
+    tensors = data[8 + int.from_bytes(data[:8], "little") :]
+    assert metadata_of(path)["modelspec.hash_sha256"] == f"0x{hashlib.sha256(tensors).hexdigest()}"
+
+
+def test_file_with_changed_coefficient_is_refused(path: Path, fitted: ActMap) -> None:
+    save_map(fitted, path)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(MapError, match="its tensors are not those that were saved; download or save it again"):
+        load_map(path)
+
+
+def test_evidence_survives_saving_but_not_editing(path: Path, fitted: ActMap) -> None:
+    save_map(replace(fitted, evidence=(EVIDENCE,)), path)
+    loaded = load_map(path)
+    assert loaded.evidence == (EVIDENCE,)
+    assert "0.91 (0.85 to 0.95)" in describe(loaded)
+    assert "control 0.02" in describe(loaded)
+    assert loaded.scaled(0.5).evidence == loaded.restrict("*").evidence == ()
+
+
+@pytest.mark.parametrize("value", ["12", [[1]], [{"measure": "x"}], [{"measure": "x", "value": "NaN"}], [{"value": 1}]])
+def test_damaged_evidence_is_refused(path: Path, fitted: ActMap, value: object) -> None:
+    save_map(replace(fitted, evidence=(EVIDENCE,)), path)
+    tensors, metadata = safetensors.torch.load_file(path), metadata_of(path)
+    safetensors.torch.save_file(tensors, path, {**metadata, "act.evidence": json.dumps(value)})
+    with pytest.raises(MapError, match="its description"):
+        load_map(path)
+
+
+def test_prompts_can_be_left_out(path: Path, fitted: ActMap) -> None:
+    save_map(fitted, path, keep_prompts=False)
+    for prompt in (*fitted.record.source_prompts, *fitted.record.target_prompts):
+        assert prompt.encode() not in path.read_bytes()
+    kept = load_map(path).record
+    assert kept.source_prompts == kept.target_prompts == ()
+    assert (kept.source_count, kept.prompts_sha256) == (fitted.record.source_count, fitted.record.prompts_sha256)
+
+
+def test_sidecars_hold_card_and_hash(path: Path, fitted: ActMap) -> None:
+    save_map(replace(fitted, evidence=(EVIDENCE,)), path, title="Calm", tags="mood, text", cover=jpeg())
+    written = write_sidecars(path)
+    assert [file.name for file in written] == [f"{path.stem}.metadata.json", f"{path.stem}.jpg"]
+    assert written[1].read_bytes() == jpeg()
+    metadata = json.loads(written[0].read_text("utf-8"))
+    assert metadata["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (metadata["model_name"], metadata["tags"], metadata["base_model"]) == ("Calm", ["mood", "text"], "toy")
+    assert "probability of ink" in metadata["notes"]
+    assert str(path.parent) not in written[0].read_text("utf-8")
+
+
+def test_listing_shows_maps_and_reasons(tmp_path: Path, fitted: ActMap) -> None:
+    folder = tmp_path / "maps"
+    (folder / "styles").mkdir(parents=True)
+    measured = Calibration((-1.0, 0.0, 1.0), (-0.5, 0.0, 1.0), (0.9, 1.0, 0.7), (0.0, 0.6, 1.25), (0.0, -1.0))
+    save_map(replace(fitted, calibration=measured), folder / "styles" / "ink.safetensors", title="Ink")
+    save_map(fitted, folder / "calm.safetensors", title="Calm", strength_range=(0, 1))
+    safetensors.torch.save_file({"lora_up": torch.zeros(2)}, folder / "lora.safetensors")
+    save_map(fitted, tmp_path / "outside.safetensors")
+    (folder / "link.safetensors").symlink_to(tmp_path / "outside.safetensors")
+    (folder / "broken.safetensors").symlink_to(folder / "nowhere.safetensors")
+    found = {listed.name: listed for listed in list_maps(folder)}
+    assert list(found) == ["broken.safetensors", "calm.safetensors", "lora.safetensors", "styles/ink.safetensors"]
+    assert "cannot be read" in found["broken.safetensors"].problem
+    assert "not an ACT map" in found["lora.safetensors"].problem
+    assert [found[name].strengths for name in ("calm.safetensors", "styles/ink.safetensors")] == [
+        "0 to 1",
+        "-1 to 1.25",
+    ]
+    assert found["calm.safetensors"].size == (folder / "calm.safetensors").stat().st_size
+    assert [listed.name for listed in found.values() if listed.mentions("INK")] == ["styles/ink.safetensors"]
+    text = table_of(list(found.values()))
+    assert "Ink" in text
+    assert "lora.safetensors: it is a safetensors file, but not an ACT map" in text
+
+
+def test_header_alone_says_the_same_as_the_map(path: Path, fitted: ActMap) -> None:
+    save_map(replace(fitted, evidence=(EVIDENCE,)), path, title="Calm")
+    header, loaded = read_header(path), load_map(path)
+    assert (header.record, header.card, header.evidence) == (loaded.record, loaded.card, loaded.evidence)
+    assert [described.site for described in header.sites] == list(loaded.transports)
+
+
+def test_command_lists_folder(tmp_path: Path, fitted: ActMap) -> None:
+    save_map(fitted, tmp_path / "calm.safetensors", title="Calm")
+    command = [sys.executable, "-m", "act_core", "inspect"]
+    listed = subprocess.run([*command, "--folder", tmp_path], capture_output=True, text=True, check=True)
+    assert "Calm" in listed.stdout
+    refused = subprocess.run([*command, "--folder", tmp_path, "a.safetensors"], capture_output=True, text=True)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
