@@ -56,3 +56,17 @@ def test_help_pages_are_served(frontend: Frontend) -> None:
         for picture in pictures:
             assert picture.name in answer.text()
             assert frontend.page.request.get(url.replace("en.md", picture.name)).ok
+
+
+def test_model_library_shows_map_with_cover(frontend: Frontend) -> None:
+    """The host's own browser of models reads title and cover from the header of the map."""
+    page = frontend.page
+    page.evaluate("() => window.app.extensionManager.command.execute('Workspace.ToggleSidebarTab.model-library')")
+    page.get_by_text("act_maps", exact=True).click(timeout=TIMEOUT)
+    entry = page.get_by_role("treeitem", name="Plain to ink")
+    icon = entry.locator(".model-lib-model-icon")
+    icon.wait_for(state="attached", timeout=TIMEOUT)
+    address = icon.evaluate("element => element.style.backgroundImage").removeprefix('url("').removesuffix('")')
+    cover = page.request.get(f"{frontend.host.url}{address}")
+    assert cover.ok
+    assert cover.headers["content-type"] == "image/webp"
