@@ -17,6 +17,7 @@ from tools.fit_text_maps import TEXT_MAPS, TextMap
 from tools.results import Cell, Column, Estimate
 
 from .lib.continuations import NEW_TOKENS, Continuations, continuations
+from .lib.controls import permuted
 from .lib.intervals import interval
 from .lib.models import DATA, load_model
 from .lib.report import Report, Target, at_least, at_most, parse
@@ -117,7 +118,8 @@ def main(arguments: list[str] | None = None) -> int:
         f"continuations of {NEW_TOKENS} tokens at each strength; intervals: 95%, bootstrap over openings. Scores: "
         "VADER from -1 to 1; nature, night, ornate: share of the texts that contain a word of the list in "
         f"benchmarks/data; long words: share of the words that have {LONG_WORD} letters or more. Perplexity: of the "
-        "continuations under the unsteered model, as a multiple of that at strength 0."
+        "continuations under the unsteered model, as a multiple of that at strength 0. Control: the same map with the "
+        "channels of each site permuted."
     )
     rows = strengths(report, model, chosen, openings, args)
     report.table("strengths", "Continuations of openings", STRENGTH_COLUMNS, rows)
@@ -150,6 +152,9 @@ def strengths(
             yield [text_map.name, measure.name, strength, after, times, written.example()]
             if strength == 1:
                 add_figures(report, text_map.name, measure, before, after, times)
+        written = continuations(model, openings, args.seeds, permuted(act_map), 1.0)
+        times = written.perplexity(model) / perplexity
+        yield [f"{text_map.name}, channels permuted", measure.name, 1.0, measure.of(written), times, written.example()]
 
 
 def add_figures(report: Report, name: str, measure: Measure, before: Estimate, after: Estimate, times: float) -> None:

@@ -128,7 +128,7 @@ def text_map_files(results: Results) -> str:
     sets = {text_map.name: text_map.prompt_set for text_map in TEXT_MAPS}
     rows: list[list[Cell]] = []
     for name, score, strength, after, times, example in found.tables["strengths"].rows:
-        if strength == 1:
+        if strength == 1 and name in sets:
             before = found.figures[f"{name}_before"].value
             prompts = f"`prompt_sets/{sets[str(name)]}.txt`"
             rows.append([f"`text_{name}.safetensors`", prompts, score, before, after, times, example])
