@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import random
-import re
 from collections.abc import Generator
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,19 +14,18 @@ from torch import Tensor
 from act_core import ActMap, fit
 from act_core.settings import Estimator, FitSettings, Support
 from tools.results import Cell, Column
-from tools.train_demo_model.emoji import STYLES
 
-from .lib.judge import is_training_concept, load_pictures
+from .lib.controls import permuted
+from .lib.judge import load_pictures
 from .lib.pictures import FIT_BATCH, Judged, StyleBench, kept, save_sheet
+from .lib.removals import FIT_PROMPTS, NEAREST, Removal
 from .lib.report import Report, at_least, at_most, parse
 
 # Words in the names of at least seven held-out emoji, which mostly look like their name when the model draws them.
 WORDS = ("face", "heart", "button", "clock", "hand", "arrow")
 # Words with which estimator, kind of gate and strength were chosen.
 CHOSEN_ON = ("woman", "man", "square")
-NEAREST = 5
 SHOWN = 4
-FIT_PROMPTS = 128
 STRENGTH = 1.5
 COLUMNS = (
     Column("word"),
@@ -97,57 +93,6 @@ def main(arguments: list[str] | None = None) -> int:
     return report.finish()
 
 
-class Removal(NamedTuple):
-    """Prompts that name a thing, and the prompts that fit a map for its removal.
-
-    Attributes:
-        has: whether the name of each concept has the word, bool ``[concepts]``.
-        asking, others: held-out prompts that ask for it, and that do not.
-        both: prompts that name a thing of `asking` and one of `others`, in this order.
-        source, target: prompts to fit on, with and without the word.
-    """
-
-    has: Tensor
-    asking: list[str]
-    others: list[str]
-    both: list[str]
-    source: list[str]
-    target: list[str]
-
-    @classmethod
-    def of(cls, word: str, bench: StyleBench, count: int) -> Removal:
-        names = bench.pictures.names
-        has = torch.tensor([bool(re.search(rf"\b{word}s?\b", name)) for name in names])
-        asking = [c for c in range(len(has)) if has[c] and not is_training_concept(c)][:count]
-        others = [c for c in bench.concepts if not has[c]]
-        pairs = list(zip(asking, others, strict=False))
-        chance = random.Random(0)
-        sides = ([c for c in bench.fit_concepts if bool(has[c]) == side] for side in (True, False))
-        source, target = (
-            [bench.captions(chance.randrange(len(STYLES)), [chance.choice(side)])[0] for _ in range(FIT_PROMPTS)]
-            for side in sides
-        )
-        return cls(
-            has,
-            [bench.captions(style_of(number), [concept])[0] for number, concept in enumerate(asking)],
-            [bench.captions(style_of(number), [concept])[0] for number, concept in enumerate(others)],
-            [f"{names[a]} and {names[b]}, {STYLES[style_of(n)].phrase}" for n, (a, b) in enumerate(pairs)],
-            source,
-            target,
-        )
-
-    def shown(self, drawn: Judged, real: Tensor) -> Tensor:
-        """1 for each picture that shows the thing, else 0: most of the nearest real emoji have the word."""
-        styles = [style_of(number) for number in range(len(drawn.features))]
-        similarity = torch.einsum("nf,ncf->nc", drawn.features, real[styles])
-        return (self.has[similarity.topk(NEAREST).indices].float().mean(1) > 0.5).float()
-
-
-def style_of(number: int) -> int:
-    """The style of the prompt with this number: all in turn."""
-    return number % len(STYLES)
-
-
 def bench_of_words(report: Report, bench: StyleBench, args: argparse.Namespace) -> None:
     """All variants for each word, and prompts that name two things."""
     report.text(
@@ -210,16 +155,6 @@ def fitted(bench: StyleBench, case: Removal, variant: Variant) -> ActMap:
     """The map of a variant, before its channels are permuted."""
     settings = FitSettings(estimator=variant.estimator, support=variant.support, batch_size=FIT_BATCH)
     return fit(bench.model, case.source, case.target, settings)
-
-
-def permuted(act_map: ActMap) -> ActMap:
-    """A map whose channels exchange their coefficients, with the gates as they were."""
-    generator = torch.Generator().manual_seed(0)
-    transports = {}
-    for site, transport in act_map.transports.items():
-        order = torch.randperm(site.channels, generator=generator)
-        transports[site] = replace(transport, omega=transport.omega[order], beta=transport.beta[order])
-    return replace(act_map, transports=transports)
 
 
 def two_things(case: Removal, both: tuple[Judged, Judged], alone: tuple[Judged, Judged], real: Tensor) -> list[Cell]:

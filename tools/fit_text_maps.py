@@ -56,24 +56,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m tools.fit_text_maps", description="Fit the shipped text maps.")
     parser.parse_args(arguments)
     # Imported late, so that the list of maps can be read without loading torch.
-    from act_core import fit, save_map
+    from act_core import fit
     from act_core.models.transformers import TransformersModel
     from act_core.prompts import load_prompt_set
+
+    from .shipped_maps import save_shipped
 
     model = TransformersModel.default()
     for text_map in TEXT_MAPS:
         prompts = load_prompt_set(ROOT / "prompt_sets" / f"{text_map.prompt_set}.txt")
         act_map = fit(model, prompts.source, prompts.target, estimator="mean")
-        save_map(
+        save_shipped(
             act_map.scaled(text_map.scale),
             text_map.file,
             title=text_map.title,
-            author="ACT Steering",
             description=text_map.description,
-            license="CC0-1.0",
+            usage_hint="ACT Steered Text with the default language model at strength 0 to 1.",
+            tags="text",
             strength_range=STRENGTHS,
         )
-        print(f"{text_map.file.name}: {len(act_map)} sites, {text_map.file.stat().st_size / 1e6:.2f} MB", flush=True)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from act_core.models.diffusers import DiffusersModel
 
@@ -38,7 +38,15 @@ def sepia(image: Image.Image) -> Image.Image:
     return ImageOps.colorize(image.convert("L"), (45, 25, 10), (250, 235, 205), mid=(165, 120, 75))
 
 
-STYLES: dict[str, Callable[[Image.Image], Image.Image]] = {"sepia": sepia}
+def blueprint(image: Image.Image) -> Image.Image:
+    """White outlines on blue."""
+    edges = ImageOps.autocontrast(image.convert("L").filter(ImageFilter.FIND_EDGES), cutoff=2)
+    # The filter takes the border of the picture for an edge.
+    ImageDraw.Draw(edges).rectangle((0, 0, *(side - 1 for side in edges.size)), outline=0, width=2)
+    return ImageOps.colorize(edges, (24, 64, 150), (245, 250, 255))
+
+
+STYLES: dict[str, Callable[[Image.Image], Image.Image]] = {"sepia": sepia, "blueprint": blueprint}
 
 
 def main() -> None:

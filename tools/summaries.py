@@ -108,7 +108,7 @@ def text_maps(results: Results) -> str:
     rows = [
         (f"`text_{name}`", TEXT_SCORES[str(score)], found.figures[f"{name}_before"].value, after, times)
         for name, score, strength, after, times, _ in found.tables["strengths"].rows
-        if strength == 1
+        if strength == 1 and f"{name}_before" in found.figures
     ]
     return Table(columns, rows).markdown()
 

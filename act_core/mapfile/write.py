@@ -124,13 +124,17 @@ def _serialised(act_map: ActMap, card: Card, *, statistics: bool, keep_prompts: 
             # A copy, because safetensors refuses views and tensors that sites share.
             tensors[f"{site.key}.{name}"] = tensor.clone(memory_format=torch.contiguous_format)
     kept = max(len(act_map.record.source_prompts), len(act_map.record.target_prompts)) if keep_prompts else 0
-    # What follows the header does not depend on it.
-    bare = safetensors.torch.save(tensors)
-    digest = hashlib.sha256(memoryview(bare)[8 + int.from_bytes(bare[:8], "little") :]).hexdigest()
+    data = safetensors.torch.save(tensors)
+    start = 8 + int.from_bytes(data[:8], "little")
+    described, content = json.loads(data[8:start]), data[start:]
+    digest = hashlib.sha256(content).hexdigest()
     while True:
-        data = safetensors.torch.save(tensors, {HASH_KEY: f"0x{digest}", **_header(act_map, card, kept)})
-        if int.from_bytes(data[:8], "little") <= MAX_HEADER_BYTES:
-            return data
+        metadata = {HASH_KEY: f"0x{digest}", **_header(act_map, card, kept)}
+        # Not by the library, which writes metadata in another order each time.
+        header = json.dumps({"__metadata__": metadata, **described}, ensure_ascii=False).encode()
+        header += b" " * (-len(header) % 8)
+        if len(header) <= MAX_HEADER_BYTES:
+            return len(header).to_bytes(8, "little") + header + content
         if not kept:
             raise MapFileError(f"A map of {len(act_map)} sites is too large for one file; restrict it to fewer sites.")
         kept //= 2
@@ -165,7 +169,7 @@ def _header(act_map: ActMap, card: Card, kept: int) -> dict[str, str]:
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": "+".join(b.architecture for b in act_map.record.base.values()) + "/act-map",
         "modelspec.implementation": "act-steering",
-        "modelspec.date": datetime.now(timezone.utc).date().isoformat(),
+        "modelspec.date": _now().date().isoformat(),
         **{f"modelspec.{name}": cast("str", getattr(card, name)) for name in CARD_TEXTS},
     }
     if card.strength_range is not None:
@@ -180,6 +184,12 @@ def _header(act_map: ActMap, card: Card, kept: int) -> dict[str, str]:
         cover = base64.b64encode(card.cover).decode()
         header |= {COVERS_KEY: json.dumps([cover]), THUMBNAIL_KEY: f"data:image/jpeg;base64,{cover}"}
     return header
+
+
+def _now() -> datetime:
+    """The current time, or that in SOURCE_DATE_EPOCH, for files that can be made again bit for bit."""
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return datetime.fromtimestamp(int(epoch), timezone.utc) if epoch.isdecimal() else datetime.now(timezone.utc)
 
 
 def _format(act_map: ActMap) -> str:

@@ -133,3 +133,10 @@ def test_command_lists_folder(tmp_path: Path, fitted: ActMap) -> None:
     assert "Calm" in listed.stdout
     refused = subprocess.run([*command, "--folder", tmp_path, "a.safetensors"], capture_output=True, text=True)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+
+
+def test_same_map_has_same_bytes(path: Path, fitted: ActMap, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    first = save_map(fitted, path, title="calm").read_bytes()
+    assert save_map(load_map(path), path).read_bytes() == first
+    assert metadata_of(path)["modelspec.date"] == "1970-01-02"
