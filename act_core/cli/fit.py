@@ -43,12 +43,7 @@ def add(commands: Commands) -> None:
     )
     add_model(parser)
     add_size(parser)
-    parser.add_argument(
-        "--components",
-        choices=get_args(Components),
-        default="both",
-        help="for pipelines: fit the diffusion model, the text encoders, or both (%(default)s)",
-    )
+    add_components(parser)
     parser.add_argument(
         "--prompts",
         type=Path,
@@ -59,7 +54,7 @@ def add(commands: Commands) -> None:
     add_pictures(parser)
     parser.add_argument("--out", type=Path, required=True, help="the map to write, a .safetensors file")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
-    _add_settings(parser)
+    add_settings(parser, *(field.name for field in fields(FitSettings)))
     for key in CARD_TEXTS:
         option, text = f"--{key.replace('_', '-')}", key.replace("_", " ")
         parser.add_argument(option, type=words, default="", help=f"{text} to store in the file")
@@ -71,9 +66,19 @@ def add(commands: Commands) -> None:
     )
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """Add one option for each field of `FitSettings`."""
-    for field in fields(FitSettings):
+def add_components(parser: argparse.ArgumentParser) -> None:
+    """``--components`` of a pipeline."""
+    parser.add_argument(
+        "--components",
+        choices=get_args(Components),
+        default="both",
+        help="for pipelines: fit the diffusion model, the text encoders, or both (%(default)s)",
+    )
+
+
+def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
+    """Add one option for each of these fields of `FitSettings`."""
+    for field in (field for field in fields(FitSettings) if field.name in names):
         option, text = f"--{field.name.replace('_', '-')}", purpose(field.name).replace("%", "%%")
         if field.name == "memory_budget":
             parser.add_argument("--memory", type=number, metavar="MIB", help=f"{text} In MiB.")
