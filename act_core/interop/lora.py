@@ -1,0 +1,193 @@
+"""Export of a map as a LoRA, for people and programs that do not have this library.
+
+Two formats:
+
+``comfyui``
+    Read by the LoRA loaders of ComfyUI at any strength, and exact there. Norms are changed by ``.diff`` (weight) and
+    ``.diff_b`` (bias). The slopes of a linear layer are a BOFT whose rotation is the identity: ``.oft_blocks`` are 0,
+    and ``.rescale`` multiplies each row of the weight. A DoRA would do the same by setting the norm of each row, but
+    then undoes what other LoRAs and finetunes change of it.
+
+``diffusers``
+    Read by ``load_lora_weights``. It holds shifts of linear layers alone, as ``.lora_B.bias`` of a LoRA that is 0:
+    diffusers has no format for norms, and none for slopes together with shifts.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Literal
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from ..components import DIFFUSION_MODEL
+from ..errors import MapError, MapFileError
+from ..files import write_whole
+from ..folding import Fold
+from ..mapfile.format import CARD_TEXTS, COVERS_KEY
+from ..maps import ActMap
+from ..steering.weights import FoldedMap
+
+LoraFormat = Literal["comfyui", "diffusers"]
+LinearLayers = Literal["compact", "whole"]
+# Spells the key of a module, by its component and its name there.
+Key = Callable[[str, str], str]
+
+
+def comfyui_key(component: str, name: str) -> str:
+    """The key that ComfyUI's LoRA loader has for a module of its own models.
+
+    Example:
+        >>> comfyui_key("diffusion_model", "input_blocks.1.1.norm"), comfyui_key("clip_l", "text_model.final_layer_norm")
+        ('diffusion_model.input_blocks.1.1.norm', 'text_encoders.clip_l.transformer.text_model.final_layer_norm')
+    """
+    prefix = DIFFUSION_MODEL if component == DIFFUSION_MODEL else f"text_encoders.{component}.transformer"
+    return f"{prefix}.{name}"
+
+
+def lora_tensors(
+    folded: FoldedMap, *, linear_layers: LinearLayers = "compact", key: Key = comfyui_key
+) -> dict[str, Tensor]:
+    """The tensors of a LoRA in the format ``comfyui``, which at any strength acts like the map on both branches.
+
+    Args:
+        folded: the map.
+        linear_layers: ``compact`` stores three numbers for each output channel of a linear layer. ``whole`` stores the
+            change of each weight, in the dtype of the weight, and is as large as these layers: loaders that leave the
+            weights alone (*bypass*) need it, since they apply compact slopes at full strength always.
+        key: spells the keys.
+
+    Raises:
+        MapError: ``whole``, and a weight is quantised.
+
+    Example:
+        >>> from act_core.steering.weights import fold_map
+        >>> act_map = ActMap({Site("diffusion_model", "0", None, "tokens", 2): Transport(torch.ones(2), torch.ones(2))})
+        >>> lora_tensors(fold_map(act_map, {"diffusion_model": nn.Sequential(nn.Linear(3, 2))}))
+        {'diffusion_model.0.diff_b': tensor([1., 1.])}
+    """
+    tensors: dict[str, Tensor] = {}
+    for (component, name), fold in folded.folds.items():
+        base = key(component, name)
+        if fold.changes_weight:
+            # An odd number of channels has no blocks of two.
+            is_whole = fold.is_norm or linear_layers == "whole" or len(fold.gain) % 2
+            tensors.update({f"{base}.diff": fold.weight_change()} if is_whole else _rescaling(base, fold))
+            if is_whole and not fold.is_norm:
+                tensors[f"{base}.diff"] = tensors[f"{base}.diff"].to(fold.weight.dtype)
+        if fold.bias is not None:
+            tensors[f"{base}.diff_b"] = fold.bias
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def _rescaling(base: str, fold: Fold) -> dict[str, Tensor]:
+    """A BOFT that multiplies each row of a weight."""
+    rows = len(fold.gain)
+    return {
+        f"{base}.oft_blocks": torch.zeros(1, rows // 2, 2, 2, dtype=torch.float16),
+        f"{base}.rescale": (1 + fold.gain).view(-1, *[1] * (fold.weight.ndim - 1)),
+        # Bounds the rotation; 0 for no bound. The host needs the key.
+        f"{base}.alpha": torch.tensor(0.0),
+    }
+
+
+def diffusers_lora_tensors(folded: FoldedMap, places: Mapping[str, str]) -> dict[str, Tensor]:
+    """The tensors of a LoRA in the format ``diffusers``.
+
+    Args:
+        folded: the map.
+        places: by component, the attribute of the pipeline that holds it, such as ``unet``.
+
+    Raises:
+        MapError: the map has norms or slopes.
+
+    Example:
+        >>> from act_core.steering.weights import fold_map
+        >>> act_map = ActMap({Site("diffusion_model", "0", None, "tokens", 2): Transport(torch.ones(2), torch.ones(2))})
+        >>> folded = fold_map(act_map, {"diffusion_model": nn.Sequential(nn.Linear(3, 2))})
+        >>> list(diffusers_lora_tensors(folded, {"diffusion_model": "unet"}))
+        ['unet.0.lora_A.weight', 'unet.0.lora_B.weight', 'unet.0.lora_B.bias']
+    """
+    tensors: dict[str, Tensor] = {}
+    for (component, name), fold in folded.folds.items():
+        if fold.weight.ndim != 2 or fold.changes_weight:
+            what = "slopes" if fold.changes_weight and not fold.is_norm else "norms"
+            raise MapError(
+                f"{folded.act_map.called} steers {what}, for which diffusers has no LoRA format; fit it with "
+                "--estimator mean and --sites attention,mlp, or steer the pipeline with the map itself."
+            )
+        if fold.bias is None:
+            continue
+        base, rows, columns = f"{places[component]}.{name}", *fold.weight.shape
+        tensors[f"{base}.lora_A.weight"] = torch.zeros(1, columns)
+        tensors[f"{base}.lora_B.weight"] = torch.zeros(rows, 1)
+        tensors[f"{base}.lora_B.bias"] = fold.bias.cpu().contiguous()
+    return tensors
+
+
+def save_lora(folded: FoldedMap, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write the tensors of a LoRA to a file, with ModelSpec metadata from the card of the map.
+
+    Raises:
+        MapFileError: the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from act_core.steering.weights import fold_map
+        >>> act_map = ActMap({Site("diffusion_model", "0", None, "tokens", 2): Transport(torch.ones(2), torch.ones(2))})
+        >>> folded = fold_map(act_map, {"diffusion_model": nn.Sequential(nn.Linear(3, 2))})
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_lora(folded, lora_tensors(folded), Path(folder, "style.safetensors"))
+        ...     [file.name for file in Path(folder).iterdir()]
+        ['style.safetensors']
+    """
+    plain = safetensors.torch.save(dict(tensors))
+    content = plain[8 + int.from_bytes(plain[:8], "little") :]
+    data = safetensors.torch.save(dict(tensors), _metadata(folded, hashlib.sha256(content).hexdigest()))
+    try:
+        write_whole(path, data)
+    except OSError as error:
+        raise MapFileError(f"{path} cannot be written: {error.strerror or error}. Choose another name.") from error
+
+
+def sha256_of(act_map: ActMap) -> str:
+    """SHA-256 over the sites and coefficients of a map, which its files and its copies in memory share.
+
+    Example:
+        >>> act_map = ActMap({Site("model", "0", None, "tokens", 2): Transport(torch.ones(2), torch.ones(2))})
+        >>> sha256_of(act_map) == sha256_of(act_map.scaled(1)), sha256_of(act_map) == sha256_of(act_map.scaled(2))
+        (True, False)
+    """
+    digest = hashlib.sha256()
+    for site, transport in act_map.transports.items():
+        digest.update(site.key.encode())
+        for tensor in (transport.omega, transport.beta):
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _metadata(folded: FoldedMap, content_sha256: str) -> dict[str, str]:
+    act_map = folded.act_map
+    card, base = act_map.card, act_map.record.base.values()
+    low, high = card.strength_range or (0.0, 1.0)
+    metadata = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": "+".join(one.architecture for one in base) + "/lora",
+        "modelspec.implementation": "act-steering",
+        "modelspec.date": datetime.now(timezone.utc).date().isoformat(),
+        "modelspec.hash_sha256": f"0x{content_sha256}",
+        "modelspec.usage_hint": f"An Activation Transport map. Strengths from {low:g} to {high:g} are recommended.",
+        **{f"modelspec.{name}": str(getattr(card, name)) for name in CARD_TEXTS},
+        "act.map_sha256": sha256_of(act_map),
+        "act.folded": json.dumps({"sites": len(folded.folds), "left_out": len(folded.left_out), "lost": folded.lost}),
+    }
+    if card.cover:
+        metadata[COVERS_KEY] = json.dumps([base64.b64encode(card.cover).decode()])
+    return metadata

@@ -1,0 +1,200 @@
+"""Steering by weights: a whole map folded into the parameters of a model, in place of swapped forwards.
+
+It acts on every row and at every step, and costs nothing per call.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import cast
+
+from torch import Tensor, nn
+
+from ..errors import MapError, MapMismatchError
+from ..folding import Fold, NotFoldableError, fold, squared_displacement
+from ..maps import ActMap
+from .matching import check_architectures, find_sites, roots_of, warnings_for
+
+# By component, and by name of a parameter in it, the value to start from.
+Parameters = Callable[[str, str], Tensor | None]
+
+_ABSENT = "not in this model"
+
+
+@dataclass(frozen=True, eq=False)
+class FoldedMap:
+    """A map folded into the parameters of a model.
+
+    Attributes:
+        act_map: the map, without noise levels.
+        folds: what changes, by component and by the name of the module in it.
+        left_out: why a site could not be folded, by its key.
+        lost: share of the squared displacement of the map that the left-out sites carry, from 0 to 1, see
+            `act_core.folding.squared_displacement`; None if the map does not record it.
+        remarks: reasons to doubt that the map works well on this model, and what the choice of a noise level loses.
+    """
+
+    act_map: ActMap
+    folds: Mapping[tuple[str, str], Fold]
+    left_out: Mapping[str, str]
+    lost: float | None
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def report(self) -> str:
+        """What was folded, what was left out and why, and how much of the effect is lost."""
+        total = len(self.folds) + len(self.left_out)
+        lines = [f"{len(self.folds)} of the {total} sites of the map are in the weights."]
+        if self.left_out:
+            lines.append(f"Left out, {self._share} of the map's squared displacement:")
+            by_reason: dict[str, list[str]] = {}
+            for key, reason in self.left_out.items():
+                by_reason.setdefault(reason, []).append(key)
+            lines += [f"- {_listed(keys)}: {reason}" for reason, keys in by_reason.items()]
+        return "\n".join([*lines, *self.remarks])
+
+    @property
+    def _share(self) -> str:
+        return "an unknown share" if self.lost is None else f"{self.lost:.1%}"
+
+
+def fold_map(
+    act_map: ActMap,
+    model: nn.Module | Mapping[str, nn.Module],
+    *,
+    level: float | None = None,
+    parameters: Parameters | None = None,
+) -> FoldedMap:
+    """Fold a map into the parameters of a model, as far as they can take its place. The model is only read.
+
+    Args:
+        act_map: a map of this model, or of one of the same architecture.
+        model: the module, or one for each component, as for `act_core.steer`.
+        level: for a map with noise levels, that of which the nearest is folded; it then acts at all of them.
+        parameters: returns the value to start from, by component and name such as ``blocks.0.norm.weight``; by
+            default, and where it returns None, that in the model.
+
+    Raises:
+        MapMismatchError: the map does not fit the model, or none of its sites can be folded.
+        MapError: the map acts by an interval, a gate, a projection or the noise level.
+
+    Example:
+        >>> import torch
+        >>> from act_core.sites import Site
+        >>> from act_core.transport import Transport
+        >>> site = Site("model", "0", None, "tokens", 2)
+        >>> act_map = ActMap({site: Transport(torch.full((2,), 2.0), torch.ones(2), effect=1.0)})
+        >>> print(fold_map(act_map, nn.Sequential(nn.LayerNorm(2))).report)
+        1 of the 1 sites of the map are in the weights.
+    """
+    act_map, remarks = _at_one_level(act_map, level)
+    if conditions := [transport.conditions for transport in act_map.transports.values() if transport.conditions]:
+        raise MapError(
+            f"{act_map.called} has {conditions[0][0]}, so it acts on some values and not on others, which weights "
+            "cannot do; steer with the map itself, or fit one with unbounded support."
+        )
+    roots = roots_of(model, act_map)
+    found = find_sites(model, roots, act_map)
+    steered = {site.component for site in found}
+    check_architectures(act_map, roots, steered)
+    places = {component: _Places(root) for component, root in roots.items()}
+    folds: dict[tuple[str, str], Fold] = {}
+    left_out: dict[str, str] = {}
+    for site, transport in act_map.transports.items():
+        if site not in found:
+            left_out[site.key] = _ABSENT if site.component in roots else f"{site.component} is not connected"
+            continue
+        module = found[site]
+        name = places[site.component].names[module]
+        if places[site.component].shares(module):
+            left_out[site.key] = "it shares its weight with another layer"
+            continue
+        start = {part: parameters and parameters(site.component, f"{name}.{part}") for part in ("weight", "bias")}
+        try:
+            folds[site.component, name] = fold(site, transport, act_map.record.spatial, module, **start)
+        except NotFoldableError as error:
+            left_out[site.key] = str(error)
+    if not folds:
+        raise _nothing_left(act_map, left_out)
+    absent = tuple(key for key, reason in left_out.items() if reason == _ABSENT)
+    remarks += warnings_for(act_map, roots, steered, absent)
+    return FoldedMap(act_map, folds, left_out, _lost(act_map, left_out), tuple(remarks))
+
+
+class _Places:
+    """The modules of a component: their names, and which of them share a parameter with another."""
+
+    def __init__(self, root: nn.Module) -> None:
+        named = cast("Iterable[tuple[str, nn.Module]]", root.named_modules())
+        self.names = {module: name for name, module in named}
+        self._uses = Counter(id(parameter) for module in self.names for parameter in module.parameters(recurse=False))
+
+    def shares(self, module: nn.Module) -> bool:
+        return any(self._uses[id(parameter)] > 1 for parameter in module.parameters(recurse=False))
+
+
+def _nothing_left(act_map: ActMap, left_out: Mapping[str, str]) -> MapMismatchError:
+    reasons = Counter(left_out.values()).most_common(3)
+    return MapMismatchError(
+        f"{act_map.called} cannot be put into weights at any of its sites "
+        f"({'; '.join(f'{count} of {len(left_out)}: {reason}' for reason, count in reasons)}); steer with the map "
+        "itself, or fit one on norms with parameters or layers with a bias."
+    )
+
+
+def _at_one_level(act_map: ActMap, level: float | None) -> tuple[ActMap, list[str]]:
+    """The map at one noise level, and what is lost by it."""
+    if not act_map.levels:
+        return act_map, []
+    levels = ", ".join(f"{one:g}" for one in act_map.levels)
+    if level is None:
+        raise MapError(
+            f"{act_map.called} acts differently at each of its noise levels ({levels}), which weights cannot do; give "
+            "level, and the nearest of them acts at all."
+        )
+    number = act_map.bin_at(level)
+    assert number is not None
+    chosen = act_map.at(level)
+    remark = f"The transports at noise level {act_map.levels[number]:g} act at all levels ({levels})"
+    distance = _distance(act_map, number)
+    if distance is None:
+        return chosen, [f"{remark}; the map has no statistics to show what that changes."]
+    return chosen, [f"{remark}, which misses {distance:.1%} of the squared displacement at the others."]
+
+
+def _distance(act_map: ActMap, number: int) -> float | None:
+    """Squared distance of one bin from what the others do, relative to their squared displacement."""
+    missed = whole = 0.0
+    for transport in act_map.transports.values():
+        if not transport.bins:
+            continue
+        if transport.statistics is None:
+            return None
+        # What is left to do after the chosen bin is a transport, too.
+        rest = replace(
+            transport,
+            omega=1 + transport.omega - transport.omega[number],
+            beta=transport.beta - transport.beta[number],
+        )
+        missed += squared_displacement(rest) or 0.0
+        whole += squared_displacement(transport) or 0.0
+    return missed / whole if whole else 0.0
+
+
+def _lost(act_map: ActMap, left_out: Mapping[str, str]) -> float | None:
+    """The share of the squared displacement at the sites that are left out."""
+    transports = act_map.transports
+    if any(transport.statistics is None for transport in transports.values()):
+        # All by the same measure.
+        transports = {site: replace(transport, statistics=None) for site, transport in transports.items()}
+    squares = {site.key: squared_displacement(transport) for site, transport in transports.items()}
+    known = [square for square in squares.values() if square is not None]
+    if len(known) < len(squares) or not sum(known):
+        return None
+    return sum(squares[key] or 0.0 for key in left_out) / sum(known)
+
+
+def _listed(keys: list[str]) -> str:
+    return keys[0] if len(keys) == 1 else f"{len(keys)} sites, such as {keys[0]}"
