@@ -8,6 +8,7 @@ from .apply import ApplyACTSteering, ApplyACTSteeringCLIP
 from .calibrate import CalibrateACTMap
 from .demo import LoadACTDemoModel
 from .edit import EditACTMap
+from .export import ExportACTMapAsLoRA
 from .fit_images import FitACTMapFromImages
 from .fit_map import FitACTMap
 from .hook import CreateACTHook
@@ -45,14 +46,4 @@ NODES: list[type[io.ComfyNode]] = [
     ACTMapStack,
     ProbeACTMap,
     ACTPictureSet,
-    ListACTMaps,
-]
-
-
-class ACTSteeringExtension(ComfyExtension):
-    """The extension that gives ComfyUI the nodes."""
-
-    async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        # Not in `on_load`, which the oldest supported host does not call.
-        folders.register()
-        return NODES
+    ExportACTMapAsLoRA,

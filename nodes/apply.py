@@ -59,6 +59,13 @@ class ApplyACTSteering(WithStrengths, io.ComfyNode):
                 ),
                 *_selection_inputs(),
                 calibrated_input(),
+                io.Boolean.Input(
+                    "as_weights",
+                    default=False,
+                    optional=True,
+                    tooltip="Put the map into the weights, as a LoRA loader does: no cost per step, on both branches "
+                    "and at every step. Set branch to both. The report lists layers that cannot be changed this way.",
+                ),
             ],
             outputs=[
                 io.Model.Output(tooltip="The steered model."),
@@ -83,13 +90,15 @@ class ApplyACTSteering(WithStrengths, io.ComfyNode):
         schedule: Shape = "constant",
         curve: Any = None,
         calibrated: bool = False,
+        as_weights: bool = False,
     ) -> io.NodeOutput:
         window = Window(start_percent, end_percent, schedule, None if curve is None else curve.interp)
         selection = SiteSelection(one_text(sites, "sites", "Apply ACT Steering"), blocks)
 
         def apply(model: Any, clip: Any, act_map: ActMap, factor: float = 1.0) -> Applied:
             strengths = factor * strength, factor * strength_clip
-            return steered(model, clip, act_map, *strengths, window, branch, selection, calibrated=calibrated)
+            flags = {"calibrated": calibrated, "as_weights": as_weights}
+            return steered(model, clip, act_map, *strengths, window, branch, selection, **flags)
 
         if isinstance(act_map, MapStack):
             applied = steered_by_stack(model, clip, act_map, apply)

@@ -45,8 +45,8 @@ def comfyui_key(component: str, name: str) -> str:
     """The key that ComfyUI's LoRA loader has for a module of its own models.
 
     Example:
-        >>> comfyui_key("diffusion_model", "input_blocks.1.1.norm"), comfyui_key("clip_l", "text_model.final_layer_norm")
-        ('diffusion_model.input_blocks.1.1.norm', 'text_encoders.clip_l.transformer.text_model.final_layer_norm')
+        >>> comfyui_key("diffusion_model", "out.0"), comfyui_key("clip_l", "text_model.final_layer_norm")
+        ('diffusion_model.out.0', 'text_encoders.clip_l.transformer.text_model.final_layer_norm')
     """
     prefix = DIFFUSION_MODEL if component == DIFFUSION_MODEL else f"text_encoders.{component}.transformer"
     return f"{prefix}.{name}"

@@ -13,6 +13,7 @@ from ...act_core.text import is_unsafe
 
 PACK = Path(__file__).parents[2]
 MAPS = "act_maps"
+LORAS = "loras"
 PROMPT_SETS = "act_prompt_sets"
 PICTURE_SETS = "act_picture_sets"
 # The folder that other packs use too.
@@ -124,25 +125,37 @@ def _language_folders() -> list[Path]:
 
 
 def new_map(name: str) -> Path:
-    """Where to save a map: in the user's first folder, under a name that no map in any folder has.
+    """Where to save a map, see `_new_file`."""
+    return _new_file(MAPS, name, "map")
+
+
+def new_lora(name: str) -> Path:
+    """Where to save a LoRA, see `_new_file`."""
+    return _new_file(LORAS, name, "LoRA")
+
+
+def _new_file(kind: str, name: str, what: str) -> Path:
+    """Where to save a file: in the user's first folder, under a name that no file in any folder of its kind has.
 
     Args:
+        kind: of the folder.
         name: a file name, with or without ``.safetensors``; subfolders are separated by slashes.
+        what: what is saved, for errors.
 
     Raises:
         MapFileError: not a valid name for a file inside the folder.
     """
     parts = [part.strip() for part in name.strip().removesuffix(".safetensors").replace("\\", "/").split("/")]
     if not all(_is_file_name(part) for part in parts):
-        raise MapFileError(f"{name!r} is not a name for a map; give a plain file name, such as ink or styles/ink.")
+        raise MapFileError(f"{name!r} is not a name for a {what}; give a plain file name, such as ink or styles/ink.")
     *subfolders, stem = parts
     number = 1
     place = Path(*subfolders, f"{stem}.safetensors")
     try:
-        while any(_exists(Path(folder) / place) for folder in _paths(MAPS)):
+        while any(_exists(Path(folder) / place) for folder in _paths(kind)):
             number += 1
             place = Path(*subfolders, f"{stem}_{number:03}.safetensors")
-        path = _own_maps() / place
+        path = Path(_paths(kind)[0]) / place
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise MapFileError(f"{name} cannot be saved: {error.strerror}. Choose another name.") from error
@@ -150,12 +163,9 @@ def new_map(name: str) -> Path:
 
 
 def listed_name(path: Path) -> str:
-    """The name under which a map in the user's first folder is listed, and loaded."""
-    return str(path.relative_to(_own_maps()))
-
-
-def _own_maps() -> Path:
-    return Path(_paths(MAPS)[0])
+    """The name under which a file in the user's first folder of maps or LoRAs is listed, and loaded."""
+    folder = next(Path(paths[0]) for kind in (MAPS, LORAS) if path.is_relative_to((paths := _paths(kind))[0]))
+    return str(path.relative_to(folder))
 
 
 def _is_file_name(part: str) -> bool:

@@ -15,6 +15,7 @@ from .clip_steering import steered_clip
 from .model_steering import ModelSteering
 from .models import log_remarks
 from .schedule import Window
+from .weights import check_whole, folded, with_weights
 
 __all__ = ["Applied", "NoCLIP", "Window", "on_even_scale", "steered"]
 
@@ -48,6 +49,7 @@ def steered(
     selection: SiteSelection | None = None,
     *,
     calibrated: bool = False,
+    as_weights: bool = False,
 ) -> Applied:
     """Apply a map.
 
@@ -59,10 +61,11 @@ def steered(
         window, branch: see `ModelSteering`.
         selection: which of its sites act; None for all.
         calibrated: whether the strengths are positions on the even scale of the map's calibration.
+        as_weights: whether the map is put into the weights, which act on both branches and at every step.
 
     Raises:
-        MapError: the map does not fit, is not calibrated, needs a CLIP that is not connected, or a strength is not a
-            number.
+        MapError: the map does not fit, is not calibrated, cannot be put into weights, needs a CLIP that is not connected,
+            or a strength is not a number.
     """
     strength, strength_clip = as_strength(strength), as_strength(strength_clip)
     lines: list[str] = []
@@ -82,6 +85,13 @@ def steered(
             "it to Apply ACT Steering, or use ACT Steered Text if it is for a language model."
         )
     on_model, on_clip = None, None
+    if as_weights:
+        check_whole(window, branch)
+        in_weights = folded(model, clip, act_map)
+        model, clip = with_weights(model, clip, in_weights, strength, strength_clip)
+        lines.append(f"As weights, strength {strength:.3g} and {strength_clip:.3g}{scale}, both branches.")
+        lines.append(in_weights.report)
+        return Applied(model, NoCLIP() if clip is None else clip, "\n".join(lines), None, None)
     if steers_model:
         # The CLIP reports its own sites; without one, they are listed as not connected.
         own = act_map if clip is None else act_map.restrict(f"{DIFFUSION_MODEL}/*")
