@@ -65,6 +65,22 @@ class Fold:
         return gain * self.weight.float()
 
 
+def returned_layer(module: nn.Module) -> nn.Module:
+    """The layer whose output a module returns as it is: that of a sequence or feed-forward, else the module itself.
+
+    Example:
+        >>> returned_layer(nn.Sequential(nn.Linear(2, 8), nn.GELU(), nn.Linear(8, 3), nn.Dropout()))
+        Linear(in_features=8, out_features=3, bias=True)
+    """
+    inner = module
+    if type(module).__name__ == "FeedForward":  # in diffusers, and in models that were ported from it
+        inner = getattr(module, "net", module)
+    if not isinstance(inner, (nn.Sequential, nn.ModuleList)):
+        return module
+    layers = [layer for layer in inner if not isinstance(layer, (nn.Dropout, nn.Identity))]
+    return returned_layer(layers[-1]) if layers else module
+
+
 def fold(
     site: Site,
     transport: Transport,

@@ -23,8 +23,8 @@ class ExportACTMapAsLoRA(io.ComfyNode):
             display_name="Export ACT Map As LoRA",
             category=CATEGORY,
             **aliases("activation transport", "save as lora", "convert map", "bake map"),
-            description="Saves a map as a small LoRA in models/loras, for people who do not have these nodes. Load LoRA "
-            "applies it like the map with branch both. Files are never overwritten.",
+            description="Saves a map as a small LoRA in models/loras, for people who do not have these nodes. Load "
+            "LoRA applies it like the map with branch both. Files are never overwritten.",
             is_output_node=True,
             inputs=[
                 io.Model.Input("model", tooltip="The model that the map is for, with the LoRAs that it is used with."),
@@ -78,4 +78,4 @@ class ExportACTMapAsLoRA(io.ComfyNode):
         if any(key.endswith(".rescale") for key in tensors):
             lines.append("Bypass loaders read it wrongly; export with linear_layers set to whole for those.")
         report = "\n".join(lines)
-        return io.NodeOutput(folders.listed_name(path), report, ui={"text": (report,)})
+        return io.NodeOutput(folders.listed_name(path, folders.LORAS), report, ui={"text": (report,)})

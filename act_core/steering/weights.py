@@ -13,7 +13,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from ..errors import MapError, MapMismatchError
-from ..folding import Fold, NotFoldableError, fold, squared_displacement
+from ..folding import Fold, NotFoldableError, fold, returned_layer, squared_displacement
 from ..maps import ActMap
 from .matching import check_architectures, find_sites, roots_of, warnings_for
 
@@ -106,10 +106,10 @@ def fold_map(
         if site not in found:
             left_out[site.key] = _ABSENT if site.component in roots else f"{site.component} is not connected"
             continue
-        module = found[site]
+        module = returned_layer(found[site])
         name = places[site.component].names[module]
-        if places[site.component].shares(module):
-            left_out[site.key] = "it shares its weight with another layer"
+        if places[site.component].shares(module) or (site.component, name) in folds:
+            left_out[site.key] = "its weight is that of another layer or site, too"
             continue
         start = {part: parameters and parameters(site.component, f"{name}.{part}") for part in ("weight", "bias")}
         try:

@@ -162,10 +162,9 @@ def _new_file(kind: str, name: str, what: str) -> Path:
     return path
 
 
-def listed_name(path: Path) -> str:
-    """The name under which a file in the user's first folder of maps or LoRAs is listed, and loaded."""
-    folder = next(Path(paths[0]) for kind in (MAPS, LORAS) if path.is_relative_to((paths := _paths(kind))[0]))
-    return str(path.relative_to(folder))
+def listed_name(path: Path, kind: str = MAPS) -> str:
+    """The name under which a file in the user's first folder of its kind is listed, and loaded."""
+    return str(path.relative_to(_paths(kind)[0]))
 
 
 def _is_file_name(part: str) -> bool:

@@ -64,8 +64,8 @@ def steered(
         as_weights: whether the map is put into the weights, which act on both branches and at every step.
 
     Raises:
-        MapError: the map does not fit, is not calibrated, cannot be put into weights, needs a CLIP that is not connected,
-            or a strength is not a number.
+        MapError: the map does not fit, is not calibrated, cannot be put into weights, needs a CLIP that is not
+            connected, or a strength is not a number.
     """
     strength, strength_clip = as_strength(strength), as_strength(strength_clip)
     lines: list[str] = []
