@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import inside
+import inside  # noqa: F401  # pyright: ignore[reportUnusedImport]
 
 # isort: split
 import comfy.sample
@@ -68,10 +68,13 @@ def foldable(model: Any, clip: Any, act_map: ActMap) -> ActMap:
     return replace(act_map, transports=kept)
 
 
-def deviations(expected: Callable[[float], Tensor], got: Callable[[float], Tensor]) -> float:
+def deviations(expected: Callable[[float], Tensor], **got: Callable[[float], Tensor]) -> dict[str, float]:
     """The largest difference over the strengths, relative to the standard deviation."""
-    pairs = [(expected(strength), got(strength)) for strength in STRENGTHS]
-    return max(float((a - b).abs().max() / a.std()) for a, b in pairs)
+    right = {strength: expected(strength) for strength in STRENGTHS}
+    return {
+        name: max(float((one(strength) - a).abs().max() / a.std()) for strength, a in right.items())
+        for name, one in got.items()
+    }
 
 
 def tried(tiny: Tiny, sites: str) -> dict[str, Any]:
@@ -91,24 +94,70 @@ def tried(tiny: Tiny, sites: str) -> dict[str, Any]:
 
     plain, moved = sampled(model, clip, latent), steered(1.0)
     compact, report = exported(model, None, act_map, "compact")
-    full, _ = exported(model, None, act_map, "whole", "whole")
+    # Bypass loaders leave the weights alone.
+    bypassed = exported(model, None, act_map, "whole", "whole")[0] if "Bypass" in report else compact
     found: dict[str, Callable[[float], Tensor]] = {
         "loader": lambda s: sampled(loaded(model, None, compact, s)[0], clip, latent),
-        "loader, whole": lambda s: sampled(loaded(model, None, full, s)[0], clip, latent),
-        "bypass, whole": lambda s: sampled(loaded(model, None, full, s, bypass=True)[0], clip, latent),
-        "as weights": lambda s: steered(s, as_weights=True),
+        "bypass": lambda s: sampled(loaded(model, None, bypassed, s, bypass=True)[0], clip, latent),
+        "as_weights": lambda s: steered(s, as_weights=True),
     }
-    if "Bypass" not in report:
-        found["bypass"] = lambda s: sampled(loaded(model, None, compact, s, bypass=True)[0], clip, latent)
     return {
         "sites": len(whole),
         "folded": len(act_map),
         "report": report,
         "moved": float((moved - plain).abs().max() / plain.std()),
-        "deviations": {name: deviations(steered, get) for name, get in found.items()},
+        "deviations": deviations(steered, **found),
         "strength 0 is exact": torch.equal(steered(0.0, as_weights=True), plain),
         "restored": torch.equal(sampled(model, clip, latent), plain),
     }
+
+
+def beside_another_lora(tiny: Tiny) -> dict[str, Any]:
+    """A map on a model whose weights another LoRA has changed: as weights, and as a LoRA made for the plain model."""
+    model, clip, latent = built(tiny), StandInCLIP(tiny), empty_latent(tiny)
+    texts = "\n".join(SOURCE), "\n".join(TARGET)
+    method = "attention", "model", "linear", "causal", "unbounded"
+    act_map = FitACTMap.execute(model, clip, *texts, *method, len(SOURCE), 0, 0, 0, {"samples": latent}).args[0]
+    name, _ = exported(model, None, act_map, "beside")
+    generator = torch.Generator().manual_seed(3)
+    changes: dict[str, Tensor] = {}
+    for site in act_map.transports:
+        weight = model.model.state_dict()[f"diffusion_model.{site.name}.weight"]
+        changes[f"diffusion_model.{site.name}.diff"] = torch.randn(weight.shape, generator=generator) * weight.std()
+        changes[f"diffusion_model.{site.name}.diff_b"] = torch.randn(len(weight), generator=generator) * weight.std()
+    shifts = [key for key in changes if key.endswith("_b")]
+    other = comfy.sd.load_lora_for_models(model, None, changes, 1.0, 0.0)[0]
+    unshifted = {key: change for key, change in changes.items() if key not in shifts}
+    weights_only = comfy.sd.load_lora_for_models(model, None, unshifted, 1.0, 0.0)[0]
+
+    def steered(on: Any, strength: float, **settings: Any) -> Tensor:
+        applied = ApplyACTSteering.execute(on, act_map, strength, 0.0, 0.0, 1.0, "both", **settings)
+        return sampled(applied.args[0], clip, latent)
+
+    return {
+        **deviations(lambda s: steered(other, s), as_weights=lambda s: steered(other, s, as_weights=True)),
+        **deviations(
+            lambda s: steered(weights_only, s),
+            loader=lambda s: sampled(loaded(weights_only, None, name, s)[0], clip, latent),
+        ),
+    }
+
+
+def merged(tiny: Tiny) -> float:
+    """How far a weight in a saved model is from the weight with the map, relative to the largest."""
+    model, clip, latent = built(tiny), StandInCLIP(tiny), empty_latent(tiny)
+    texts = "\n".join(SOURCE), "\n".join(TARGET)
+    method = "attention", "model", "linear", "causal", "unbounded"
+    act_map = FitACTMap.execute(model, clip, *texts, *method, len(SOURCE), 0, 0, 0, {"samples": latent}).args[0]
+    name, _ = exported(model, None, act_map, "merged")
+    site, transport = next(iter(act_map.transports.items()))
+    key = f"diffusion_model.{site.name}.weight"
+    expected = model.model.state_dict()[key] * (1 + 0.7 * (transport.omega - 1))[:, None]
+    path = Path(folder_paths.get_folder_paths("loras")[0]) / "checkpoint.safetensors"
+    comfy.sd.save_checkpoint(str(path), loaded(model, None, name, 0.7)[0], metadata={})
+    saved = comfy.utils.load_torch_file(str(path))
+    found = next(weight for key, weight in saved.items() if key.endswith(f"{site.name}.weight"))
+    return float((found - expected).abs().max() / expected.abs().max())
 
 
 def encoded(clip: Any) -> Tensor:
@@ -131,15 +180,15 @@ def tried_clip(name: str) -> dict[str, Any]:
     full, _ = exported(model, clip, whole, "clip_whole", "whole")
     found: dict[str, Callable[[float], Tensor]] = {
         "loader": lambda s: encoded(loaded(model, clip, compact, s)[1]),
-        "bypass, whole": lambda s: encoded(loaded(model, clip, full, s, bypass=True)[1]),
-        "as weights": lambda s: steered(s, as_weights=True),
+        "bypass": lambda s: encoded(loaded(model, clip, full, s, bypass=True)[1]),
+        "as_weights": lambda s: steered(s, as_weights=True),
     }
     return {
         "sites": len(whole),
         "folded": len(act_map),
         "report": report,
         "moved": float((steered(1.0) - plain).abs().max() / plain.std()),
-        "deviations": {name: deviations(steered, get) for name, get in found.items()},
+        "deviations": deviations(steered, **found),
         "restored": torch.equal(encoded(clip), plain),
     }
 
@@ -150,4 +199,10 @@ if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         folder_paths.folder_names_and_paths["loras"] = ([str(Path(folder))], {".safetensors"})
         models = {name: {kind: tried(MODELS[name], sites) for kind, sites in SITES.items()} for name in KINDS}
-        print(json.dumps({"models": models, "clips": {name: tried_clip(name) for name in CLIPS}}))
+        found = {
+            "models": models,
+            "clips": {name: tried_clip(name) for name in CLIPS},
+            "beside another": beside_another_lora(MODELS["SD3"]),
+            "merged": merged(MODELS["SD3"]),
+        }
+        print(json.dumps(found))
