@@ -34,12 +34,14 @@ class Fold:
     """What a transport at strength 1 changes in the parameters of its module.
 
     Attributes:
+        site: the site.
         gain: ``omega - 1``, by which each output channel of the weight is multiplied before it is added,
             float32 ``[channels]``.
         bias: what is added to the bias, float32 ``[channels]``; None if nothing is.
         weight: the weight that is multiplied, of any shape whose first dimension is the channels.
     """
 
+    site: Site
     gain: Tensor
     bias: Tensor | None
     weight: Tensor
@@ -118,11 +120,11 @@ def fold(
     if bias is None:
         if bool(beta.any()):
             raise NotFoldableError("it has no bias that could take the shift")
-        return Fold(gain.float(), None, weight.detach())
+        return Fold(site, gain.float(), None, weight.detach())
     if not (bias.is_floating_point() and bias.shape == beta.shape):
         raise NotFoldableError("its bias is quantised")
     change = (gain * bias.detach().to(gain) + beta).float()
-    return Fold(gain.float(), change if bool(change.any()) else None, weight.detach())
+    return Fold(site, gain.float(), change if bool(change.any()) else None, weight.detach())
 
 
 def _reason_against(

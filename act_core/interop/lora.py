@@ -28,9 +28,10 @@ import torch
 from torch import Tensor
 
 from ..components import DIFFUSION_MODEL
-from ..errors import MapError, MapFileError
+from ..errors import MapFileError
 from ..files import write_whole
 from ..folding import Fold
+from ..interception import canonical_name
 from ..mapfile.format import CARD_TEXTS, COVERS_KEY
 from ..maps import ActMap
 from ..steering.weights import FoldedMap
@@ -65,7 +66,7 @@ def lora_tensors(
         key: spells the keys.
 
     Raises:
-        MapError: ``whole``, and a weight is quantised.
+        NotFoldableError: ``whole``, and a weight is quantised.
 
     Example:
         >>> from act_core.steering.weights import fold_map
@@ -98,38 +99,69 @@ def _rescaling(base: str, fold: Fold) -> dict[str, Tensor]:
     }
 
 
+def for_diffusers(folded: FoldedMap) -> FoldedMap:
+    """The part of a folded map that the format ``diffusers`` can hold.
+
+    Raises:
+        MapMismatchError: nothing of it.
+    """
+
+    def reason(fold: Fold) -> str:
+        if fold.weight.ndim != 2:
+            return "diffusers reads LoRAs of linear layers only"
+        return "diffusers reads no slopes together with shifts; fit with estimator mean" if fold.changes_weight else ""
+
+    return folded.without(reason)
+
+
 def diffusers_lora_tensors(folded: FoldedMap, places: Mapping[str, str]) -> dict[str, Tensor]:
     """The tensors of a LoRA in the format ``diffusers``.
 
     Args:
-        folded: the map.
+        folded: from `for_diffusers`.
         places: by component, the attribute of the pipeline that holds it, such as ``unet``.
-
-    Raises:
-        MapError: the map has norms or slopes.
 
     Example:
         >>> from act_core.steering.weights import fold_map
         >>> act_map = ActMap({Site("diffusion_model", "0", None, "tokens", 2): Transport(torch.ones(2), torch.ones(2))})
-        >>> folded = fold_map(act_map, {"diffusion_model": nn.Sequential(nn.Linear(3, 2))})
+        >>> folded = for_diffusers(fold_map(act_map, {"diffusion_model": nn.Sequential(nn.Linear(3, 2))}))
         >>> list(diffusers_lora_tensors(folded, {"diffusion_model": "unet"}))
         ['unet.0.lora_A.weight', 'unet.0.lora_B.weight', 'unet.0.lora_B.bias']
     """
     tensors: dict[str, Tensor] = {}
     for (component, name), fold in folded.folds.items():
-        if fold.weight.ndim != 2 or fold.changes_weight:
-            what = "slopes" if fold.changes_weight and not fold.is_norm else "norms"
-            raise MapError(
-                f"{folded.act_map.called} steers {what}, for which diffusers has no LoRA format; fit it with "
-                "--estimator mean and --sites attention,mlp, or steer the pipeline with the map itself."
-            )
-        if fold.bias is None:
-            continue
-        base, rows, columns = f"{places[component]}.{name}", *fold.weight.shape
+        rows, columns = fold.weight.shape
+        base = f"{places[component]}.{name}"
+        bias = torch.zeros(rows) if fold.bias is None else fold.bias.cpu().contiguous()
         tensors[f"{base}.lora_A.weight"] = torch.zeros(1, columns)
         tensors[f"{base}.lora_B.weight"] = torch.zeros(rows, 1)
-        tensors[f"{base}.lora_B.bias"] = fold.bias.cpu().contiguous()
+        tensors[f"{base}.lora_B.bias"] = bias
     return tensors
+
+
+def pipeline_key(places: Mapping[str, str]) -> Key:
+    """Spells the keys that ComfyUI has for the names of diffusers and transformers.
+
+    It reads those of UNets (SD1.5, SDXL) and of most transformers whose names it converts, such as SD3 and Flux.
+
+    Args:
+        places: by component, the attribute of the pipeline that holds it, such as ``unet``.
+
+    Example:
+        >>> key = pipeline_key({"diffusion_model": "unet", "clip_l": "text_encoder"})
+        >>> key("diffusion_model", "mid_block.resnets.0.norm1"), key("clip_l", "encoder.layers.0.mlp.fc2")
+        ('lora_unet_mid_block_resnets_0_norm1', 'text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc2')
+    """
+
+    def key(component: str, name: str) -> str:
+        if component != DIFFUSION_MODEL:
+            name = canonical_name(name)
+            # Newer versions of transformers leave it out.
+            return comfyui_key(component, f"text_model.{name}" if component.startswith("clip_") else name)
+        place = places[component]
+        return f"lora_unet_{name.replace('.', '_')}" if place == "unet" else f"{place}.{name}"
+
+    return key
 
 
 def save_lora(folded: FoldedMap, tensors: Mapping[str, Tensor], path: Path) -> None:

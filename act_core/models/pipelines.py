@@ -15,6 +15,7 @@ import torch
 from diffusers import DiffusionPipeline, StableDiffusion3Pipeline  # pyright: ignore[reportPrivateImportUsage]
 from torch import nn
 
+from ..components import DIFFUSION_MODEL
 from ..errors import MapError, first_line
 from ..interception import inner_model
 
@@ -122,6 +123,12 @@ def text_encoders(pipeline: Any) -> dict[str, str]:
         name = _encoder_name(place, encoder, present)
         names[place] = place if name in names.values() else name
     return names
+
+
+def places_of(pipeline: Any) -> dict[str, str]:
+    """The attribute of a pipeline that holds each component, such as ``unet``."""
+    encoders = {name: place for place, name in text_encoders(pipeline).items()}
+    return {**encoders, DIFFUSION_MODEL: denoiser_place(pipeline)}
 
 
 def _encoder_name(place: str, encoder: nn.Module, present: Mapping[str, nn.Module]) -> str:

@@ -42,6 +42,22 @@ class FoldedMap:
     lost: float | None
     remarks: tuple[str, ...] = ()
 
+    def without(self, reason_against: Callable[[Fold], str]) -> FoldedMap:
+        """The folded map without the sites that a reason speaks against.
+
+        Args:
+            reason_against: of a fold; empty to keep it.
+
+        Raises:
+            MapMismatchError: none is left.
+        """
+        reasons = {place: reason_against(fold) for place, fold in self.folds.items()}
+        folds = {place: fold for place, fold in self.folds.items() if not reasons[place]}
+        left_out = {**self.left_out, **{self.folds[p].site.key: reason for p, reason in reasons.items() if reason}}
+        if not folds:
+            raise _nothing_left(self.act_map, left_out)
+        return replace(self, folds=folds, left_out=left_out, lost=_lost(self.act_map, left_out))
+
     @property
     def report(self) -> str:
         """What was folded, what was left out and why, and how much of the effect is lost."""
