@@ -8,6 +8,7 @@ SOURCE = ["The rain never stops.", "I lost my keys and my hope.", "Nobody came t
 TARGET = ["The sun is out again.", "I found my keys and a friend.", "Everybody came to see him."]
 SITES = "*/model.layers.[01].input_layernorm"
 COMMANDS = ("demo", "fit", "inspect", "generate", "sweep", "calibrate", "fit-all")
+COMMANDS = ("demo", "fit", "inspect", "generate", "sweep", "calibrate", "export-lora")
 Run = Callable[..., tuple[int, str, str]]
 
 

@@ -49,12 +49,12 @@ class FoldedMap:
             reason_against: of a fold; empty to keep it.
 
         Raises:
-            MapMismatchError: none is left.
+            MapMismatchError: none is left that changes anything.
         """
         reasons = {place: reason_against(fold) for place, fold in self.folds.items()}
         folds = {place: fold for place, fold in self.folds.items() if not reasons[place]}
         left_out = {**self.left_out, **{self.folds[p].site.key: reason for p, reason in reasons.items() if reason}}
-        if not folds:
+        if not any(fold.changes_weight or fold.bias is not None for fold in folds.values()):
             raise _nothing_left(self.act_map, left_out)
         return replace(self, folds=folds, left_out=left_out, lost=_lost(self.act_map, left_out))
 
