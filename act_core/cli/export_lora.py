@@ -45,9 +45,9 @@ def _run(args: argparse.Namespace) -> None:
     check_writable(args.out)
     if args.out.exists():
         raise MapError(f"{args.out} already exists; choose another name.")
+    act_map = map_of(args)
     if not is_pipeline(args.model):
         raise MapError(f"{args.model} is not the folder of a pipeline; LoRAs are exported for models of pictures only.")
-    act_map = map_of(args)
     model = pipeline(args)
     from ..models.pipelines import places_of
 

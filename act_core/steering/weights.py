@@ -6,7 +6,7 @@ It acts on every row and at every step, and costs nothing per call.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -21,6 +21,8 @@ from .matching import check_architectures, find_sites, roots_of, warnings_for
 Parameters = Callable[[str, str], Tensor | None]
 
 _ABSENT = "not in this model"
+# What is left at sites that hardly depend on the prompt, such as the first self-attention, is rounding.
+_ALL = 0.9995
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,14 +51,12 @@ class FoldedMap:
             reason_against: of a fold; empty to keep it.
 
         Raises:
-            MapMismatchError: none is left that changes anything.
+            MapMismatchError: nothing is left.
         """
         reasons = {place: reason_against(fold) for place, fold in self.folds.items()}
         folds = {place: fold for place, fold in self.folds.items() if not reasons[place]}
         left_out = {**self.left_out, **{self.folds[p].site.key: reason for p, reason in reasons.items() if reason}}
-        if not any(fold.changes_weight or fold.bias is not None for fold in folds.values()):
-            raise _nothing_left(self.act_map, left_out)
-        return replace(self, folds=folds, left_out=left_out, lost=_lost(self.act_map, left_out))
+        return replace(self, folds=folds, left_out=left_out, lost=_lost(self.act_map, folds, left_out))
 
     @property
     def report(self) -> str:
@@ -132,11 +132,10 @@ def fold_map(
             folds[site.component, name] = fold(site, transport, act_map.record.spatial, module, **start)
         except NotFoldableError as error:
             left_out[site.key] = str(error)
-    if not folds:
-        raise _nothing_left(act_map, left_out)
+    lost = _lost(act_map, folds, left_out)
     absent = tuple(key for key, reason in left_out.items() if reason == _ABSENT)
     remarks += warnings_for(act_map, roots, steered, absent)
-    return FoldedMap(act_map, folds, left_out, _lost(act_map, left_out), tuple(remarks))
+    return FoldedMap(act_map, folds, left_out, lost, tuple(remarks))
 
 
 class _Places:
@@ -199,17 +198,23 @@ def _distance(act_map: ActMap, number: int) -> float | None:
     return missed / whole if whole else 0.0
 
 
-def _lost(act_map: ActMap, left_out: Mapping[str, str]) -> float | None:
-    """The share of the squared displacement at the sites that are left out."""
+def _lost(act_map: ActMap, folds: Collection[object], left_out: Mapping[str, str]) -> float | None:
+    """The share of the squared displacement at the sites that are left out.
+
+    Raises:
+        MapMismatchError: all of it.
+    """
     transports = act_map.transports
     if any(transport.statistics is None for transport in transports.values()):
         # All by the same measure.
         transports = {site: replace(transport, statistics=None) for site, transport in transports.items()}
     squares = {site.key: squared_displacement(transport) for site, transport in transports.items()}
     known = [square for square in squares.values() if square is not None]
-    if len(known) < len(squares) or not sum(known):
-        return None
-    return sum(squares[key] or 0.0 for key in left_out) / sum(known)
+    is_known = len(known) == len(squares) and sum(known) > 0
+    lost = sum(squares[key] or 0.0 for key in left_out) / sum(known) if is_known else None
+    if not folds or (lost is not None and lost > _ALL):
+        raise _nothing_left(act_map, left_out)
+    return lost
 
 
 def _listed(keys: list[str]) -> str:

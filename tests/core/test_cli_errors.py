@@ -75,6 +75,7 @@ def test_missing_file_is_refused(run: Run, tmp_path: Path, tiny: Path, command: 
         "sweep": ("rain", "--map", gone, "--model", tiny, "--out", tmp_path / "out.png"),
         "calibrate": (gone, "--model", tiny, "--out", tmp_path / "out.safetensors"),
         "fit-all": ("--prompt-sets", gone, "--model", tiny, "--out", tmp_path / "maps"),
+        "export-lora": (gone, "--model", tiny, "--out", tmp_path / "out.safetensors"),
     }[command]
     refused(run(command, *arguments), "gone.safetensors")
 
