@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 import pytest
 import torch
 from graphs import Parts, apply, plain, steered
-from in_host import results_of
+from in_host import results_of, run_inside
 from safetensors import safe_open
+from torch import nn
 
 from act_core import ActMap, load_map, save_map
+from act_core.components import DIFFUSION_MODEL
 from act_core.gates import Gate
+from act_core.interop.lora import pipeline_key
 from tools.comfyui.server import Graph, Host
 
 KINDS = ("SD 1.5", "SDXL", "SD3", "Flux.1 dev", "Qwen-Image")
@@ -72,6 +76,43 @@ def test_loras_of_sdxl_are_small(host_python: Path) -> None:
     assert (sizes["norms"]["folded"], sizes["attention"]["folded"]) == (256, 140)
     assert sizes["norms"]["bytes"] < 4 * MEGABYTES
     assert sizes["attention"]["bytes"] < 4 * MEGABYTES
+
+
+def models_of_diffusers() -> dict[str, nn.Module]:
+    """Full-size UNets and small transformers, without weights."""
+    diffusers = pytest.importorskip("diffusers")
+    unet: dict[str, Any] = {
+        "block_out_channels": (320, 640, 1280),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2, 10),
+        "cross_attention_dim": 2048,
+        "use_linear_projection": True,
+    }
+    with torch.device("meta"):
+        return {
+            "sd15": diffusers.UNet2DConditionModel(cross_attention_dim=768),
+            "sdxl": diffusers.UNet2DConditionModel(**unet),
+            "sd3": diffusers.SD3Transformer2DModel(num_layers=2, num_attention_heads=2),
+            "flux": diffusers.FluxTransformer2DModel(num_layers=2, num_single_layers=2),
+        }
+
+
+def test_host_reads_keys_of_pipelines(host_python: Path, tmp_path: Path) -> None:
+    keys: dict[str, list[str]] = {}
+    for kind, model in models_of_diffusers().items():
+        key = pipeline_key({DIFFUSION_MODEL: "unet" if kind.startswith("sd1") or kind == "sdxl" else "transformer"})
+        ends = ("to_out.0", "to_add_out", "net.2", "proj_out")
+        keys[kind] = [
+            key(DIFFUSION_MODEL, name)
+            for name, module in model.named_modules()
+            if name.endswith(ends)
+            or (isinstance(module, (nn.LayerNorm, nn.GroupNorm)) and getattr(module, "weight", None) is not None)
+        ]
+        assert len(keys[kind]) > 5
+    (file := tmp_path / "keys.json").write_text(json.dumps(keys))
+    missing = json.loads(run_inside(host_python, "lora_keys.py", file))
+    assert missing == {kind: [] for kind in keys}
 
 
 @pytest.fixture(scope="module")

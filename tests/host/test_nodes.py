@@ -40,6 +40,7 @@ def test_nodes_and_help_pages_are_complete(host: Host) -> None:
         "ProbeACTMap",
         "ACTPictureSet",
         "ListACTMaps",
+        "ExportACTMapAsLoRA",
     }
     for name, info in ours.items():
         assert info["description"], name
@@ -63,7 +64,16 @@ def test_inputs_keep_names_and_order(host: Host) -> None:
     assert inputs("SaveACTMap") == [*save.split(), "usage_hint", "tags", "keep_prompts", "sidecars"]
     assert inputs("ListACTMaps") == ["contains"]
     apply_inputs = "model act_map strength strength_clip start_percent end_percent branch clip"
-    assert inputs("ApplyACTSteering") == [*apply_inputs.split(), "sites", "blocks", "schedule", "curve", "calibrated"]
+    assert inputs("ApplyACTSteering") == [
+        *apply_inputs.split(),
+        "sites",
+        "blocks",
+        "schedule",
+        "curve",
+        "calibrated",
+        "as_weights",
+    ]
+    assert inputs("ExportACTMapAsLoRA") == ["model", "act_map", "name", "linear_layers", "level", "clip"]
     probe = "model clip act_map prompt strength seed steps width height"
     assert inputs("ProbeACTMap") == probe.split()
     rows = [f"{part}_{number}" for number in range(1, 9) for part in ("map", "strength", "on")]
