@@ -64,15 +64,8 @@ def test_inputs_keep_names_and_order(host: Host) -> None:
     assert inputs("SaveACTMap") == [*save.split(), "usage_hint", "tags", "keep_prompts", "sidecars"]
     assert inputs("ListACTMaps") == ["contains"]
     apply_inputs = "model act_map strength strength_clip start_percent end_percent branch clip"
-    assert inputs("ApplyACTSteering") == [
-        *apply_inputs.split(),
-        "sites",
-        "blocks",
-        "schedule",
-        "curve",
-        "calibrated",
-        "as_weights",
-    ]
+    appended = "sites blocks schedule curve calibrated as_weights"
+    assert inputs("ApplyACTSteering") == [*apply_inputs.split(), *appended.split()]
     assert inputs("ExportACTMapAsLoRA") == ["model", "act_map", "name", "linear_layers", "level", "clip"]
     probe = "model clip act_map prompt strength seed steps width height"
     assert inputs("ProbeACTMap") == probe.split()
