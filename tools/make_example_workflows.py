@@ -204,9 +204,10 @@ def _act_map(graph: Graph, name: str) -> Node:
 def _applied(graph: Graph, loaded: Node, act_map: Node, strength: float) -> Node:
     window = {"start_percent": 0.0, "end_percent": 1.0, "branch": "positive"}
     strengths = {"strength": strength, "strength_clip": strength}
-    everywhere = {"sites": "", "blocks": "all", "schedule": "constant", "calibrated": False}
+    everywhere = {"sites": "", "blocks": "all", "schedule": "constant"}
+    flags = {"calibrated": False, "as_weights": False}
     inputs = {"model": loaded[0], "clip": loaded[1], "act_map": act_map, **strengths, **window, **everywhere}
-    return graph.add("ApplyACTSteering", **inputs)
+    return graph.add("ApplyACTSteering", **inputs, **flags)
 
 
 def _draw(graph: Graph, loaded: Node, model: Node, positive: Node, batch: int) -> None:
