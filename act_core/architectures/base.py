@@ -28,6 +28,7 @@ class Architecture:
         built_by: the library that uses these names, if another library names the parts of the same model differently.
         elsewhere: names of the same parts in another library, by the name of that library's record. Only parts that
             return the same tensor are listed. ``{}`` stands for the number of a block.
+        block: name of a block of a causal language model in transformers; ``{}`` stands for its number.
 
     Example:
         >>> toy = Architecture("toy", {"norms": ("*.norm",), "mlp": ("*.fc2",)}, auto=("mlp",))
@@ -44,6 +45,7 @@ class Architecture:
     foldable: tuple[str, ...] = ()
     built_by: str = ""
     elsewhere: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
+    block: str = ""
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ _LLAMA = {
     "mlp": ("*.mlp.down_proj", "*.mlp.c_proj"),
     "blocks": numbered("*.layers."),
 }
+_BLOCK = "model.layers.{}"
 # Norms after attention and feed-forward. In Gemma, the paper steers these rather than the norms before them.
 _POST_NORMS = {**_LLAMA, "norms": ("*.layers.*.post_attention_layernorm", "*.layers.*.post_feedforward_layernorm")}
 # A mixture of experts returns the hidden states as a whole, where a dense layer ends in a linear layer. A model may
@@ -26,6 +27,7 @@ LLAMA = Architecture(
     aliases=("mistral", "qwen2", "qwen3", "smollm3", "phi3"),
     marker=_ATTENTION,
     exclusion=_MORE_PARTS,
+    block=_BLOCK,
 )
 MIXTRAL = Architecture(
     "mixtral",
@@ -33,19 +35,22 @@ MIXTRAL = Architecture(
     aliases=("deepseek_v2", "deepseek_v3", "qwen2_moe", "qwen3_moe", "olmoe", "phimoe", "gpt_oss", "glm4_moe"),
     marker=_ATTENTION,
     exclusion=_MORE_PARTS,
+    block=_BLOCK,
 )
 QWEN3_NEXT = Architecture(
     "qwen3_next",
     # Three of four layers have linear attention instead.
     {**_LLAMA, "attention": ("*.self_attn.o_proj", "*.linear_attn.out_proj"), "mlp": _EXPERTS},
     aliases=("qwen3_5_text", "qwen3_5_moe_text"),
+    block=_BLOCK,
 )
-GEMMA = Architecture("gemma2", _POST_NORMS, aliases=("gemma3_text",))
+GEMMA = Architecture("gemma2", _POST_NORMS, aliases=("gemma3_text",), block=_BLOCK)
 OLMO2 = Architecture(
     "olmo2",
     {**_POST_NORMS, "mlp": _EXPERTS},
     aliases=("olmo3", "flex_olmo", "exaone4"),
     marker=r"\.layers\.\d+\.post_feedforward_layernorm$",
+    block=_BLOCK,
 )
 GPT2 = Architecture(
     "gpt2",
@@ -56,6 +61,7 @@ GPT2 = Architecture(
         "blocks": numbered("*.h."),
     },
     foldable=("norms", "attention", "mlp"),
+    block="transformer.h.{}",
 )
 GPT_NEOX = Architecture(
     "gpt_neox",
@@ -66,4 +72,5 @@ GPT_NEOX = Architecture(
         "blocks": numbered("*.layers."),
     },
     foldable=("norms", "attention", "mlp"),
+    block="gpt_neox.layers.{}",
 )

@@ -10,7 +10,7 @@ import sys
 from .. import __version__
 from ..errors import MapError
 from ..models.loading import interruptible
-from . import calibrate, demo, export_lora, fit, fit_all, generate, inspect, sweep
+from . import calibrate, demo, export_control_vector, export_lora, fit, fit_all, generate, import_, inspect, sweep
 from .arguments import Parser
 from .load import quiet_libraries
 
@@ -62,6 +62,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="act-steering", description="Steer generative models with Activation Transport maps.")
     parser.add_argument("--version", action="version", version=f"act-steering {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (demo, fit, inspect, generate, sweep, calibrate, fit_all, export_lora):
+    for command in (demo, fit, inspect, generate, sweep, calibrate, fit_all, export_lora, import_, export_control_vector):
         command.add(commands)
     return parser

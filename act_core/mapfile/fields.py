@@ -43,15 +43,24 @@ def string(name: str, value: object) -> str:
 
 
 def identifier(name: str, value: object) -> str:
-    """The name of a component or of a submodule.
+    """The name of a component or of a submodule: dotted, and nothing that could be a path or control a terminal.
 
     Example:
         >>> identifier("name", "layers.0.norm")
         'layers.0.norm'
+        >>> identifier("name", "../layers")
+        Traceback (most recent call last):
+        ...
+        ValueError: name is '../layers', not a name of at most 500 characters, without slashes and empty parts
     """
     if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= MAX_NAME:
-        raise ValueError(f"{name} is {reprlib.repr(value)}, not a name of at most {MAX_NAME} characters")
-    return value
+        is_name = False
+    else:
+        is_name = all(value.split(".")) and not any(slash in value for slash in "/\\")
+    if not is_name:
+        rule = f"not a name of at most {MAX_NAME} characters, without slashes and empty parts"
+        raise ValueError(f"{name} is {reprlib.repr(value)}, {rule}")
+    return cast("str", value)
 
 
 def word(name: str, value: object, allowed: tuple[str, ...]) -> str:

@@ -20,6 +20,28 @@ from ..transport import Statistics, Transport
 from . import fields
 from .format import BOUNDS, GATE, MAX_HEADER_BYTES, PROJECTION, STATISTICS
 from .header import AGAIN, DescribedSite, MapHeader, parse_header
+from .format import (
+    BOUNDS,
+    CALIBRATION_KEY,
+    CARD_TEXTS,
+    COVERS_KEY,
+    FORMAT,
+    FORMAT_KEY,
+    FORMAT_WITH_SEGMENTS,
+    GATE,
+    LEVELS_KEY,
+    MAX_CHANNELS,
+    MAX_HEADER_BYTES,
+    PROJECTION,
+    RANGE_KEY,
+    RECORD_KEY,
+    SITES_KEY,
+    STATISTICS,
+)
+
+_AGAIN = "download or save it again."
+# Parts of the names of tensors in a LoRA and its relatives.
+_LORA = ("lora", "dora_", "hada_", "lokr_", ":up", ":down")
 
 
 def load_map(path: str | os.PathLike[str]) -> ActMap:
@@ -85,6 +107,8 @@ def _check_container(path: Path) -> int:
     """Check what the safetensors library does not check, or reports unhelpfully; returns where the tensors begin."""
     if path.is_dir():
         raise MapFileError("it is a folder; choose a .safetensors file in it.")
+    if path.exists() and not path.is_file():  # reading a device or a pipe may never end
+        raise MapFileError("it is not a file; choose a .safetensors file.")
     with path.open("rb") as file:
         size, head = os.fstat(file.fileno()).st_size, file.read(8)
     length = int.from_bytes(head, "little")
@@ -109,6 +133,9 @@ def _check_hash(path: Path, start: int, recorded: str) -> None:
             digest.update(chunk)
     if digest.hexdigest() != recorded:
         raise MapFileError(f"its tensors are not those that were saved; {AGAIN}")
+        raise MapFileError(
+            f"its header of {length} bytes is larger than that of any map; it is a LoRA or a checkpoint, not a map."
+        )
 
 
 class _Reader:
@@ -134,6 +161,22 @@ class _Reader:
 
     def _transport(self, described: DescribedSite) -> Transport:
         site = described.site
+    def _check_version(self) -> None:
+        version = self.metadata.get(FORMAT_KEY)
+        if version is None and any(mark in name.lower() for name in self.names for mark in _LORA):
+            raise MapFileError("it is a LoRA, which changes weights, not an ACT map; load it with a LoRA loader.")
+        if version is None:
+            raise MapFileError(
+                "it is a safetensors file, but not an ACT map; choose one that was made by Save ACT Map or "
+                "'act-steering fit'."
+            )
+        if version not in (FORMAT, FORMAT_WITH_SEGMENTS):
+            raise MapFileError(
+                f"it has format {version[:20]!r}, and this version reads formats {FORMAT} and {FORMAT_WITH_SEGMENTS}; "
+                "update the node pack."
+            )
+
+    def _transport(self, site: Site, fallbacks: int, effect: float | None) -> Transport:
         omega = self._tensor(site, "omega")
         beta = self._tensor(site, "beta", like=omega)
         low, high = self._group(site, BOUNDS, like=omega) or (None, None)

@@ -76,6 +76,8 @@ def test_missing_file_is_refused(run: Run, tmp_path: Path, tiny: Path, command: 
         "calibrate": (gone, "--model", tiny, "--out", tmp_path / "out.safetensors"),
         "fit-all": ("--prompt-sets", gone, "--model", tiny, "--out", tmp_path / "maps"),
         "export-lora": (gone, "--model", tiny, "--out", tmp_path / "out.safetensors"),
+        "import": (gone, "--out", tmp_path / "out.safetensors"),
+        "export-control-vector": (gone, "--out", tmp_path / "out.gguf"),
     }[command]
     refused(run(command, *arguments), "gone.safetensors")
 

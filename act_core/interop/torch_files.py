@@ -1,0 +1,177 @@
+"""Reads files of `torch.save` that hold tensors alone, in bounded memory.
+
+`torch.load` with ``weights_only=True`` runs no code, but unpacks compressed entries to any size and lets a pickle of a
+few bytes allocate gigabytes (``bytearray(10**10)``). So the container and the opcodes of the pickle are checked first.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import pickletools
+import re
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from ..errors import MapFileError, first_line
+from ..mapfile.format import MAX_CHANNELS
+
+# Far above the vectors of the largest language models, which have a few megabytes.
+MAX_FILE_BYTES = 1 << 26
+_MAX_PICKLE_BYTES = 1 << 20
+_MAX_ENTRIES = 10_000
+_ZIP = b"PK\x03\x04"
+_ENTRY = re.compile(r"[^/]*/(data\.pkl|version|byteorder|data/[0-9]{1,6})")
+_AGAIN = "download or save it again."
+
+_OPCODES = frozenset(
+    [
+        *("PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "BUILD", "BINPERSID", "NONE", "NEWTRUE", "NEWFALSE"),
+        *("BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "BINUNICODE"),
+        *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
+        *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS"),
+        *("EMPTY_DICT", "SETITEM", "SETITEMS"),
+    ]
+)
+_STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
+_GLOBALS = frozenset(
+    [
+        "collections OrderedDict",
+        "torch._utils _rebuild_tensor_v2",
+        "torch._utils _rebuild_parameter",
+        *(f"torch {name}Storage" for name in _STORAGES),
+    ]
+)
+# What the unpickler raises for damaged files; not MemoryError, which the checks prevent.
+_DAMAGE = (
+    pickle.UnpicklingError, RuntimeError, ValueError, KeyError, IndexError, AttributeError, TypeError, EOFError,
+    OverflowError, AssertionError, struct.error,
+)  # fmt: skip
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file of vectors.
+
+    Raises:
+        MapFileError: it is too large to be one.
+        OSError: it cannot be opened.
+    """
+    with path.open("rb") as file:
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise MapFileError(
+            f"it is larger than {MAX_FILE_BYTES >> 20} MiB, so it is a checkpoint rather than a steering vector."
+        )
+    return data
+
+
+def read_torch(path: Path) -> object:
+    """What a file of `torch.save` holds: tensors, in lists and dictionaries.
+
+    Raises:
+        MapFileError: it is damaged, compressed, too large, or holds more than tensors.
+        OSError: it cannot be opened.
+    """
+    data = read_bytes(path)
+    if not data.startswith(_ZIP):
+        raise MapFileError(
+            "it is a pickle or another kind of file, which could run code; save its tensors with torch.save."
+        )
+    try:
+        content: object = torch.load(io.BytesIO(_checked(data)), map_location="cpu", weights_only=True)
+    except _DAMAGE as error:
+        if isinstance(error, MapFileError):
+            raise
+        raise MapFileError(f"it is damaged ({first_line(error)[:200].rstrip('.')}); {_AGAIN}") from error
+    for tensor in _tensors(content):
+        # Older versions of torch do not compare what a pickle declares with the size of the entry.
+        if tensor.layout != torch.strided or tensor.untyped_storage().nbytes() > len(data):
+            raise MapFileError(f"it declares a tensor that is larger than the file; {_AGAIN}")
+    return content
+
+
+def vector_of(name: str, value: object) -> Tensor:
+    """A tensor with one axis that is not of length 1, as float32 ``[channels]``.
+
+    Raises:
+        MapFileError: it is something else, or not finite.
+
+    Example:
+        >>> vector_of("a", torch.ones(1, 2))
+        tensor([1., 1.])
+    """
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise MapFileError(f"{name} is not a tensor of floating-point numbers, so this is not a steering vector.")
+    sizes = [size for size in value.shape if size != 1]
+    # Checked before it is copied: a tensor of stride 0 has any size without any memory.
+    if len(sizes) > 1 or not 0 < value.numel() <= MAX_CHANNELS:
+        raise MapFileError(f"{name} has shape {list(value.shape)[:4]}, not that of a vector.")
+    vector = value.detach().reshape(-1).to(torch.float32, copy=True)
+    if not bool(vector.isfinite().all()):
+        raise MapFileError(f"{name} has values that are not finite.")
+    return vector
+
+
+def _checked(data: bytes) -> bytes:
+    """The same archive written anew with the entries that were checked, so that torch can find no others in it."""
+    checked = io.BytesIO()
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive, zipfile.ZipFile(checked, "w") as clean:
+            entries = archive.infolist()
+            if len(entries) > _MAX_ENTRIES or sum(entry.file_size for entry in entries) > len(data):
+                raise MapFileError("its entries unpack to more than the file holds, which no steering vector needs.")
+            if any(entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 for entry in entries):
+                raise MapFileError("it is a compressed or encrypted archive, not a file of torch.save.")
+            names = {match[1]: entry for entry in entries if (match := _ENTRY.fullmatch(entry.filename))}
+            if "data.pkl" not in names or "version" not in names:
+                raise MapFileError("it is an archive, but not one of torch.save.")
+            for name, entry in names.items():
+                clean.writestr(f"archive/{name}", archive.read(entry))
+            _check_pickle(archive.read(names["data.pkl"]))
+            if "byteorder" in names and archive.read(names["byteorder"]) != b"little":
+                raise MapFileError("it was written on a big-endian machine; convert it there.")
+    except (zipfile.BadZipFile, NotImplementedError, OSError, *_DAMAGE) as error:
+        if isinstance(error, MapFileError):
+            raise
+        raise MapFileError(f"it is a damaged archive; {_AGAIN}") from error
+    return checked.getvalue()
+
+
+def _check_pickle(data: bytes) -> None:
+    if len(data) > _MAX_PICKLE_BYTES:
+        raise MapFileError("it describes far more tensors than a steering vector has.")
+    try:
+        for opcode, argument, _ in pickletools.genops(data):
+            if opcode.name == "GLOBAL" and argument not in _GLOBALS:
+                raise MapFileError(
+                    f"it holds more than tensors ({str(argument)[:60]!r}), which could run code; save tensors alone."
+                )
+            if opcode.name not in _OPCODES:
+                raise MapFileError(f"it holds more than tensors ({opcode.name}); save its tensors alone.")
+    except (ValueError, struct.error, OverflowError) as error:
+        if isinstance(error, MapFileError):
+            raise
+        raise MapFileError(f"it is damaged; {_AGAIN}") from error
+
+
+def _tensors(content: object) -> Iterator[Tensor]:
+    """All tensors in nested lists and dictionaries, which may contain themselves."""
+    seen: set[int] = set()
+    waiting = [content]
+    while waiting:
+        item = waiting.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, Tensor):
+            yield item
+        elif isinstance(item, Mapping):
+            waiting += [*cast("Mapping[object, object]", item).values()]
+        elif isinstance(item, Sequence) and not isinstance(item, (str, bytes)):
+            waiting += [*cast("Sequence[object]", item)]
