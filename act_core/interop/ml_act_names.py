@@ -35,7 +35,7 @@ _TUPLES: dict[str, tuple[re.Pattern[str], ...]] = {
     "t5xxl": (re.compile(r"(^|\.)(block|layer)\.\d+$|SelfAttention$"),),
     DIFFUSION_MODEL: (
         re.compile(r"^(single_)?transformer_blocks\.\d+$"),
-        re.compile(r"transformer_blocks\.\d+\.(norm1|norm1_context|norm|attn)$"),
+        re.compile(r"^(single_)?transformer_blocks\.\d+\.(norm1|norm1_context|norm|attn)$"),
         re.compile(r"attentions\.\d+$|^down_blocks\.\d+$"),
     ),
 }
