@@ -18,6 +18,7 @@ from torch import Tensor
 
 # Reading a file of a few kilobytes needs far less.
 ALLOWED_BYTES = 256 << 20
+_STATUS = "/proc/self/statm"
 # Values at which lengths, counts and types are cut short, overflow or change their meaning.
 _EXTREMES = (0, 1, 127, 128, 255, 65535, 1 << 30, 2**31 - 1, 1 << 31, 2**32 - 1, 2**63 - 1, 2**64 - 1)
 
@@ -113,7 +114,7 @@ def mutated(data: bytes, seed: int) -> bytes:
 @contextlib.contextmanager
 def limited_memory(allowed: int = ALLOWED_BYTES) -> Generator[None]:
     """In the block the process may not reserve more than this beyond what it has; not even untouched memory."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    pages = int(Path(_STATUS).read_text().split()[0])
     before = resource.getrlimit(resource.RLIMIT_AS)
     resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + allowed, before[1]))
     try:
@@ -135,7 +136,7 @@ def _audit(event: str, arguments: tuple[Any, ...]) -> None:
         return
     if event in ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "socket.connect", "pickle.find_class"):
         _Watch.seen.append(f"{event} {arguments[:2]}")
-    elif event == "open" and isinstance(arguments[0], str):
+    elif event == "open" and isinstance(arguments[0], str) and arguments[0] != _STATUS:
         opened = Path(arguments[0]).resolve()
         # Python and its packages import parts of themselves when they are first used.
         if not opened.is_relative_to(_Watch.folder) and opened.suffix not in (".py", ".pyc"):

@@ -81,7 +81,7 @@ def read_hooks(
                 raise MapFileError("another file is for the same module.")
             hooks[place] = _hook(read_torch(file), estimator or _named(folder))
         except ValueError as error:
-            raise MapFileError(f"{plain_text(file.name)}: {error}") from error
+            raise MapFileError(f"{plain_text(file.name)}: {str(error).rstrip('.')}.") from error
     kinds = {hook.kind for hook in hooks.values()}
     if len(kinds) > 1:
         raise MapFileError(f"it holds hooks of several kinds ({', '.join(sorted(kinds))}); import them one by one.")

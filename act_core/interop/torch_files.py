@@ -30,6 +30,8 @@ _ZIP = b"PK\x03\x04"
 _ENTRY = re.compile(r"[^/]*/(data\.pkl|version|byteorder|data/[0-9]{1,6})")
 _AGAIN = "download or save it again."
 
+# The protocol that torch.save writes.
+_PROTOCOL = 2
 _OPCODES = frozenset(
     [
         *("PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "BUILD", "BINPERSID", "NONE", "NEWTRUE", "NEWFALSE"),
@@ -148,6 +150,8 @@ def _check_pickle(data: bytes) -> None:
         raise MapFileError("it describes far more tensors than a steering vector has.")
     try:
         for opcode, argument, _ in pickletools.genops(data):
+            if opcode.name == "PROTO" and argument != _PROTOCOL:
+                raise MapFileError(f"its pickle has protocol {argument}; save it with torch.save as it is by default.")
             if opcode.name == "GLOBAL" and argument not in _GLOBALS:
                 raise MapFileError(
                     f"it holds more than tensors ({str(argument)[:60]!r}), which could run code; save tensors alone."
