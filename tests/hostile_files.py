@@ -13,14 +13,31 @@ from collections.abc import Generator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from map_files import assert_is_a_sentence
 from torch import Tensor
+
+from act_core import MapError
+from act_core.interop.importing import import_map
 
 # Reading a file of a few kilobytes needs far less.
 ALLOWED_BYTES = 256 << 20
 _STATUS = "/proc/self/statm"
 # Values at which lengths, counts and types are cut short, overflow or change their meaning.
 _EXTREMES = (0, 1, 127, 128, 255, 65535, 1 << 30, 2**31 - 1, 1 << 31, 2**32 - 1, 2**63 - 1, 2**64 - 1)
+
+
+def import_refused(path: Path, *words: str, **arguments: Any) -> str:
+    """The sentence with which an import is refused, which contains these words."""
+    arguments.setdefault("architecture", "llama")
+    with limited_memory(), pytest.raises(MapError) as caught:
+        import_map(path, **arguments)
+    text = str(caught.value)
+    assert_is_a_sentence(caught.value, path)
+    for word in words:
+        assert word in text
+    return text
 
 
 def torch_bytes(content: object) -> bytes:

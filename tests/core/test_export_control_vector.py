@@ -40,7 +40,7 @@ def mean_map(*numbers: int, model_class: str = "Qwen2ForCausalLM") -> ActMap:
 def read_as_llama_cpp(path: Path) -> dict[int, Tensor]:
     """The vector of each block by the rules of llama.cpp, read with the reader of the gguf package."""
     reader = gguf.GGUFReader(path)
-    assert reader.get_field("general.architecture").contents() == "controlvector"
+    assert reader.fields["general.architecture"].contents() == "controlvector"
     vectors: dict[int, Tensor] = {}
     for tensor in reader.tensors:
         word, _, number = tensor.name.partition(".")

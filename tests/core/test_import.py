@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from torch import Tensor
 
 from act_core import ActMap, load_map, save_map
 from act_core.interop.importing import import_map
+from act_core.interop.ml_act import HookEstimator
 from act_core.models.transformers import TransformersModel
-from act_core.settings import Estimator
 
 WIDTH = 32
 
@@ -185,10 +186,10 @@ def linear_state(ends: object) -> dict[str, object]:
     return {**coefficients, "quantiles_dict_src": QUANTILES, "quantiles_src": ends}
 
 
-def hooks(folder: Path, states: dict[str, dict[str, object]]) -> Path:
+def hooks(folder: Path, states: Mapping[str, Mapping[str, object]]) -> Path:
     folder.mkdir(exist_ok=True)
     for name, state in states.items():
-        (folder / f"{name}.statedict").write_bytes(torch_bytes(state))
+        (folder / f"{name}.statedict").write_bytes(torch_bytes(dict(state)))
     return folder
 
 
@@ -208,7 +209,7 @@ def test_linear_hooks_keep_their_coefficients(tmp_path: Path) -> None:
     [("mean", [1.0, 1.0, 1.0], [-1.0, 2.0, 0.0]), ("gaussian", [0.5, 3.0, 1.0], [-0.5, -2.0, 0.0])],
 )
 def test_statistics_become_mean_or_gaussian_map(
-    tmp_path: Path, estimator: Estimator, omega: list[float], beta: list[float]
+    tmp_path: Path, estimator: HookEstimator, omega: list[float], beta: list[float]
 ) -> None:
     state = {"model.layers.0.mlp": gaussian_state(UNBOUNDED)}
     named = hooks(tmp_path / f"atonce-{estimator}_ot-mean", state)
