@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from hostile_files import gguf_bytes, torch_bytes
 from PIL import Image
 
 from act_core.cli import main
@@ -50,6 +52,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "my_pictures").mkdir()
     for colour in ("red", "green", "blue"):
         Image.new("RGB", (64, 64), colour).save(tmp_path / "my_pictures" / f"{colour}.png")
+    (tmp_path / "happy.gguf").write_bytes(gguf_bytes({"direction.1": torch.ones(8)}))
+    (tmp_path / "caa.pt").write_bytes(torch_bytes(torch.ones(8)))
+    (tmp_path / "incr-linear_ot-mean").mkdir()
+    hook = {"net.w1": torch.ones(1, 8), "net.b1": torch.ones(1, 8)}
+    (tmp_path / "incr-linear_ot-mean" / "unet.conv_norm_out.statedict").write_bytes(torch_bytes(hook))
     return tmp_path
 
 
@@ -76,7 +83,7 @@ def test_commands_of_snippet_run(number: int, folder: Path) -> None:
         arguments = shlex.split(line)[1:]
         assert main(arguments) == 0
         for option, value in pairwise(arguments):
-            assert option != "--out" or (folder / value).is_file()
+            assert option not in ("--out", "--output") or (folder / value).is_file()
 
 
 def test_paths_in_readme_exist() -> None:
