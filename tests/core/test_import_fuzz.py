@@ -24,8 +24,8 @@ from act_core.mapfile import fields
 from act_core.sites import Site
 from act_core.transport import Transport
 
-# How many damaged files of each format are read.
-COUNT = int(os.environ.get("ACT_FUZZ_COUNT", "5000"))
+# How many damaged files of each format are read; ACT_FUZZ_COUNT=5000 for a thorough run.
+COUNT = int(os.environ.get("ACT_FUZZ_COUNT", "1000"))
 # Real files, made by others, to be damaged beside those that are built here.
 DATA = os.environ.get("ACT_INTEROP_DATA", "")
 # A single damaged file may not keep anyone waiting.
