@@ -19,6 +19,8 @@ Forward = Callable[..., Any]
 _ABSENT = object()
 # Name parts that wrappers insert: those of compiled modules, and of layers that `peft` adapts or replaces.
 _INSERTED = ("_orig_mod", *WRAPPED)
+# Name parts before the layers of a language model.
+_AROUND_LAYERS = ("model", "language_model", "text_model")
 
 
 def own_forward(module: nn.Module) -> object:
@@ -134,10 +136,26 @@ def canonical_name(name: str) -> str:
     return ".".join(parts)
 
 
+def bare_name(name: str) -> str:
+    """The `canonical_name` of a part of a language model, without the names of the modules around its layers.
+
+    These differ between a model with a head and one without, between one that also reads pictures and its text part,
+    and between transformers and ComfyUI.
+
+    Example:
+        >>> bare_name("model.language_model.layers.0.mlp"), bare_name("model.visual.blocks.0.mlp")
+        ('layers.0.mlp', 'visual.blocks.0.mlp')
+    """
+    parts = canonical_name(name).split(".")
+    while len(parts) > 1 and parts[0] in _AROUND_LAYERS:
+        parts = parts[1:]
+    return ".".join(parts)
+
+
 def find_submodules(root: nn.Module, names: Iterable[str]) -> dict[str, nn.Module]:
     """Submodules by the given names, which may come from another version or wrapping of the model.
 
-    An exact match takes precedence over one of the `canonical_name`.
+    An exact match takes precedence over one of the `canonical_name`, and that over one of the `bare_name`.
 
     Example:
         >>> wrapped = nn.ModuleDict({"text_model": nn.ModuleDict({"norm": nn.Identity()})})
@@ -150,7 +168,22 @@ def find_submodules(root: nn.Module, names: Iterable[str]) -> dict[str, nn.Modul
     for name in sorted(named, key=lambda name: name != canonical_name(name)):
         canonical.setdefault(canonical_name(name), named[name])
     found = {name: named.get(name, canonical.get(canonical_name(name))) for name in names}
+    if None in found.values():
+        bare: dict[str, nn.Module] = {}
+        for name in named:
+            bare.setdefault(bare_name(name), named[name])
+        found = {name: bare.get(bare_name(name)) if module is None else module for name, module in found.items()}
     return {name: module for name, module in found.items() if module is not None}
+
+
+def has_names(root: nn.Module, names: Iterable[str]) -> bool:
+    """Whether a model has submodules of these names, up to what `canonical_name` removes.
+
+    Example:
+        >>> has_names(nn.ModuleDict({"text_model": nn.ModuleDict({"norm": nn.Identity()})}), ["norm"])
+        True
+    """
+    return {canonical_name(name) for name in names} <= {canonical_name(name) for name in submodules(root)}
 
 
 def output_tensors(output: Any) -> dict[int | None, Tensor]:
@@ -163,10 +196,30 @@ def output_tensors(output: Any) -> dict[int | None, Tensor]:
     return {}
 
 
+def output_tensor(output: Any, index: int | None) -> Tensor | None:
+    """The tensor at an index of a submodule's output; None if it is absent.
+
+    A lone tensor and the first of several count as the same, since libraries differ in whether a block also returns
+    its cache.
+
+    Example:
+        >>> import torch
+        >>> hidden, cache = torch.zeros(1), torch.ones(1)
+        >>> output_tensor((hidden, cache), None) is hidden, output_tensor(hidden, 0) is hidden
+        (True, True)
+        >>> output_tensor(hidden, 1) is None
+        True
+    """
+    tensors = output_tensors(output)
+    other = {None: 0, 0: None}.get(index, index)
+    return tensors.get(index, tensors.get(other))
+
+
 def with_output(output: Any, index: int | None, tensor: Tensor) -> Any:
-    """`output` with the tensor at `index` replaced."""
-    if index is None:
+    """`output` with the tensor at `index` replaced; a lone tensor and the first of several count as the same."""
+    if isinstance(output, Tensor):
         return tensor
+    index = index or 0
     parts: list[object] = list(output)
     parts[index] = tensor
     # A named tuple is built from its fields, a plain tuple or list from an iterable.

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from .errors import MapMismatchError
-from .interception import find_submodules, intercepted, output_tensors
+from .interception import find_submodules, intercepted, output_tensor
 from .maps import ActMap
 from .settings import Strength
 from .sites import Site
 from .steering import steer
-from .steering.matching import roots_of
+from .steering.localised import localised
 
 Moves = Mapping[Site, list[Tensor]]
 
@@ -54,7 +54,7 @@ def probe(
         >>> moves[act_map.site("model/0")]
         [tensor([[0.2500, 0.5000, 0.5000]])]
     """
-    watch = Probe(roots_of(model, act_map), act_map)
+    watch = Probe(model, act_map)
     with watch.before():
         run()
     with steer(model, act_map, strength), watch.after():
@@ -68,21 +68,21 @@ class Probe:
     Each call is made twice: unsteered inside `before`, then steered inside `after`.
 
     Args:
-        roots: the module of each component of the map that is there.
-        act_map: the map.
+        model, act_map: as for `probe`.
 
     Attributes:
         moves: as `probe` returns them, one entry for each call so far.
     """
 
-    def __init__(self, roots: Mapping[str, nn.Module], act_map: ActMap) -> None:
+    def __init__(self, model: nn.Module | Mapping[str, nn.Module], act_map: ActMap) -> None:
+        local = localised(model, act_map)
         self.moves: dict[Site, list[Tensor]] = {}
         self._sites: dict[nn.Module, list[Site]] = {}
         self._gauges: dict[nn.Module, list[Site]] = {}
         self._measured: dict[Site, int] = {}
         self._before: dict[Site, list[Tensor]] = {}
-        for component, root in roots.items():
-            sites = [site for site in act_map.transports if site.component == component]
+        for component, root in local.roots.items():
+            sites = [s for s in local.act_map.transports if s.component == component and s not in local.absent]
             gauges = [site.segment.gauge for site in sites if site.segment]
             modules = find_submodules(root, {*(site.name for site in sites), *gauges})
             for site in sites:
@@ -126,13 +126,12 @@ class Probe:
         return intercepted({module: partial(self._note, module, handle) for module in dict.fromkeys(modules)})
 
     def _note(self, module: nn.Module, handle: Callable[[Site, Tensor], object], output: Any) -> Any:
-        tensors = output_tensors(output)
         for site in self._gauges.get(module, ()):
             assert site.segment is not None
-            if (measured := tensors.get(site.segment.output)) is not None and measured.ndim == 3:
+            if (measured := output_tensor(output, site.segment.output)) is not None and measured.ndim == 3:
                 self._measured[site] = measured.shape[1]
         for site in self._sites.get(module, ()):
-            if (x := tensors.get(site.output)) is not None:
+            if (x := output_tensor(output, site.output)) is not None:
                 handle(site, self._own_tokens(site, x))
         return output
 

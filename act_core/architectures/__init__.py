@@ -18,7 +18,8 @@ from .language import GEMMA, GPT2, GPT_NEOX, LLAMA, MIXTRAL, OLMO2, QWEN3_NEXT
 from .mmdit import COMFYUI_MMDIT, DIFFUSERS_MMDIT
 from .text_encoders import CLIP, T5
 from .unet import COMFYUI_UNET, DIFFUSERS_UNET
-from .wan import WAN
+from .wan import DIFFUSERS_WAN, WAN
+from .z_image import COMFYUI_Z_IMAGE, DIFFUSERS_Z_IMAGE
 
 ARCHITECTURES = (
     LLAMA,
@@ -36,7 +37,10 @@ ARCHITECTURES = (
     COMFYUI_MMDIT,
     DIFFUSERS_FLUX,
     COMFYUI_FLUX,
+    DIFFUSERS_WAN,
     WAN,
+    DIFFUSERS_Z_IMAGE,
+    COMFYUI_Z_IMAGE,
 )
 PRESETS = frozenset(preset for architecture in ARCHITECTURES for preset in architecture.presets)
 

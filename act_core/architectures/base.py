@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
+from .shared_names import SharedNames
+
 Presets = Mapping[str, tuple[str, ...]]
 
 
@@ -29,6 +31,7 @@ class Architecture:
         elsewhere: names of the same parts in another library, by the name of that library's record. Only parts that
             return the same tensor are listed. ``{}`` stands for the number of a block.
         block: name of a block of a causal language model in transformers; ``{}`` stands for its number.
+        shared: names of the same parts there. The records of both libraries hold the same object.
 
     Example:
         >>> toy = Architecture("toy", {"norms": ("*.norm",), "mlp": ("*.fc2",)}, auto=("mlp",))
@@ -46,6 +49,7 @@ class Architecture:
     built_by: str = ""
     elsewhere: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
     block: str = ""
+    shared: tuple[SharedNames, ...] = ()
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -4,15 +4,36 @@ from __future__ import annotations
 
 from .base import Architecture, numbered
 from .mmdit import DIFFUSERS_MMDIT
+from .shared_names import SharedNames
 
-# ComfyUI's names for the parts that return the same tensors as in diffusers.
-_IN_COMFYUI = {
-    "transformer_blocks.{}.attn.to_out.0": "double_blocks.{}.img_attn.proj",
-    "transformer_blocks.{}.attn.to_add_out": "double_blocks.{}.txt_attn.proj",
-    "transformer_blocks.{}.ff.net.2": "double_blocks.{}.img_mlp.2",
-    "transformer_blocks.{}.ff_context.net.2": "double_blocks.{}.txt_mlp.2",
-    "single_transformer_blocks.{}.proj_out": "single_blocks.{}.linear2",
-}
+_SHARED = (
+    SharedNames(
+        {
+            # Both return two streams, in opposite orders. The single blocks of diffusers split what they return.
+            "transformer_blocks.{}#0": "double_blocks.{}#1",
+            "transformer_blocks.{}#1": "double_blocks.{}#0",
+            "transformer_blocks.{}.norm1.norm": "double_blocks.{}.img_norm1",
+            "transformer_blocks.{}.norm1_context.norm": "double_blocks.{}.txt_norm1",
+            "transformer_blocks.{}.norm2": "double_blocks.{}.img_norm2",
+            "transformer_blocks.{}.norm2_context": "double_blocks.{}.txt_norm2",
+            "transformer_blocks.{}.attn.to_out.0": "double_blocks.{}.img_attn.proj",
+            "transformer_blocks.{}.attn.to_add_out": "double_blocks.{}.txt_attn.proj",
+            "transformer_blocks.{}.ff": "double_blocks.{}.img_mlp",
+            "transformer_blocks.{}.ff.net.0.proj": "double_blocks.{}.img_mlp.0",
+            "transformer_blocks.{}.ff.net.2": "double_blocks.{}.img_mlp.2",
+            "transformer_blocks.{}.ff_context": "double_blocks.{}.txt_mlp",
+            "transformer_blocks.{}.ff_context.net.0.proj": "double_blocks.{}.txt_mlp.0",
+            "transformer_blocks.{}.ff_context.net.2": "double_blocks.{}.txt_mlp.2",
+            "single_transformer_blocks.{}.norm.norm": "single_blocks.{}.pre_norm",
+            "single_transformer_blocks.{}.proj_out": "single_blocks.{}.linear2",
+            "x_embedder": "img_in",
+            "context_embedder": "txt_in",
+            "norm_out.norm": "final_layer.norm_final",
+            "proj_out": "final_layer.linear",
+        },
+        variant="Flux",
+    ),
+)
 _AUTO = ("attention", "mlp")
 _DOUBLE = DIFFUSERS_MMDIT.presets
 
@@ -27,7 +48,7 @@ DIFFUSERS_FLUX = Architecture(
     auto=_AUTO,
     foldable=_AUTO,
     built_by="diffusers",
-    elsewhere={"Flux": _IN_COMFYUI},
+    shared=_SHARED,
 )
 COMFYUI_FLUX = Architecture(
     "Flux",
@@ -40,5 +61,5 @@ COMFYUI_FLUX = Architecture(
     auto=_AUTO,
     foldable=_AUTO,
     built_by="ComfyUI",
-    elsewhere={"FluxTransformer2DModel": {theirs: ours for ours, theirs in _IN_COMFYUI.items()}},
+    shared=_SHARED,
 )

@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 from .base import Architecture, numbered
+from .shared_names import SharedNames
 
-# ComfyUI's names for the parts that return the same tensors as in diffusers. The norms are left out, because those of
-# diffusers return modulated values.
-_IN_COMFYUI = {
-    "transformer_blocks.{}.attn.to_out.0": "joint_blocks.{}.x_block.attn.proj",
-    "transformer_blocks.{}.attn.to_add_out": "joint_blocks.{}.context_block.attn.proj",
-    "transformer_blocks.{}.attn2.to_out.0": "joint_blocks.{}.x_block.attn2.proj",
-    "transformer_blocks.{}.ff.net.2": "joint_blocks.{}.x_block.mlp.fc2",
-    "transformer_blocks.{}.ff_context.net.2": "joint_blocks.{}.context_block.mlp.fc2",
-}
+_SHARED = (
+    SharedNames(
+        {
+            "transformer_blocks.{}#0": "joint_blocks.{}#0",
+            "transformer_blocks.{}#1": "joint_blocks.{}#1",
+            # The norms that hold these two in diffusers return modulated values.
+            "transformer_blocks.{}.norm1.norm": "joint_blocks.{}.x_block.norm1",
+            "transformer_blocks.{}.norm1_context.norm": "joint_blocks.{}.context_block.norm1",
+            "transformer_blocks.{}.norm2": "joint_blocks.{}.x_block.norm2",
+            "transformer_blocks.{}.norm2_context": "joint_blocks.{}.context_block.norm2",
+            "transformer_blocks.{}.attn.to_out.0": "joint_blocks.{}.x_block.attn.proj",
+            "transformer_blocks.{}.attn.to_add_out": "joint_blocks.{}.context_block.attn.proj",
+            "transformer_blocks.{}.attn2.to_out.0": "joint_blocks.{}.x_block.attn2.proj",
+            "transformer_blocks.{}.ff": "joint_blocks.{}.x_block.mlp",
+            "transformer_blocks.{}.ff.net.0.proj": "joint_blocks.{}.x_block.mlp.fc1",
+            "transformer_blocks.{}.ff.net.2": "joint_blocks.{}.x_block.mlp.fc2",
+            "transformer_blocks.{}.ff_context": "joint_blocks.{}.context_block.mlp",
+            "transformer_blocks.{}.ff_context.net.0.proj": "joint_blocks.{}.context_block.mlp.fc1",
+            "transformer_blocks.{}.ff_context.net.2": "joint_blocks.{}.context_block.mlp.fc2",
+            "context_embedder": "context_embedder",
+            "pos_embed.proj": "x_embedder.proj",
+            "norm_out.norm": "final_layer.norm_final",
+            "proj_out": "final_layer.linear",
+        },
+        variant="SD3",
+    ),
+)
 _AUTO = ("attention", "mlp")
 
 DIFFUSERS_MMDIT = Architecture(
@@ -28,7 +47,7 @@ DIFFUSERS_MMDIT = Architecture(
     auto=_AUTO,
     foldable=_AUTO,
     built_by="diffusers",
-    elsewhere={"OpenAISignatureMMDITWrapper": _IN_COMFYUI},
+    shared=_SHARED,
 )
 COMFYUI_MMDIT = Architecture(
     "OpenAISignatureMMDITWrapper",
@@ -41,5 +60,5 @@ COMFYUI_MMDIT = Architecture(
     auto=_AUTO,
     foldable=_AUTO,
     built_by="ComfyUI",
-    elsewhere={"SD3Transformer2DModel": {theirs: ours for ours, theirs in _IN_COMFYUI.items()}},
+    shared=_SHARED,
 )

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary, ref
 from torch import Tensor, nn
 
 from ..errors import MapMismatchError
-from ..interception import Forward, output_tensors, own_forward, restore_forward, with_output
+from ..interception import Forward, output_tensor, own_forward, restore_forward, with_output
 from .composition import Gauge, Layer, Slot
 
 # Held while maps are added and removed. Callers must not run the model in another thread meanwhile.
@@ -26,13 +26,13 @@ class SteeredForward:
     instance refers to the module only while it is in the module's ``__dict__``, so the module can be garbage-collected.
 
     Attributes:
-        slots: by index of the output.
+        slots: by index of the output; 0 for a lone tensor, too.
         gauges: of outputs whose tokens are counted, by index; kept for reuse.
         forward: the ``forward`` that it replaces.
     """
 
     def __init__(self, forward: Forward | None = None) -> None:
-        self.slots: dict[int | None, Slot] = {}
+        self.slots: dict[int, Slot] = {}
         self.gauges: dict[int | None, Gauge] = {}
         self.forward = forward
         self._measured_for: list[Layer] = []
@@ -45,7 +45,7 @@ class SteeredForward:
         output = self.forward(*args, **kwargs)
         if self._measured_for:
             for index, gauge in self.gauges.items():
-                gauge.read(output_tensors(output).get(index))
+                gauge.read(output_tensor(output, index))
         for index, slot in self.slots.items():
             if slot.layers and slot.steps:
                 output = with_output(output, index, slot(_tensor_at(output, index, slot)))
@@ -66,7 +66,7 @@ class SteeredForward:
 
     def insert(self, output: int | None, layer: Layer) -> None:
         """Add a layer to an output, after those that are present."""
-        self.slots.setdefault(output, Slot()).insert(layer)
+        self.slots.setdefault(output or 0, Slot()).insert(layer)
 
     def measure(self, output: int | None, layer: Layer) -> None:
         """Count the tokens of an output at each call, for a layer of another module."""
@@ -212,7 +212,7 @@ def _is_copied_by_state(module: nn.Module) -> bool:
 
 
 def _tensor_at(output: Any, index: int | None, slot: Slot) -> Tensor:
-    tensor = output_tensors(output).get(index)
+    tensor = output_tensor(output, index)
     if tensor is None:
         raise MapMismatchError(
             f"Site {slot.layers[0].site.key} does not return the activation that is steered; fit a map for this model."

@@ -7,52 +7,35 @@ from collections.abc import Collection, Container, Iterator, Mapping
 import torch
 from torch import nn
 
-from ..architectures import ARCHITECTURES, architecture_of, classes_of, family, kinds_of
+from ..architectures import architecture_of, classes_of, family, kinds_of
 from ..components import Component
-from ..errors import MapError, MapMismatchError
+from ..errors import MapMismatchError
 from ..fingerprints import has_weights
-from ..interception import find_submodules
+from ..interception import find_submodules, has_names
 from ..layers import output_channels
 from ..maps import ActMap
 from ..records import Fingerprint
 from ..sites import Segment, Site
-
-_KNOWN = {architecture.name: architecture for architecture in ARCHITECTURES}
-
-
-def roots_of(model: nn.Module | Mapping[str, nn.Module], act_map: ActMap) -> dict[str, nn.Module]:
-    """The module of each component of a map that the model has.
-
-    Raises:
-        MapError: one module for a map of several components.
-    """
-    if not isinstance(model, nn.Module):
-        return {name: module for name, module in model.items() if name in act_map.components}
-    if len(act_map.components) > 1:
-        raise MapError(
-            f"{act_map.called} steers several components ({', '.join(act_map.components)}); give a module for each."
-        )
-    return dict.fromkeys(act_map.components, model)
+from .localised import Localised, shared_names
 
 
-def find_sites(
-    model: nn.Module | Mapping[str, nn.Module], roots: Mapping[str, nn.Module], act_map: ActMap
-) -> dict[Site, nn.Module]:
+def find_sites(model: nn.Module | Mapping[str, nn.Module], local: Localised) -> dict[Site, nn.Module]:
     """The sites of a map that the model has, with their modules.
 
-    Names that differ only by library version or wrapper count as the same, see `act_core.interception.canonical_name`.
+    Names that differ only by library version or wrapper count as the same, see
+    `act_core.interception.find_submodules`.
 
     Args:
         model: as given to `act_core.steer`, for errors.
-        roots: from `roots_of`.
-        act_map: the map.
+        local: the map with the names of the model.
 
     Raises:
         MapMismatchError: no site is in the model, or one has another number of channels.
     """
+    act_map, roots = local.act_map, local.roots
     found: dict[Site, nn.Module] = {}
     for component, root in roots.items():
-        sites = [site for site in act_map.transports if site.component == component]
+        sites = [site for site in act_map.transports if site.component == component and site not in local.absent]
         modules = find_submodules(root, [name for site in sites for name in _names(site)])
         found.update({s: modules[s.name] for s in sites if all(name in modules for name in _names(s))})
     differing = [site for site, module in found.items() if output_channels(module) not in (None, site.channels)]
@@ -63,10 +46,9 @@ def find_sites(
     kinds = " and ".join(type(root).__name__ for root in given) or "no component of the map"
     advice = "use it with the model it was fitted on, or fit a map for this one"
     if not differing:
-        for name, root in roots.items():
-            if elsewhere := _built_elsewhere(act_map.record.base.get(name), root):
-                base, advice = elsewhere
         how = f"none of its {len(act_map)} sites is in this model, {kinds}"
+        for theirs, ours in local.libraries.values():
+            how += f" of {ours}, which does not compute the same tensors as that of {theirs}"
     else:
         site, channels = differing[0], output_channels(found[differing[0]])
         missing = sum(site.component in roots for site in act_map.transports) - len(found)
@@ -92,22 +74,21 @@ def find_gauges(roots: Mapping[str, nn.Module], sites: Collection[Site]) -> list
     return found
 
 
-def check_architectures(act_map: ActMap, roots: Mapping[str, nn.Module], found: Container[str]) -> None:
+def check_architectures(local: Localised, found: Container[str]) -> None:
     """Check that a map was fitted on the architecture of the model, unless the map permits any.
 
     Args:
-        act_map: the map.
-        roots: the components that the model has.
-        found: those in which a site was found.
+        local: the map with the names of the model.
+        found: those components in which a site was found.
 
     Raises:
         MapMismatchError: a component was fitted on another architecture.
     """
-    if act_map.any_architecture:
+    if local.act_map.any_architecture:
         return
-    for name, base, root in _compared(act_map, roots, found):
+    for name, base, root in _compared(local, found):
         if not (_is_of_kind(base, root) or _has_weights(base, root)):
-            raise _other_architecture(act_map, name, base.architecture, architecture_of(root).name)
+            raise _other_architecture(local.act_map, name, base.architecture, architecture_of(root).name)
 
 
 def check_variant(act_map: ActMap, component: Component) -> None:
@@ -124,7 +105,12 @@ def check_variant(act_map: ActMap, component: Component) -> None:
         MapMismatchError: the component is another variant.
     """
     base = act_map.record.base.get(component.name)
-    if act_map.any_architecture or base is None or not base.variants or not component.variants:
+    if act_map.any_architecture or base is None or not component.variants:
+        return
+    if not base.variants:
+        shared = shared_names(base, component.module)
+        if shared is not None and shared.variant and shared.variant not in component.variants:
+            raise _other_architecture(act_map, component.name, base.architecture, component.variants[0])
         return
     if not {*base.variants} & {*component.variants}:
         raise _other_architecture(act_map, component.name, base.variants[0], component.variants[0])
@@ -139,13 +125,17 @@ def _other_architecture(act_map: ActMap, component: str, fitted: str, given: str
     )
 
 
-def notes_for(act_map: ActMap, roots: Mapping[str, nn.Module], found: Container[str]) -> Iterator[str]:
-    """A sentence for each component whose class is built on the one that the map was fitted on, or the reverse.
+def notes_for(local: Localised, found: Container[str]) -> Iterator[str]:
+    """A sentence for each component with other names than in the map, or whose class is built on that of the map.
+
+    Also where the class of the map is built on that of the model.
 
     Args:
-        act_map, roots, found: as for `check_architectures`.
+        local, found: as for `check_architectures`.
     """
-    for name, base, root in _compared(act_map, roots, found):
+    act_map = local.act_map
+    yield from local.notes
+    for name, base, root in _compared(local, found):
         fitted, (given, *bases) = base.model_class or base.architecture, classes_of(root)
         if fitted != given and fitted in bases:
             yield (
@@ -159,22 +149,21 @@ def notes_for(act_map: ActMap, roots: Mapping[str, nn.Module], found: Container[
             )
 
 
-def warnings_for(
-    act_map: ActMap, roots: Mapping[str, nn.Module], found: Container[str], missing: tuple[str, ...]
-) -> Iterator[str]:
+def warnings_for(local: Localised, found: Container[str], missing: tuple[str, ...]) -> Iterator[str]:
     """Reasons to doubt that a map works well on a model, a sentence each.
 
     Args:
-        act_map, roots, found: as for `check_architectures`.
+        local, found: as for `check_architectures`.
         missing: keys of the sites that the model does not have.
     """
+    act_map = local.act_map
     if missing:
         yield (
             f"{act_map.called} has {len(act_map)} sites, of which {len(missing)} are not in this model "
             f"(first: {missing[0]}), so its effect here is weaker than on the model it was fitted on."
         )
-    for name, base, root in _compared(act_map, roots, found):
-        same_weights = _has_weights(base, root)
+    for name, base, root in _compared(local, found):
+        same_weights = None if _has_other_names(local, name) else _has_weights(base, root)
         if not (_is_of_kind(base, root) or same_weights):
             yield (
                 f"{act_map.called} was fitted on {base.architecture} ({name}), but this model is "
@@ -190,13 +179,17 @@ def warnings_for(
             )
 
 
-def _compared(
-    act_map: ActMap, roots: Mapping[str, nn.Module], found: Container[str]
-) -> Iterator[tuple[str, Fingerprint, nn.Module]]:
+def _compared(local: Localised, found: Container[str]) -> Iterator[tuple[str, Fingerprint, nn.Module]]:
     """The components of a map that can be compared with the model: name, what it was fitted on, and the module."""
-    for name, base in act_map.record.base.items():
-        if name in roots and name in found:
-            yield name, base, roots[name]
+    for name, base in local.act_map.record.base.items():
+        if name in local.roots and name in found:
+            yield name, base, local.roots[name]
+
+
+def _has_other_names(local: Localised, component: str) -> bool:
+    """Whether a component has other names than in the map, so that a hash over its names says nothing."""
+    names = [site.name for site in local.act_map.transports if site.component == component]
+    return component in local.libraries or not has_names(local.roots[component], names)
 
 
 def _is_of_kind(base: Fingerprint, root: nn.Module) -> bool:
@@ -207,22 +200,9 @@ def _is_of_kind(base: Fingerprint, root: nn.Module) -> bool:
     """
     if family(base.architecture) == architecture_of(root).name or classes_of(root)[0] in base.bases:
         return True
-    return bool({base.architecture, base.model_class} & {*kinds_of(root)})
+    return bool({base.architecture, base.model_class} & {*kinds_of(root)}) or shared_names(base, root) is not None
 
 
 def _has_weights(base: Fingerprint, root: nn.Module) -> bool | None:
     """Whether a model has the weights that a map was fitted on; None if that is not known."""
     return has_weights(root, base.weights) if base.weights else None
-
-
-def _built_elsewhere(base: Fingerprint | None, root: nn.Module) -> tuple[str, str] | None:
-    """What the map was fitted on, and advice, if the map was fitted on another library's build of this model."""
-    kind = architecture_of(root)
-    recorded = _KNOWN.get(family(base.architecture)) if base is not None else None
-    if recorded is None or recorded.name not in kind.elsewhere:
-        return None
-    return (
-        f"the build of this model in {recorded.built_by} ({recorded.name}), whose parts have other names than in "
-        f"{kind.built_by},",
-        f"use it in {recorded.built_by}, or fit a map for this build",
-    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Protocol
 from weakref import WeakValueDictionary, ref
@@ -18,7 +19,8 @@ from ..settings import Strength, as_strength
 from ..sites import Coverage, Site
 from .composition import Layer
 from .forward import LOCK, SteeredForward, add_gauge, add_layer, remove_layer
-from .matching import check_architectures, find_gauges, find_sites, notes_for, roots_of, warnings_for
+from .localised import Localised, localised
+from .matching import check_architectures, find_gauges, find_sites, notes_for, warnings_for
 from .rows import BatchRows
 
 logger = logging.getLogger(__name__)
@@ -85,10 +87,10 @@ def steer(
         1 of 1 sites fired
     """
     if isinstance(model, (nn.Module, Mapping)):
-        roots = roots_of(model, act_map)
-        found = find_sites(model, roots, act_map)
-        check_architectures(act_map, roots, {site.component for site in found})
-        return Steering(act_map, found, roots, strength, rows or {}, must_fire=must_fire)
+        local = localised(model, act_map)
+        found = find_sites(model, local)
+        check_architectures(local, {site.component for site in found})
+        return Steering(local, found, strength, rows or {}, must_fire=must_fire)
     if not callable(getattr(model, "steer", None)):
         raise MapError(
             "steer takes a PyTorch module, a mapping from component to module, or a model of act_core.models, "
@@ -103,28 +105,28 @@ class Steering:
     """One map on one live model, which it does not keep alive. Created by `steer`; steers while it is entered.
 
     Attributes:
-        act_map: the map.
+        act_map: the map, with the names of the model.
     """
 
     def __init__(
         self,
-        act_map: ActMap,
+        local: Localised,
         found: Mapping[Site, nn.Module],
-        roots: Mapping[str, nn.Module],
         strength: Strength,
         rows: Mapping[str, BatchRows],
         *,
         must_fire: bool = True,
     ) -> None:
-        self.act_map = act_map
+        act_map = self.act_map = local.act_map
         self._must_fire = must_fire
-        self._connected = tuple(roots)
-        self._roots = WeakValueDictionary(roots)
+        self._connected = tuple(local.roots)
+        self._roots = WeakValueDictionary(local.roots)
+        self._local = replace(local, roots=self._roots)
         self._layers = {site: Layer(act_map, site, rows.get(site.component)) for site in found}
         self._places = [(ref(module), self._layers[site]) for site, module in found.items()]
         self._gauges = [
             (ref(module), segment.output, self._layers[site])
-            for site, segment, module in find_gauges(roots, self._layers)
+            for site, segment, module in find_gauges(local.roots, self._layers)
         ]
         self._fires_before = 0
         self._began = False
@@ -139,6 +141,7 @@ class Steering:
     def strength(self, value: Strength) -> None:
         components = self.act_map.components
         if isinstance(value, Mapping):
+            value = {self._local.renamed.get(name, name): number for name, number in value.items()}
             if set(value) != set(components):
                 raise MapError(
                     f"{self.act_map.called} steers {', '.join(components)}, but strengths are given for "
@@ -168,12 +171,12 @@ class Steering:
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """Reasons to doubt that the map works well on this model, a sentence each."""
-        return tuple(warnings_for(self.act_map, dict(self._roots), self._steered, self.coverage.missing))
+        return tuple(warnings_for(self._local, self._steered, self.coverage.missing))
 
     @cached_property
     def notes(self) -> tuple[str, ...]:
-        """Why the map applies to a model of another class, a sentence for each component."""
-        return tuple(notes_for(self.act_map, dict(self._roots), self._steered))
+        """Why the map applies to a model of another class or library, a sentence for each component."""
+        return tuple(notes_for(self._local, self._steered))
 
     @property
     def coverage(self) -> Coverage:

@@ -61,7 +61,7 @@ def probe_text(clip: Any, act_map: ActMap, prompt: str, strength: float) -> dict
     if not steered_parts:
         return {}
     encoders = TextEncoders(clip)
-    roots = {part.name: part.module for part in encoders.components if part.name in steered_parts}
+    roots = {part.name: part.module for part in encoders.components}
     own = act_map.restrict(*(f"{name}/*" for name in steered_parts))
     (batch,) = encoders.batches([prompt], 1)
     moves = probe(roots, own, batch.run, strength)

@@ -14,9 +14,7 @@ from pipelines import PIPELINES
 from torch import nn
 
 from act_core.architectures import ARCHITECTURES, PRESETS, Architecture, architecture_of, family
-from act_core.architectures.flux import COMFYUI_FLUX, DIFFUSERS_FLUX
 from act_core.architectures.language import LLAMA
-from act_core.architectures.mmdit import COMFYUI_MMDIT, DIFFUSERS_MMDIT
 from act_core.interception import submodules
 from act_core.models.diffusers import DiffusersModel
 from act_core.settings import SITE_PRESETS
@@ -103,18 +101,21 @@ def test_kinds_are_unique() -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.name)
 def test_record_is_consistent(architecture: Architecture) -> None:
     presets = set(architecture.presets)
-    assert set(COUNTS) <= presets <= PRESETS
-    assert set(architecture.auto) <= presets
+    by_rule = not presets and architecture.shared
+    assert by_rule or set(COUNTS) <= presets <= PRESETS
+    assert by_rule or set(architecture.auto) <= presets
     assert set(architecture.foldable) <= presets
     assert {*COUNTS, "auto", "all"} == set(SITE_PRESETS)
     for record in (architecture.marker, architecture.exclusion):
         re.compile(record)
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [(DIFFUSERS_MMDIT, COMFYUI_MMDIT), (DIFFUSERS_FLUX, COMFYUI_FLUX)])
-def test_names_elsewhere_are_the_same_in_both_directions(ours: Architecture, theirs: Architecture) -> None:
-    there, back = ours.elsewhere[theirs.name], theirs.elsewhere[ours.name]
-    assert {name: back[name] for name in back} == {name: mine for mine, name in there.items()}
+@pytest.mark.parametrize("ours", [a for a in ARCHITECTURES if a.built_by == "diffusers"], ids=lambda a: a.name)
+def test_shared_names_are_the_same_in_both_directions(ours: Architecture) -> None:
+    (theirs,) = (a for a in ARCHITECTURES if a.built_by == "ComfyUI" and a.shared == ours.shared)
+    assert theirs is not ours
+    for shared in ours.shared:
+        assert len(set(shared.parts.values())) == len(shared.parts)
 
 
 def linear_layers_with_bias(architecture: Architecture, module: nn.Module) -> dict[str, bool]:
@@ -140,15 +141,6 @@ def test_foldable_presets_of_pipelines_have_biases(kind: str) -> None:
         assert all(found.values()), found
 
 
-@pytest.mark.parametrize(("kind", "elsewhere"), [("sd3", COMFYUI_MMDIT), ("flux", COMFYUI_FLUX)])
-def test_names_elsewhere_exist_in_pipelines(kind: str, elsewhere: Architecture) -> None:
-    module = DiffusersModel(PIPELINES[kind]()).modules["diffusion_model"]
-    names = architecture_of(module).elsewhere[elsewhere.name]
-    missing = {name for name in names if name.format(0) not in submodules(module)}
-    # Only Stable Diffusion 3.5 medium has a second attention.
-    assert missing == ({"transformer_blocks.{}.attn2.to_out.0"} if kind == "sd3" else set())
-
-
 def test_attention_of_stable_diffusion_3_5_medium_includes_the_second() -> None:
     diffusers: Any = importlib.import_module("diffusers")
     module = diffusers.SD3Transformer2DModel(
@@ -167,4 +159,3 @@ def test_attention_of_stable_diffusion_3_5_medium_includes_the_second() -> None:
     patterns = architecture_of(module).patterns("attention")
     found = [name for name in submodules(module) if matches(patterns, name)]
     assert "transformer_blocks.0.attn2.to_out.0" in found
-    assert all(name.format(0) in submodules(module) for name in DIFFUSERS_MMDIT.elsewhere[COMFYUI_MMDIT.name])
