@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from .base import Architecture, numbered
 
+# A model without a head has no name before that of its layers.
+_BLOCKS = (*numbered("layers."), *numbered("*.layers."))
 _LLAMA = {
-    "norms": ("*.layers.*.input_layernorm", "*.layers.*.post_attention_layernorm"),
+    "norms": ("*layers.*.input_layernorm", "*layers.*.post_attention_layernorm"),
     "attention": ("*.self_attn.o_proj",),
     "mlp": ("*.mlp.down_proj", "*.mlp.c_proj"),
-    "blocks": numbered("*.layers."),
+    "blocks": _BLOCKS,
 }
 _BLOCK = "model.layers.{}"
 # Norms after attention and feed-forward. In Gemma, the paper steers these rather than the norms before them.
-_POST_NORMS = {**_LLAMA, "norms": ("*.layers.*.post_attention_layernorm", "*.layers.*.post_feedforward_layernorm")}
+_POST_NORMS = {**_LLAMA, "norms": ("*layers.*.post_attention_layernorm", "*layers.*.post_feedforward_layernorm")}
 # A mixture of experts returns the hidden states as a whole, where a dense layer ends in a linear layer. A model may
 # contain both. Some also return the router's decision; the hidden states are the first output.
-_EXPERTS = ("*.layers.*.mlp#0", "*.layers.*.block_sparse_moe#0")
+_EXPERTS = ("*layers.*.mlp#0", "*layers.*.block_sparse_moe#0")
 
 _ATTENTION = r"\.layers\.\d+\.self_attn\.o_proj$"
 # Models with further norms or a second, parallel feed-forward, of which the presets would find only half.
@@ -66,10 +68,10 @@ GPT2 = Architecture(
 GPT_NEOX = Architecture(
     "gpt_neox",
     {
-        "norms": ("*.layers.*.input_layernorm", "*.layers.*.post_attention_layernorm"),
+        "norms": ("*layers.*.input_layernorm", "*layers.*.post_attention_layernorm"),
         "attention": ("*.attention.dense",),
         "mlp": ("*.mlp.dense_4h_to_h",),
-        "blocks": numbered("*.layers."),
+        "blocks": _BLOCKS,
     },
     foldable=("norms", "attention", "mlp"),
     block="gpt_neox.layers.{}",

@@ -48,7 +48,10 @@ def find_sites(model: nn.Module | Mapping[str, nn.Module], local: Localised) -> 
     if not differing:
         how = f"none of its {len(act_map)} sites is in this model, {kinds}"
         for theirs, ours in local.libraries.values():
-            how += f" of {ours}, which does not compute the same tensors as that of {theirs}"
+            how = (
+                f"none of its {len(act_map)} sites carries over to this model, {kinds}, because {ours} does not "
+                f"compute the same tensors as {theirs}"
+            )
     else:
         site, channels = differing[0], output_channels(found[differing[0]])
         missing = sum(site.component in roots for site in act_map.transports) - len(found)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,11 +19,11 @@ from in_host import SCRIPTS, run_inside
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from act_core import load_map, save_map
+from act_core import ActMap, load_map, save_map, steer
 
 sys.path.append(str(SCRIPTS))
 
-from raw_models import ROWS, Inputs, RawModel, Run, filled  # noqa: E402
+from raw_models import ROWS, Inputs, RawModel, Run, filled
 
 diffusers: Any = importlib.import_module("diffusers")
 hf: Any = transformers
@@ -169,15 +170,12 @@ def run_qwen_image(model: Any, given: Inputs) -> Tensor:
 
 
 def z_image() -> nn.Module:
-    return diffusers.ZImageTransformer2DModel(
-        in_channels=16,
-        dim=384,
-        n_layers=2,
-        n_refiner_layers=1,
-        n_heads=3,
-        n_kv_heads=3,
-        cap_feat_dim=TEXT,
+    model = diffusers.ZImageTransformer2DModel(
+        in_channels=16, dim=384, n_layers=2, n_refiner_layers=1, n_heads=3, n_kv_heads=3, cap_feat_dim=TEXT
     )
+    # The host makes this layer no wider than the model.
+    model.t_embedder = type(model.t_embedder)(256, mid_size=384)
+    return model
 
 
 def run_z_image(model: Any, given: Inputs) -> Tensor:
@@ -197,9 +195,7 @@ def run_wan(model: Any, given: Inputs) -> Tensor:
 
 
 def clip() -> nn.Module:
-    config = hf.CLIPTextConfig(
-        vocab_size=99, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2, eos_token_id=98
-    )
+    config = hf.CLIPTextConfig(hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=2)
     return hf.CLIPTextModel(config)
 
 
@@ -246,7 +242,7 @@ FAMILIES = {
     # Text and picture share a stream there, and the target has longer prompts.
     "Z-Image": Family(z_image, run_z_image, {**_PICTURE, "text.target": (40, TEXT)}),
     "Wan": Family(wan, run_wan, {**_PICTURE, "x": (16, 2, 8, 8)}),
-    "CLIP": Family(clip, run_text, _WORDS, "clip_l"),
+    "CLIP": Family(clip, run_text, {"text": (77,)}, "clip_l"),
     "T5": Family(t5, run_text, _WORDS, "t5xxl"),
     "Qwen3": Family(lambda: qwen3("Qwen3Model"), run_text, _WORDS, "qwen3"),
     "Qwen3 with a head": Family(lambda: qwen3("Qwen3ForCausalLM"), run_text, _WORDS, "language_model"),
@@ -285,7 +281,12 @@ class Exchange:
     def tensors(self, name: str) -> dict[str, Tensor]:
         return load_file(self.folder / f"{name}.host.safetensors")
 
-    def map(self, name: str) -> Any:
+    def own_map(self, name: str) -> ActMap:
+        """The map that was fitted here."""
+        return load_map(self.folder / f"{name}.map.safetensors")
+
+    def host_map(self, name: str) -> ActMap:
+        """The map that was fitted in the host."""
         return load_map(self.folder / f"{name}.host.map.safetensors")
 
 
@@ -301,11 +302,28 @@ def exchanged(python: Path) -> Exchange:
         tensors = {f"weights.{key}": tensor for key, tensor in model.part.module.state_dict().items()}
         tensors |= {f"inputs.{key}": tensor for key, tensor in inputs_of(name).items()}
         tensors |= {f"parts.{key}": tensor for key, tensor in model.shared_activations().items()}
-        tensors |= {"plain": model.drawn(), "steered": model.drawn(act_map)}
         kept_apart = {key: tensor.clone().contiguous() for key, tensor in tensors.items()}
         save_file(kept_apart, folder / f"{name}.safetensors")
-    report = json.loads(run_inside(python, "between_hosts.py", folder))
+    report = json.loads(run_inside(python, "other_library.py", folder))
     return Exchange(folder, report, kept)
+
+
+def carried(python: Path) -> dict[str, tuple[str, str, str, str]]:
+    """By family: how many sites carry over to the host, which do not, and the same for maps from the host."""
+    exchange = exchanged(python)
+    found: dict[str, tuple[str, str, str, str]] = {}
+    for name, report in exchange.report.items():
+        ours, theirs = exchange.own_map(name), exchange.host_map(name)
+        model = model_of(name)
+        back = steer({model.part.name: model.part.module}, theirs).coverage.missing
+        there = report["missing"]
+        found[name] = (*_counted(ours, there), *_counted(theirs, back))
+    return found
+
+
+def _counted(act_map: ActMap, missing: Sequence[str]) -> tuple[str, str]:
+    kinds = dict.fromkeys(re.sub(r"(?<=\.)\d+(?=[.#]|$)", "*", key.partition("/")[2]) for key in missing)
+    return f"{len(act_map) - len(missing)} of {len(act_map)}", ", ".join(f"`{kind}`" for kind in kinds)
 
 
 def inputs_of(name: str) -> dict[str, Tensor]:

@@ -18,9 +18,8 @@ from act_core.fitting import FitModel, MicroBatch
 from act_core.interception import intercepted, output_tensor, output_tensors, submodules
 from act_core.sites import Site
 
-PRESETS = ("norms", "attention", "mlp", "blocks", "output")
 # Half of the rows are the source, half the target.
-ROWS = 6
+ROWS = 24
 # A call of the model on some rows of the inputs.
 Run = Callable[[Mapping[str, Tensor]], Tensor]
 Inputs = Mapping[str, Tensor]
@@ -100,10 +99,12 @@ class RawModel(FitModel[int]):
         return found
 
     def shared_activations(self) -> dict[str, Tensor]:
-        """What the parts return that the other library has, too, by name and index of the output."""
-        record = self.part.architecture
-        other = "ComfyUI" if record.built_by == "diffusers" else "diffusers"
+        """What the parts return that have a name in ComfyUI, by name and index of the output.
+
+        None where both libraries use the same names.
+        """
         names = list(submodules(self.part.module))
+        translators = [Translator(shared, "ComfyUI", names) for shared in self.part.architecture.shared]
         outputs: dict[str, list[int | None]] = {}
 
         def note(name: str, output: Any) -> Any:
@@ -112,15 +113,9 @@ class RawModel(FitModel[int]):
 
         with intercepted({m: partial(note, name) for name, m in submodules(self.part.module).items() if name}):
             self.drawn()
-        translators = [Translator(shared, other, names) for shared in record.shared]
-        return self.activations(
-            {
-                f"{name}#{index}": (name, index)
-                for name, indices in outputs.items()
-                for index in indices
-                if not record.shared or any(t.site(Site("", name, index, "tokens", 1)) for t in translators)
-            }
-        )
+        places = [(name, index) for name, indices in outputs.items() for index in indices]
+        shared = [place for place in places if any(t.site(Site("", *place, "tokens", 1)) for t in translators)]
+        return self.activations({f"{name}#{index}": (name, index) for name, index in shared})
 
 
 def filled(module: nn.Module) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Run by the host's own Python: models and maps from diffusers and transformers, in the host's own classes. Prints JSON.
+"""Run by the host's own Python: models and maps from diffusers and transformers in the host's classes. Prints JSON.
 
 The folder holds the weights, inputs and outputs of each model. A map of the host's own goes back into it.
 """
@@ -27,16 +27,14 @@ from comfy.ldm.wan.model import WanModel
 from comfy.model_detection import convert_diffusers_mmdit
 from comfy.text_encoders.llama import Qwen3_4B
 from comfy.text_encoders.t5 import T5
-from raw_models import ROWS, Inputs, RawModel
+from raw_models import Inputs, RawModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from act_core import load_map, save_map, steer
-from act_core.architectures import architecture_of
+from act_core import ActMap, load_map, save_map, steer
 from act_core.architectures.shared_names import Translator
 from act_core.interception import submodules
 from act_core.sites import Site
-from act_core.steering.localised import localised
 
 FOLDER = Path(inside.ARGUMENTS[0])
 BUILT: dict[str, Any] = {"dtype": torch.float32, "device": "cpu", "operations": comfy.ops.disable_weight_init}
@@ -75,7 +73,7 @@ CLIP = {
     "intermediate_size": 96,
     "hidden_act": "quick_gelu",
     "max_position_embeddings": 77,
-    "eos_token_id": 98,
+    "eos_token_id": 49407,
 }
 T5_SIZES = {
     "vocab_size": 99,
@@ -104,7 +102,9 @@ Weights = Mapping[str, Tensor]
 def of_unet(settings: dict[str, Any], weights: Weights) -> tuple[nn.Module, Weights]:
     config = {**UNET, **settings}
     names = comfy.utils.unet_to_diffusers(config)
-    if "adm_in_channels" in config:  # which that table leaves out; these names are those of `unet_config_from_diffusers`
+    if (
+        "adm_in_channels" in config
+    ):  # which that table leaves out; these names are those of `unet_config_from_diffusers`
         for end in ("weight", "bias"):
             names[f"add_embedding.linear_1.{end}"] = f"label_emb.0.0.{end}"
             names[f"add_embedding.linear_2.{end}"] = f"label_emb.0.2.{end}"
@@ -281,42 +281,46 @@ def exchange(name: str) -> dict[str, Any]:
     steering = steer({component: module}, act_map)
     own = model.fitted()
     save_map(own, FOLDER / f"{name}.host.map.safetensors")
-    save_file({"plain": model.drawn(), "steered": model.drawn(own)}, FOLDER / f"{name}.host.safetensors")
+    drawn = {"plain": model.drawn(), "steered": model.drawn(act_map), "with own map": model.drawn(carried(model, own))}
+    save_file(drawn, FOLDER / f"{name}.host.safetensors")
     return {
-        "plain": difference(model.drawn(), given["plain"]),
-        "steered": difference(model.drawn(act_map), given["steered"]),
-        "moved": difference(given["plain"], given["steered"]),
         "parts": parts(model, part("parts.")),
-        "sites": [site.key for site in act_map.transports],
-        "missing": list(steering.coverage.missing),
+        "missing": steering.coverage.missing,
         "notes": steering.notes,
         "warnings": steering.warnings,
-        "own sites": [site.key for site in own.transports],
     }
 
 
-def parts(model: RawModel, theirs: Mapping[str, Tensor]) -> dict[str, float]:
-    """How far what each part returns lies from what it returns in the other library, by its name there."""
-    record, module = model.part.architecture, model.part.module
-    shared = next(iter(record.shared), None)
-    translator = Translator(shared, "ComfyUI", list(submodules(module))) if shared else None
+def carried(model: RawModel, act_map: ActMap) -> ActMap:
+    """The part of a map that diffusers has sites for."""
+    translators = [
+        Translator(s, "diffusers", list(submodules(model.part.module))) for s in model.part.architecture.shared
+    ]
+    sites = [site for site in act_map.transports if all(translator.site(site) for translator in translators)]
+    return act_map.restrict(*(site.key for site in sites))
+
+
+def parts(model: RawModel, theirs: Mapping[str, Tensor]) -> dict[str, float | None]:
+    """How far what each part returns lies from what it returns in diffusers, by its name there; None if absent."""
+    if not theirs:
+        return {}
+    (shared,) = model.part.architecture.shared
+    translator = Translator(shared, "ComfyUI", list(submodules(model.part.module)))
     named: dict[str, tuple[str, int | None]] = {}
     for key in theirs:
         name, _, index = key.partition("#")
-        output = None if index == "None" else int(index)
-        site = Site("", name, output, "tokens", 1)
-        site = translator.site(site) if translator else site
+        site = translator.site(Site("", name, None if index == "None" else int(index), "tokens", 1))
         assert site is not None
         named[key] = site.name, site.output
     found = model.activations(named)
-    differences: dict[str, float] = {}
+    differences: dict[str, float | None] = dict.fromkeys(theirs)
     for key, tensor in found.items():
         other = theirs[key]
-        if shared and shared.swaps_streams and key.startswith(("layers", "all_final")):
+        if shared.swaps_streams and key.startswith(("layers", "all_final")):
             # Both streams are padded to 32 tokens here.
             other = other.roll(32, 1)
-        differences[key] = difference(tensor, other) if tensor.shape == other.shape else float("inf")
-    return {**dict.fromkeys(theirs, -1.0), **differences}
+        differences[key] = difference(tensor, other)
+    return differences
 
 
 def difference(one: Tensor, other: Tensor) -> float:
@@ -326,6 +330,5 @@ def difference(one: Tensor, other: Tensor) -> float:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)  # faster for tiny tensors
-    assert ROWS
     names = inside.ARGUMENTS[1:] or list(FAMILIES)
     print(json.dumps({name: exchange(name) for name in names}))
