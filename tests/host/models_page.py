@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "models.md"
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "core"), str(Path(__file__).parent)]
 
+from between_hosts import carried  # noqa: E402
 from in_host import results_of  # noqa: E402
 from language_models import BY_RECORD, BY_RULE  # noqa: E402
 from other_pipelines import OTHER_PIPELINES  # noqa: E402
@@ -69,6 +70,24 @@ whole.
 
 Fitted, steered and restored: {pipelines}. Any other text-to-image pipeline is run by its signature.
 
+## Maps between diffusers and ComfyUI
+
+A map fitted in one of the two steers the same model in the other. The file stays as it is: its sites are translated
+when the map is applied, and the report lists those that do not carry over, because the other library does not compute
+the same tensor. With equal weights and inputs, the steered results agree to float32 rounding. The numbers are sites of
+a map with `all` sites of a tiny model; text encoders are those of transformers.
+
+{between}
+
+Only parts with the same tensor in both are translated. In SD3, Flux and Z-Image, for example, ComfyUI computes queries,
+keys and values at once, so sites there do not carry over. Whether the weights are those of the fit is not compared for
+a translated map. Flux.2, Lumina 2, and the variants of Wan that are classes of their own in diffusers are not
+translated.
+
+Text encoders have the names `clip_l`, `clip_g`, `t5xxl` and `umt5xxl` in both. Others, such as `qwen3` and `qwen3_4b`,
+are matched if a single one is of the same family and has all the sites. So a map of a language model that was fitted in
+transformers, from a folder or a GGUF file (`language_model`), also steers that model as a text encoder in ComfyUI.
+
 ## Language models in transformers
 
 Sites from a table: {by_record}.
@@ -80,11 +99,17 @@ NOTES = {"HiDream-I1": "its experts compute both branches at once, so the negati
 
 SCRIPTS = "every_model.py", "text_encoders.py", "real_sizes.py"
 HEADER = "model", "class", "sites from", "sites", "layouts", "text and picture"
+BETWEEN = "model", "to ComfyUI", "not in ComfyUI", "to diffusers", "not in diffusers"
 PRESETS = "norms", "attention", "mlp", "blocks", "auto"
 
 
-def page(models: Mapping[str, Any], encoders: Mapping[str, Any], sizes: Mapping[str, Any]) -> str:
-    """The text of the page, from what `SCRIPTS` print."""
+def page(
+    models: Mapping[str, Any],
+    encoders: Mapping[str, Any],
+    sizes: Mapping[str, Any],
+    between: Mapping[str, tuple[str, ...]],
+) -> str:
+    """The text of the page, from what `SCRIPTS` print, and what carries over between the libraries."""
     fitted = {name: found for name, found in models.items() if "error" not in found}
     rows = [
         (
@@ -112,6 +137,7 @@ def page(models: Mapping[str, Any], encoders: Mapping[str, Any], sizes: Mapping[
         refused="\n".join(f"- {name}: {m['error']}" for name, m in models.items() if "error" in m),
         sizes=_table(("model", *PRESETS, "map", "memory of the host's estimate"), counts),
         encoders=_table(("text encoders of", "sites", "notes"), texts),
+        between=_table(BETWEEN, [(name, *cells) for name, cells in between.items()]),
         pipelines=", ".join([*PIPELINES, *OTHER_PIPELINES]),
         by_record=", ".join(BY_RECORD),
         by_rule=", ".join(BY_RULE),
@@ -126,7 +152,7 @@ def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 def main() -> None:
     host = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "comfy" / "ComfyUI")
     python = host / ".venv" / "bin" / "python"
-    PAGE.write_text(page(*(results_of(python, script) for script in SCRIPTS)), "utf-8")
+    PAGE.write_text(page(*(results_of(python, script) for script in SCRIPTS), between=carried(python)), "utf-8")
     print(f"Wrote {PAGE}.")
 
 

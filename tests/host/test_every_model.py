@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from between_hosts import carried
 from in_host import results_of
 from models_page import NOTES, PAGE, SCRIPTS, page
 
@@ -57,5 +58,5 @@ def test_model_that_cannot_be_fitted_is_refused_in_a_sentence(name: str, everyth
 
 
 def test_models_page_shows_what_was_found(host_python: Path) -> None:
-    found = page(*(results_of(host_python, script) for script in SCRIPTS))
+    found = page(*(results_of(host_python, script) for script in SCRIPTS), between=carried(host_python))
     assert PAGE.read_text("utf-8") == found, "run python tests/host/models_page.py"
