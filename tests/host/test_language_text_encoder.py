@@ -24,6 +24,10 @@ def test_language_model_as_text_encoder(encoder: dict[str, Any]) -> None:
     assert encoder["again is exact"]
 
 
+def test_map_of_language_model_in_transformers_steers_text_encoder(encoder: dict[str, Any]) -> None:
+    assert encoder["map from transformers is exact"]
+
+
 def test_fit_on_text_encoder_leaves_out_chat_template(encoder: dict[str, Any]) -> None:
     assert encoder["shift"] > 0.1
     assert encoder["off the shift of the prompts"] < 1e-4  # float32, in batches of another size

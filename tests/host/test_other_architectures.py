@@ -53,6 +53,23 @@ def test_flux_map_is_refused_by_models_with_the_same_names(results: dict[str, An
     assert "set allow_other_architecture on Load ACT Map" in error
 
 
+@pytest.mark.parametrize("name", ["Flux", "Flux schnell"])
+def test_map_from_diffusers_is_translated_and_what_is_left_out_is_reported(results: dict[str, Any], name: str) -> None:
+    found, note, warning = results["from diffusers"][name]["report"]
+    assert found.startswith(
+        "diffusion_model: 5 of 6 sites found (first missing: diffusion_model/transformer_blocks.0.norm1#0)"
+    )
+    assert "translated to the names of ComfyUI (diffusion_model); 1 of its 6 sites do not carry over" in note
+    assert "of which 1 are not in this model" in warning
+    assert results["from diffusers"][name]["outcome"].startswith("map: 5 of 6 sites fired, 1 not found")
+
+
+def test_map_from_diffusers_is_refused_by_other_model_of_the_same_class(results: dict[str, Any]) -> None:
+    if "LongCat-Image" not in results["from diffusers"]:
+        pytest.skip("this ComfyUI does not have LongCat-Image")
+    assert "but this model is LongCatImage, another architecture" in results["from diffusers"]["LongCat-Image"]["error"]
+
+
 @pytest.mark.parametrize("name", ["Chroma", "HunyuanVideo"])
 def test_allowed_flux_map_applies_with_a_warning(results: dict[str, Any], name: str) -> None:
     found, warning = results["allowed"][name]["report"]

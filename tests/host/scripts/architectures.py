@@ -15,10 +15,12 @@ import comfy.sample
 import comfy.supported_models as kinds
 import torch
 from act_pack.act_core import ActMap, MapError
+from act_pack.act_core.architectures.flux import COMFYUI_FLUX
+from act_pack.act_core.architectures.shared_names import Translator
 from act_pack.act_core.components import DIFFUSION_MODEL
 from act_pack.act_core.fingerprints import fingerprint
 from act_pack.act_core.interception import submodules
-from act_pack.act_core.records import FitRecord
+from act_pack.act_core.records import Fingerprint, FitRecord
 from act_pack.act_core.sites import Site, matches
 from act_pack.act_core.transport import Transport
 from act_pack.nodes.host.latents import empty_latent, fixed_latent
@@ -126,6 +128,17 @@ def without_variants(act_map: ActMap) -> ActMap:
     return replace(act_map, record=replace(act_map.record, base=base))
 
 
+def as_from_diffusers(act_map: ActMap) -> ActMap:
+    """A Flux map with the names of diffusers, and a norm that returns other values there."""
+    (shared,) = COMFYUI_FLUX.shared
+    translator = Translator(shared, "diffusers", [])
+    translated = {translator.site(site): transport for site, transport in act_map.transports.items()}
+    sites = {site: transport for site, transport in translated.items() if site is not None}
+    norm = Site(DIFFUSION_MODEL, "transformer_blocks.0.norm1", 0, "tokens", WIDTH)
+    base = {DIFFUSION_MODEL: Fingerprint("FluxTransformer2DModel", "0" * 64)}
+    return ActMap({norm: next(iter(sites.values())), **sites}, FitRecord(base=base))
+
+
 def size_of(kind: str) -> list[int]:
     """Height and width of the latent for pictures of a model's usual size, times its downscaling."""
     own = getattr(kinds, kind)
@@ -185,6 +198,7 @@ def main() -> None:
             "Flux": on(map_of(model_of("Flux schnell")), "Flux"),
         },
         "without variants": {name: on(without_variants(flux), name) for name in others[2:]},
+        "from diffusers": {name: on(as_from_diffusers(flux), name) for name in ("Flux", "Flux schnell", *others[2:])},
         "sizes": {kind: size_of(kind) for kind in SIZED if hasattr(kinds, kind)},
         "variants": {name: on(wan, name) for name in ("VACE", "Camera", "Animate", "S2V")},
     }

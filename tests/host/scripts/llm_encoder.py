@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ import inside  # noqa: F401  # pyright: ignore[reportUnusedImport]
 import comfy.sd
 import torch
 from act_pack import nodes
+from act_pack.act_core import ActMap
 from act_pack.act_core.settings import FitSettings
 from act_pack.nodes.host.fitting import fit_text
 from act_pack.nodes.host.progress import FitProgress
@@ -55,6 +57,16 @@ def encoded(encoder: Any) -> torch.Tensor:
     return encoder.encode_from_tokens(encoder.tokenize(PROMPT))
 
 
+def as_from_transformers(act_map: ActMap) -> ActMap:
+    """The map with the names that a language model without a head has in transformers."""
+    sites = {
+        replace(site, component="language_model", name=site.name.removeprefix("model.")): transport
+        for site, transport in act_map.transports.items()
+    }
+    base = {"language_model": act_map.record.base["qwen3_4b"]}
+    return replace(act_map, transports=sites, record=replace(act_map.record, base=base))
+
+
 def shift_of_prompts(encoder: Any) -> torch.Tensor:
     """Mean shift of the first attention from source to target, over only the tokens of the prompts."""
     module = encoder.cond_stage_model.qwen3_4b.transformer.model.layers[0].self_attn.o_proj
@@ -87,6 +99,7 @@ def main() -> None:
             nodes.ApplyACTSteeringCLIP.execute(plain, act_map, strength).result[0] for strength in (1.0, 3.0, 0.0)
         )
         moved = encoded(steered)
+        alike = nodes.ApplyACTSteeringCLIP.execute(plain, as_from_transformers(act_map), 1.0)
         found = {
             "sites": [site.key for site in act_map.transports],
             "shift": float(first.abs().mean()),
@@ -94,6 +107,7 @@ def main() -> None:
             "moved": float((moved - before).abs().max()),
             "strength 0 is exact": torch.equal(encoded(off), before),
             "after is exact": torch.equal(encoded(plain), before),
+            "map from transformers is exact": torch.equal(encoded(alike.result[0]), moved),
             "again is exact": torch.equal(encoded(steered), moved),
             "texts": [written(which) for which in (plain, steered, more, steered, off, plain)] if TextGenerate else [],
         }
