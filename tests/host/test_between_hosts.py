@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from between_hosts import FAMILIES, Exchange, carried, exchanged, model_of
+from between_hosts import Exchange, carried, exchanged, model_of
+from library_models import FAMILIES
 from torch import Tensor
 
 from act_core import ActMap, steer
