@@ -46,4 +46,15 @@ NODES: list[type[io.ComfyNode]] = [
     ACTMapStack,
     ProbeACTMap,
     ACTPictureSet,
+    ListACTMaps,
     ExportACTMapAsLoRA,
+]
+
+
+class ACTSteeringExtension(ComfyExtension):
+    """The extension that gives ComfyUI the nodes."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        # Not in `on_load`, which the oldest supported host does not call.
+        folders.register()
+        return NODES

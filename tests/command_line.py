@@ -7,7 +7,18 @@ from collections.abc import Callable
 SOURCE = ["The rain never stops.", "I lost my keys and my hope.", "Nobody came to see him."]
 TARGET = ["The sun is out again.", "I found my keys and a friend.", "Everybody came to see him."]
 SITES = "*/model.layers.[01].input_layernorm"
-COMMANDS = ("demo", "fit", "inspect", "generate", "sweep", "calibrate", "fit-all", "export-lora", "import", "export-control-vector")
+COMMANDS = (
+    "demo",
+    "fit",
+    "inspect",
+    "generate",
+    "sweep",
+    "calibrate",
+    "fit-all",
+    "export-lora",
+    "import",
+    "export-control-vector",
+)
 Run = Callable[..., tuple[int, str, str]]
 
 

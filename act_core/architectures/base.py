@@ -28,8 +28,6 @@ class Architecture:
         exclusion: regular expression; a model with a submodule of such a name is not built alike.
         foldable: presets of which every site can be folded into weights: a norm or linear layer with a bias.
         built_by: the library that uses these names, if another library names the parts of the same model differently.
-        elsewhere: names of the same parts in another library, by the name of that library's record. Only parts that
-            return the same tensor are listed. ``{}`` stands for the number of a block.
         block: name of a block of a causal language model in transformers; ``{}`` stands for its number.
         shared: names of the same parts there. The records of both libraries hold the same object.
 
@@ -47,7 +45,6 @@ class Architecture:
     exclusion: str = ""
     foldable: tuple[str, ...] = ()
     built_by: str = ""
-    elsewhere: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
     block: str = ""
     shared: tuple[SharedNames, ...] = ()
 

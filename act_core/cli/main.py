@@ -16,6 +16,19 @@ from .load import quiet_libraries
 
 __all__ = ["main", "quiet_libraries"]
 
+_COMMANDS = (
+    demo,
+    fit,
+    fit_all,
+    inspect,
+    generate,
+    sweep,
+    calibrate,
+    export_lora,
+    import_,
+    export_control_vector,
+)
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command.
@@ -62,6 +75,6 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="act-steering", description="Steer generative models with Activation Transport maps.")
     parser.add_argument("--version", action="version", version=f"act-steering {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for command in (demo, fit, inspect, generate, sweep, calibrate, fit_all, export_lora, import_, export_control_vector):
+    for command in _COMMANDS:
         command.add(commands)
     return parser

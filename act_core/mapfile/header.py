@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
@@ -30,6 +30,8 @@ from .format import (
 )
 
 AGAIN = "download or save it again."
+# Parts of the names of tensors in a LoRA and its relatives.
+_LORA = ("lora", "dora_", "hada_", "lokr_", ":up", ":down")
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,17 @@ class MapHeader:
     tensors_sha256: str
 
 
-def parse_header(metadata: Mapping[str, str]) -> MapHeader:
+def parse_header(metadata: Mapping[str, str], tensors: Iterable[str]) -> MapHeader:
     """Check the metadata of a safetensors file.
+
+    Args:
+        metadata: from the file.
+        tensors: their names.
 
     Raises:
         MapFileError: the file is not an ACT map, is damaged, or is of a later format. The name of the file is left out.
     """
-    _check_version(metadata)
+    _check_version(metadata, tensors)
     try:
         entries = fields.items("sites", json.loads(metadata[SITES_KEY]), fields.record)
         header = MapHeader(
@@ -94,8 +100,10 @@ def parse_header(metadata: Mapping[str, str]) -> MapHeader:
     return header
 
 
-def _check_version(metadata: Mapping[str, str]) -> None:
+def _check_version(metadata: Mapping[str, str], tensors: Iterable[str]) -> None:
     version = metadata.get(FORMAT_KEY)
+    if version is None and any(mark in name.lower() for name in tensors for mark in _LORA):
+        raise MapFileError("it is a LoRA, which changes weights, not an ACT map; load it with a LoRA loader.")
     if version is None:
         raise MapFileError(
             "it is a safetensors file, but not an ACT map; choose one that was made by Save ACT Map or "

@@ -20,28 +20,6 @@ from ..transport import Statistics, Transport
 from . import fields
 from .format import BOUNDS, GATE, MAX_HEADER_BYTES, PROJECTION, STATISTICS
 from .header import AGAIN, DescribedSite, MapHeader, parse_header
-from .format import (
-    BOUNDS,
-    CALIBRATION_KEY,
-    CARD_TEXTS,
-    COVERS_KEY,
-    FORMAT,
-    FORMAT_KEY,
-    FORMAT_WITH_SEGMENTS,
-    GATE,
-    LEVELS_KEY,
-    MAX_CHANNELS,
-    MAX_HEADER_BYTES,
-    PROJECTION,
-    RANGE_KEY,
-    RECORD_KEY,
-    SITES_KEY,
-    STATISTICS,
-)
-
-_AGAIN = "download or save it again."
-# Parts of the names of tensors in a LoRA and its relatives.
-_LORA = ("lora", "dora_", "hada_", "lokr_", ":up", ":down")
 
 
 def load_map(path: str | os.PathLike[str]) -> ActMap:
@@ -97,10 +75,10 @@ def read_header(path: Path) -> MapHeader:
         data = file.read(end - 8)
     try:
         entries = fields.record("the header", json.loads(data))
-        metadata = fields.table("the metadata", entries.get("__metadata__", {}), fields.string)
+        metadata = fields.table("the metadata", entries.pop("__metadata__", {}), fields.string)
     except (ValueError, RecursionError) as error:
         raise MapFileError(f"it is damaged or not a safetensors file; {AGAIN}") from error
-    return parse_header(metadata)
+    return parse_header(metadata, entries)
 
 
 def _check_container(path: Path) -> int:
@@ -118,7 +96,9 @@ def _check_container(path: Path) -> int:
             raise MapFileError("it is a pickle under another name, which could run code; ask for a safetensors file.")
         raise MapFileError(f"it is cut short or not a safetensors file; {AGAIN}")
     if length > MAX_HEADER_BYTES:
-        raise MapFileError(f"its header of {length} bytes is larger than that of any map; it is another kind of file.")
+        raise MapFileError(
+            f"its header of {length} bytes is larger than that of any map; it is a LoRA or a checkpoint, not a map."
+        )
     return 8 + length
 
 
@@ -133,9 +113,6 @@ def _check_hash(path: Path, start: int, recorded: str) -> None:
             digest.update(chunk)
     if digest.hexdigest() != recorded:
         raise MapFileError(f"its tensors are not those that were saved; {AGAIN}")
-        raise MapFileError(
-            f"its header of {length} bytes is larger than that of any map; it is a LoRA or a checkpoint, not a map."
-        )
 
 
 class _Reader:
@@ -143,8 +120,8 @@ class _Reader:
 
     def __init__(self, file: Any) -> None:
         self.file = file
-        self.header = parse_header(file.metadata() or {})
         self.names = set(cast("list[str]", file.keys()))
+        self.header = parse_header(file.metadata() or {}, self.names)
 
     def read(self) -> ActMap:
         transports = {described.site: self._transport(described) for described in self.header.sites}
@@ -161,22 +138,6 @@ class _Reader:
 
     def _transport(self, described: DescribedSite) -> Transport:
         site = described.site
-    def _check_version(self) -> None:
-        version = self.metadata.get(FORMAT_KEY)
-        if version is None and any(mark in name.lower() for name in self.names for mark in _LORA):
-            raise MapFileError("it is a LoRA, which changes weights, not an ACT map; load it with a LoRA loader.")
-        if version is None:
-            raise MapFileError(
-                "it is a safetensors file, but not an ACT map; choose one that was made by Save ACT Map or "
-                "'act-steering fit'."
-            )
-        if version not in (FORMAT, FORMAT_WITH_SEGMENTS):
-            raise MapFileError(
-                f"it has format {version[:20]!r}, and this version reads formats {FORMAT} and {FORMAT_WITH_SEGMENTS}; "
-                "update the node pack."
-            )
-
-    def _transport(self, site: Site, fallbacks: int, effect: float | None) -> Transport:
         omega = self._tensor(site, "omega")
         beta = self._tensor(site, "beta", like=omega)
         low, high = self._group(site, BOUNDS, like=omega) or (None, None)
