@@ -105,12 +105,8 @@ def fold_map(
         >>> print(fold_map(act_map, nn.Sequential(nn.LayerNorm(2))).report)
         1 of the 1 sites of the map are in the weights.
     """
+    _check_unconditional(act_map)
     act_map, remarks = _at_one_level(act_map, level)
-    if conditions := [transport.conditions for transport in act_map.transports.values() if transport.conditions]:
-        raise MapError(
-            f"{act_map.called} has {conditions[0][0]}, so it acts on some values and not on others, which weights "
-            "cannot do; steer with the map itself, or fit one with unbounded support."
-        )
     roots = roots_of(model, act_map)
     found = find_sites(model, roots, act_map)
     steered = {site.component for site in found}
@@ -136,6 +132,14 @@ def fold_map(
     absent = tuple(key for key, reason in left_out.items() if reason == _ABSENT)
     remarks += warnings_for(act_map, roots, steered, absent)
     return FoldedMap(act_map, folds, left_out, lost, tuple(remarks))
+
+
+def _check_unconditional(act_map: ActMap) -> None:
+    if conditions := [transport.conditions for transport in act_map.transports.values() if transport.conditions]:
+        raise MapError(
+            f"{act_map.called} has {conditions[0][0]}, so it acts on some values and not on others, which weights "
+            "cannot do; steer with the map itself, or fit one with unbounded support."
+        )
 
 
 class _Places:

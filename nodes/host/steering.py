@@ -84,14 +84,11 @@ def steered(
             f"This map steers {' and '.join(act_map.components)}, not the diffusion model; connect the CLIP that has "
             "it to Apply ACT Steering, or use ACT Steered Text if it is for a language model."
         )
-    on_model, on_clip = None, None
     if as_weights:
         check_whole(window, branch)
-        in_weights = folded(model, clip, act_map)
-        model, clip = with_weights(model, clip, in_weights, strength, strength_clip)
         lines.append(f"As weights, strength {strength:.3g} and {strength_clip:.3g}{scale}, both branches.")
-        lines.append(in_weights.report)
-        return Applied(model, NoCLIP() if clip is None else clip, "\n".join(lines), None, None)
+        return _in_weights(model, clip, act_map, strength, strength_clip, lines)
+    on_model, on_clip = None, None
     if steers_model:
         # The CLIP reports its own sites; without one, they are listed as not connected.
         own = act_map if clip is None else act_map.restrict(f"{DIFFUSION_MODEL}/*")
@@ -110,6 +107,16 @@ def steered(
         clip, on_clip = steered_clip(clip, act_map, strength_clip)
         lines += [f"{_found(on_clip)}, strength {strength_clip:.3g}{scale}.", *on_clip.notes, *on_clip.warnings]
     return Applied(model, NoCLIP() if clip is None else clip, "\n".join(lines), on_model, on_clip)
+
+
+def _in_weights(
+    model: Any, clip: Any | None, act_map: ActMap, strength: float, strength_clip: float, lines: list[str]
+) -> Applied:
+    """Apply a map as patches of weights; the lines begin its report."""
+    in_weights = folded(model, clip, act_map)
+    model, clip = with_weights(model, clip, in_weights, strength, strength_clip)
+    report = "\n".join([*lines, in_weights.report])
+    return Applied(model, NoCLIP() if clip is None else clip, report, None, None)
 
 
 def on_even_scale(act_map: ActMap, position: float, position_clip: float) -> tuple[ActMap, float, float]:

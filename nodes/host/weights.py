@@ -78,7 +78,9 @@ def check_whole(window: Window, branch: Branch) -> None:
         )
 
 
-def with_weights(model: Any, clip: Any | None, folded: FoldedMap, strength: float, strength_clip: float) -> Any:
+def with_weights(
+    model: Any, clip: Any | None, folded: FoldedMap, strength: float, strength_clip: float
+) -> tuple[Any, Any | None]:
     """Clones of a MODEL and a CLIP with patches for a folded map; at strength 0, the MODEL or CLIP itself."""
     tensors = lora_tensors(folded)
     if strength:
