@@ -32,8 +32,9 @@ from ..errors import MapFileError
 from ..files import write_whole
 from ..folding import Fold
 from ..interception import canonical_name
-from ..mapfile.format import CARD_TEXTS, COVERS_KEY
+from ..mapfile.format import COVERS_KEY
 from ..maps import ActMap
+from ..records import CARD_TEXTS
 from ..steering.weights import FoldedMap
 
 LoraFormat = Literal["comfyui", "diffusers"]

@@ -75,7 +75,7 @@ def read_header(path: Path) -> MapHeader:
         data = file.read(end - 8)
     try:
         entries = fields.record("the header", json.loads(data))
-        metadata = fields.table("the metadata", entries.pop("__metadata__", {}), fields.string)
+        metadata = fields.table("the metadata", entries.get("__metadata__", {}), fields.string)
     except (ValueError, RecursionError) as error:
         raise MapFileError(f"it is damaged or not a safetensors file; {AGAIN}") from error
     return parse_header(metadata, entries)

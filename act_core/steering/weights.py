@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from ..errors import MapError, MapMismatchError
 from ..folding import Fold, NotFoldableError, fold, returned_layer, squared_displacement
 from ..maps import ActMap
-from .matching import check_architectures, find_sites, roots_of, warnings_for
+from .localised import localised
+from .matching import check_architectures, find_sites, warnings_for
 
 # By component, and by name of a parameter in it, the value to start from.
 Parameters = Callable[[str, str], Tensor | None]
@@ -107,10 +108,11 @@ def fold_map(
     """
     _check_unconditional(act_map)
     act_map, remarks = _at_one_level(act_map, level)
-    roots = roots_of(model, act_map)
-    found = find_sites(model, roots, act_map)
+    local = localised(model, act_map)
+    act_map, roots = local.act_map, local.roots
+    found = find_sites(model, local)
     steered = {site.component for site in found}
-    check_architectures(act_map, roots, steered)
+    check_architectures(local, steered)
     places = {component: _Places(root) for component, root in roots.items()}
     folds: dict[tuple[str, str], Fold] = {}
     left_out: dict[str, str] = {}
@@ -130,7 +132,7 @@ def fold_map(
             left_out[site.key] = str(error)
     lost = _lost(act_map, folds, left_out)
     absent = tuple(key for key, reason in left_out.items() if reason == _ABSENT)
-    remarks += warnings_for(act_map, roots, steered, absent)
+    remarks += [*local.notes, *warnings_for(local, steered, absent)]
     return FoldedMap(act_map, folds, left_out, lost, tuple(remarks))
 
 

@@ -135,7 +135,7 @@ def _gate_seconds(unet: torch.nn.Module, activations: Mapping[Site, torch.Tensor
         def run() -> None:
             with steering:
                 for site, activation in activations.items():
-                    cast("SteeredForward", modules[site.name].forward).slots[site.output](activation)
+                    cast("SteeredForward", modules[site.name].forward).slots[site.output or 0](activation)
 
         return run
 
