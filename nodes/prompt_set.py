@@ -24,7 +24,7 @@ class ACTPromptSet(io.ComfyNode):
             inputs=[
                 io.Combo.Input(
                     "name",
-                    options=folders.names(folders.PROMPT_SETS),
+                    options=folders.prompt_sets(),
                     tooltip="A prompt set that ships with the pack, or one of yours.",
                 ),
                 io.Int.Input("count", default=128, min=2, max=MAX_PROMPTS, tooltip="Maximum prompts per side."),

@@ -19,6 +19,8 @@ PICTURE_SETS = "act_picture_sets"
 # The folder that other packs use too.
 LANGUAGE_MODELS = "LLM"
 _SHIPPED = {MAPS: PACK / "pretrained_maps", PROMPT_SETS: PACK / "prompt_sets"}
+# The host lists files in subfolders, too. Those in this one are lists of captions, which have no sides.
+_CAPTIONS = "captions"
 _SUFFIXES = {MAPS: {".safetensors"}, PROMPT_SETS: {".txt"}}
 
 
@@ -47,6 +49,11 @@ def _paths(kind: str) -> list[str]:
 def names(kind: str) -> list[str]:
     """File names of a kind, as a combo lists them."""
     return folder_paths.get_filename_list(kind)
+
+
+def prompt_sets() -> list[str]:
+    """File names of prompt sets, as a combo lists them: without the lists in a folder ``captions``."""
+    return [name for name in names(PROMPT_SETS) if Path(name).parts[0] != _CAPTIONS]
 
 
 def find(kind: str, name: str) -> Path:

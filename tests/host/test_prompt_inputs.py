@@ -40,6 +40,13 @@ def test_prompt_set_follows_content_and_not_the_clock(host: Host) -> None:
     assert shown("a fox") == "a fox\na dog"
 
 
+def test_prompt_set_lists_looks_but_no_captions(host: Host) -> None:
+    kind, *options = host.get("/object_info/ACTPromptSet")["ACTPromptSet"]["input"]["required"]["name"]
+    listed = options[0]["options"] if kind == "COMBO" else kind
+    assert "look_cinematic.txt" in listed
+    assert not [name for name in listed if "captions" in name]
+
+
 def test_list_of_texts_is_one_fit(host: Host) -> None:
     graph = Graph()
     lists = {side: graph.add("ListOfLines", text=text) for side, text in (("source", SOURCE), ("target", TARGET))}
