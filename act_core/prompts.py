@@ -45,6 +45,16 @@ def prompt_lines(text: str) -> list[str]:
     return [line for line in stripped if not line.startswith("#") and not is_blank(line)]
 
 
+def is_heading(line: str) -> bool:
+    """Whether a line of a file begins a side of a prompt set.
+
+    Example:
+        >>> [is_heading(line) for line in ("[source] calm", "[Target]", "[portrait] of a cat")]
+        [True, True, False]
+    """
+    return _HEADING.fullmatch(line) is not None
+
+
 def load_prompt_set(path: str | os.PathLike[str]) -> PromptSet:
     """Read a prompt set: below each of the headings ``[source] name`` and ``[target] name``, one prompt per line.
 

@@ -18,6 +18,7 @@ COMMANDS = (
     "export-lora",
     "import",
     "export-control-vector",
+    "check-prompts",
 )
 Run = Callable[..., tuple[int, str, str]]
 

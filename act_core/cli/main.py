@@ -10,7 +10,19 @@ import sys
 from .. import __version__
 from ..errors import MapError
 from ..models.loading import interruptible
-from . import calibrate, demo, export_control_vector, export_lora, fit, fit_all, generate, import_, inspect, sweep
+from . import (
+    calibrate,
+    check_prompts,
+    demo,
+    export_control_vector,
+    export_lora,
+    fit,
+    fit_all,
+    generate,
+    import_,
+    inspect,
+    sweep,
+)
 from .arguments import Parser
 from .load import quiet_libraries
 
@@ -27,6 +39,7 @@ _COMMANDS = (
     export_lora,
     import_,
     export_control_vector,
+    check_prompts,
 )
 
 

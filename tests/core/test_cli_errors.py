@@ -73,6 +73,7 @@ def test_missing_file_is_refused(run: Run, tmp_path: Path, tiny: Path, command: 
         "inspect": (gone,),
         "generate": ("rain", "--map", gone, "--model", tiny),
         "sweep": ("rain", "--map", gone, "--model", tiny, "--out", tmp_path / "out.png"),
+        "check-prompts": (gone,),
         "calibrate": (gone, "--model", tiny, "--out", tmp_path / "out.safetensors"),
         "fit-all": ("--prompt-sets", gone, "--model", tiny, "--out", tmp_path / "maps"),
         "export-lora": (gone, "--model", tiny, "--out", tmp_path / "out.safetensors"),
