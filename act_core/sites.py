@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Literal
 
 Layout = Literal["vector", "tokens", "spatial"]
@@ -66,7 +67,7 @@ class Site:
     channels: int
     segment: Segment | None = None
 
-    @property
+    @cached_property
     def key(self) -> str:
         """``component/name``, with ``#index`` where the submodule has several outputs, and ``@end`` for a segment."""
         index = "" if self.output is None else f"#{self.output}"

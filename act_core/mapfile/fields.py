@@ -25,7 +25,7 @@ def text(name: str, value: object) -> str:
         >>> text("title", "calm")
         'calm'
     """
-    if not isinstance(value, str) or any(map(is_unsafe, value)):
+    if not isinstance(value, str) or is_unsafe(value):
         raise ValueError(f"{name} is {reprlib.repr(value)}, not a plain text")
     return value
 

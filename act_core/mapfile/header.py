@@ -8,6 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache, partial
+from typing import Any, Literal, NamedTuple, cast, get_args, get_origin, get_type_hints
 
 from ..calibration import Calibration, Negative
 from ..errors import MapError, MapFileError
@@ -33,9 +37,10 @@ AGAIN = "download or save it again."
 # Parts of the names of tensors in a LoRA and its relatives.
 _LORA = ("lora", "dora_", "hada_", "lokr_", ":up", ":down")
 
+_LAYOUTS, _ENDS = get_args(Layout), get_args(End)
 
-@dataclass(frozen=True)
-class DescribedSite:
+
+class DescribedSite(NamedTuple):
     """A site of a map, and what the header says about its transport.
 
     Attributes:
@@ -117,27 +122,42 @@ def _check_version(metadata: Mapping[str, str], tensors: Iterable[str]) -> None:
 
 
 def _site(entry: Mapping[str, object]) -> Site:
-    component = fields.identifier("a component", entry["component"])
-    name = fields.identifier("the name of a site", entry["name"])
-    output = None if entry["output"] is None else fields.count("an output index", entry["output"])
-    layout = cast("Layout", fields.word("a layout", entry["layout"], get_args(Layout)))
-    channels = fields.count("the number of channels", entry["channels"])
+    place = entry["component"], entry["name"], entry["output"], entry["layout"], entry["channels"]
+    try:
+        site = _known_site(*place)
+    except TypeError:  # a list or a table, which has no hash, instead of a value
+        site = _whole_site(*place)
+    segment = entry.get("segment")
+    if segment is None:
+        return site
+    if site.layout != "tokens":
+        raise ValueError(f"site {site.name} has a segment, but no tokens")
+    return replace(site, segment=_segment(site.name, segment))
+
+
+def _whole_site(component: object, name: object, output: object, layout: object, channels: object) -> Site:
+    component = fields.identifier("a component", component)
+    name = fields.identifier("the name of a site", name)
+    output = None if output is None else fields.count("an output index", output)
+    layout = cast("Layout", fields.word("a layout", layout, _LAYOUTS))
+    channels = fields.count("the number of channels", channels)
     if not 0 < channels <= MAX_CHANNELS:
         raise ValueError(f"site {name} has {channels} channels")
-    segment = entry.get("segment")
-    if segment is not None and layout != "tokens":
-        raise ValueError(f"site {name} has a segment, but no tokens")
-    return Site(component, name, output, layout, channels, None if segment is None else _segment(name, segment))
+    return Site(component, name, output, layout, channels)
+
+
+# The maps of a folder are often for one model: their sites are checked once. Typed, since True is not 1 channel.
+_known_site = lru_cache(maxsize=1 << 14, typed=True)(_whole_site)
 
 
 def _segment(site: str, value: object) -> Segment:
     entry = fields.record(f"the segment of site {site}", value)
     output = entry["output"]
     return Segment(
-        cast("End", fields.word("the end of a segment", entry["end"], get_args(End))),
+        cast("End", fields.word("the end of a segment", entry["end"], _ENDS)),
         fields.identifier("the gauge of a segment", entry["gauge"]),
         None if output is None else fields.count("an output index", output),
-        cast("End", fields.word("what a gauge measures", entry["measures"], get_args(End))),
+        cast("End", fields.word("what a gauge measures", entry["measures"], _ENDS)),
     )
 
 
@@ -171,9 +191,13 @@ def _evidence(name: str, value: object) -> Evidence:
 def _record(value: object) -> FitRecord:
     """A record whose values have the types that `FitRecord` declares; missing values get their defaults."""
     entry = fields.record("the record", value)
-    declared = get_type_hints(FitRecord)
-    values = {name: _validator(kind)(name, entry[name]) for name, kind in declared.items() if name in entry}
+    values = {name: check(name, entry[name]) for name, check in _record_validators().items() if name in entry}
     return FitRecord(**values)
+
+
+@cache  # evaluating the annotations takes longer than reading a record
+def _record_validators() -> Mapping[str, fields.Validator]:
+    return {name: _validator(kind) for name, kind in get_type_hints(FitRecord).items()}
 
 
 def _validator(declared: Any) -> fields.Validator:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,7 +18,6 @@ from ..maps import ActMap
 from ..projections import Projection
 from ..sites import Site
 from ..transport import Statistics, Transport
-from . import fields
 from .format import BOUNDS, GATE, MAX_HEADER_BYTES, PROJECTION, STATISTICS
 from .header import AGAIN, DescribedSite, MapHeader, parse_header
 
@@ -51,12 +51,9 @@ def read_map(path: Path) -> ActMap:
         OSError: the file cannot be opened.
     """
     start = _check_container(path)
-    try:
-        with safe_open(path, framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
-            reader = _Reader(file)
-            act_map = reader.read()
-    except SafetensorError as error:
-        raise MapFileError(f"it is damaged or not a safetensors file; {AGAIN}") from error
+    with _opened(path) as file:
+        reader = _Reader(file)
+        act_map = reader.read()
     # Last, since the other checks say what is wrong.
     _check_hash(path, start, reader.header.tensors_sha256)
     return act_map
@@ -69,14 +66,18 @@ def read_header(path: Path) -> MapHeader:
         MapError: as `load_map`.
         OSError: the file cannot be opened.
     """
-    end = _check_container(path)
-    with path.open("rb") as file:
-        file.seek(8)
-        data = file.read(end - 8)
+    _check_container(path)
+    with _opened(path) as file:
+        return parse_header(file.metadata() or {})
+
+
+@contextmanager
+def _opened(path: Path) -> Generator[Any]:
+    """The file as the safetensors library opens it, after it has checked the header and the size of the file."""
     try:
-        entries = fields.record("the header", json.loads(data))
-        metadata = fields.table("the metadata", entries.get("__metadata__", {}), fields.string)
-    except (ValueError, RecursionError) as error:
+        with safe_open(path, framework="pt") as file:  # pyright: ignore[reportUnknownVariableType]
+            yield file
+    except SafetensorError as error:
         raise MapFileError(f"it is damaged or not a safetensors file; {AGAIN}") from error
     return parse_header(metadata, entries)
 
