@@ -19,6 +19,7 @@ COMMANDS = (
     "import",
     "export-control-vector",
     "check-prompts",
+    "gallery",
 )
 Run = Callable[..., tuple[int, str, str]]
 

@@ -18,6 +18,7 @@ from . import (
     export_lora,
     fit,
     fit_all,
+    gallery,
     generate,
     import_,
     inspect,
@@ -40,6 +41,7 @@ _COMMANDS = (
     import_,
     export_control_vector,
     check_prompts,
+    gallery,
 )
 
 

@@ -124,7 +124,8 @@ def items(name: str, value: object, each: Callable[[str, object], Value]) -> tup
     """
     if not isinstance(value, list):
         raise ValueError(f"{name} is {reprlib.repr(value)}, not a list")
-    return tuple(each(f"an item of {name}", item) for item in cast("list[object]", value))
+    item_name = f"an item of {name}"
+    return tuple(each(item_name, item) for item in cast("list[object]", value))
 
 
 def table(name: str, value: object, each: Callable[[str, object], Value]) -> dict[str, Value]:
