@@ -71,6 +71,7 @@ def test_missing_file_is_refused(run: Run, tmp_path: Path, tiny: Path, command: 
     arguments = {
         "fit": ("--prompts", gone, "--out", tmp_path / "out.safetensors", "--model", tiny),
         "inspect": (gone,),
+        "gallery": (gone,),
         "generate": ("rain", "--map", gone, "--model", tiny),
         "sweep": ("rain", "--map", gone, "--model", tiny, "--out", tmp_path / "out.png"),
         "check-prompts": (gone,),
