@@ -17,7 +17,7 @@ def sdxl_norms() -> list[Site]:
     Example:
         >>> sites = sdxl_norms()
         >>> len(sites), sum(site.channels for site in sites), sites[-1].key
-        (256, 280960, 'diffusion_model/out.0')
+        (256, 294080, 'diffusion_model/out.0')
     """
     return [Site("diffusion_model", name, None, layout, channels) for name, layout, channels in _norms()]
 
