@@ -24,7 +24,9 @@ from act_core.gallery import MAX_SWEEP_BYTES, write_gallery
 from act_core.records import Evidence
 from tools.comfyui.frontend import CHROMIUM, FLAGS
 
-HOSTILE = "</h2></title><script>document.title='run'</script><img src=x onerror=\"document.title='run'\"> & 'x' \u202etxt"
+HOSTILE = (
+    "</h2></title><script>document.title='run'</script><img src=x onerror=\"document.title='run'\"> & 'x' \u202etxt"
+)
 EVIDENCE = Evidence(f"probability of {HOSTILE}", 0.91, 0.85, 0.95, samples=72, model="demo")
 MEASURED = Calibration((0.0, 1.0), (0.0, 1.0), (1.0, 0.7), (0.0, 0.6, 1.25), negative="none")
 

@@ -1,4 +1,4 @@
-"""The reader in JavaScript under examples/: it reads every map as `load_map` does, and refuses every file that it refuses.
+"""The reader in JavaScript under examples/: it reads every map as `load_map` does, and refuses what that refuses.
 
 All files are read in one Node process, since starting one takes longer than reading a map.
 """
@@ -97,7 +97,7 @@ def valid_maps(folder: Path, fitted: ActMap) -> Iterator[Path]:
     yield save_map(ActMap(parts), folder / "parts.safetensors", description="two\n\tlines")
     for bounded in (False, True):
         yield save_map(binned_map(bounded=bounded), folder / f"bins_{bounded}.safetensors")
-    unknown = {"metadata": {"act.later": "x"}, "record": {"later": {"a": 1}}, "site": {"later": [1]}}
+    unknown: dict[str, Any] = {"metadata": {"act.later": "x"}, "record": {"later": {"a": 1}}, "site": {"later": [1]}}
     yield rewritten(folder / "unknown.safetensors", fitted, **unknown)
 
 
