@@ -84,7 +84,10 @@ def _files(folder: Path) -> Iterator[Path]:
             if count > MAX_FILES:
                 raise MapFileError(f"{folder} has more than {MAX_FILES} files; name the folder that has the maps.")
             path = Path(place, name)
-            if path.suffix == SUFFIX and not name.startswith(".") and path.resolve().is_relative_to(root):
+            if path.suffix != SUFFIX or name.startswith("."):
+                continue
+            # Folders that are links are not entered.
+            if not path.is_symlink() or path.resolve().is_relative_to(root):
                 yield path
 
 

@@ -1,4 +1,4 @@
-"""The pages under docs/ agree with the code: tests that they name exist, and keys and limits are those of the reader."""
+"""The pages under docs/ agree with the code: named tests exist, and keys and limits are those of the reader."""
 
 from __future__ import annotations
 
