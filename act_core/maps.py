@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import SupportsFloat
 
-import torch
-from torch import Tensor
-
+from .blending import Unit, merged_titles, prune
 from .calibration import Calibration
+from .comparison import difference
 from .errors import MapError
 from .levels import as_level, check_levels, nearest
 from .records import Card, Evidence, FitRecord
@@ -131,7 +129,7 @@ class ActMap:
         inverse = self.inverse().transports
         transports = {site: (inverse if site.component in back else self.transports)[site] for site in self.transports}
         strengths = {component: abs(s) if component in back else s for component, s in raw.items()}
-        return self._edited(transports, f"inverted in {', '.join(sorted(back))}"), strengths
+        return self.edited(transports, f"inverted in {', '.join(sorted(back))}"), strengths
 
     def for_any_architecture(self) -> ActMap:
         """The map with permission to steer a model of another architecture whose sites have the same names.
@@ -150,7 +148,7 @@ class ActMap:
         if number is None:
             return self
         transports = {site: transport.bin(number) for site, transport in self.transports.items()}
-        return replace(self._edited(transports, f"at noise level {self.levels[number]:g}"), levels=())
+        return replace(self.edited(transports, f"at noise level {self.levels[number]:g}"), levels=())
 
     def bin_at(self, level: float) -> int | None:
         """The number of the bin that acts at a noise level; None if the map has none.
@@ -171,7 +169,7 @@ class ActMap:
         if not kept:
             first = next(iter(self.transports))
             raise MapError(f"No site of the map matches {', '.join(patterns)}; the first is {first.key}.")
-        return self._edited(kept, f"restricted to {', '.join(patterns)}")
+        return self.edited(kept, f"restricted to {', '.join(patterns)}")
 
     def scaled(self, strength: SupportsFloat) -> ActMap:
         """The map that at strength 1 does what this one does at `strength`.
@@ -180,7 +178,7 @@ class ActMap:
             MapError: the strength is not a finite number.
         """
         number = as_strength(strength)
-        scaled = self._edited({site: t.scaled(number) for site, t in self.transports.items()}, f"scaled by {number:g}")
+        scaled = self.edited({site: t.scaled(number) for site, t in self.transports.items()}, f"scaled by {number:g}")
         if ends := self.card.strength_range:
             # The recommended range keeps its meaning.
             low, high = sorted(end / number for end in ends) if number else ends
@@ -196,7 +194,7 @@ class ActMap:
             MapError: there is such a channel, but the map has no statistics to shift it back with; or the map is gated
                 or a projection.
         """
-        inverse = self._edited({site: t.inverse() for site, t in self.transports.items()}, "inverted")
+        inverse = self.edited({site: t.inverse() for site, t in self.transports.items()}, "inverted")
         record = replace(
             inverse.record,
             source_prompts=self.record.target_prompts,
@@ -228,8 +226,9 @@ class ActMap:
                 "Only maps with unbounded support that are not projections can be composed into one; apply the two "
                 "maps one after the other."
             )
-        edited = self._edited(composed, f"then {other.card.title or 'another map'}")
-        record = replace(edited.record, base={**other.record.base, **self.record.base})
+        edited = self.edited(composed, f"then {other.card.title or 'another map'}")
+        base = {**other.record.base, **self.record.base}
+        record = replace(edited.record, base=base, merged_from=merged_titles((self, other)))
         return replace(edited, record=record, any_architecture=self.any_architecture or other.any_architecture)
 
     def joined(self, other: ActMap) -> ActMap:
@@ -258,43 +257,26 @@ class ActMap:
         levels = self.levels or other.levels
         return ActMap(transports, record, self.card, any_architecture=permitted, levels=levels)
 
+    def pruned(self, share: float, by: Unit = "sites") -> ActMap:
+        """The smallest part of the map that carries a share of its effect, see `act_core.blending.prune`."""
+        return prune(self, share, by)
+
     def difference(self, other: ActMap) -> dict[str, float]:
-        """The largest relative difference between two maps at each site, by site key.
-
-        Compares slopes, offsets, both ends of the support, gates and projections. If only one of the maps has one of
-        the last three, the difference is infinite.
-
-        Raises:
-            MapError: the two maps do not have the same sites, or the same noise levels.
-        """
-        if set(self.transports) != set(other.transports):
-            raise MapError("The two maps have different sites and cannot be compared.")
-        if self.levels != other.levels:
-            raise MapError("The two maps have different noise levels and cannot be compared.")
-        differences: dict[str, float] = {}
-        for site, mine in self.transports.items():
-            theirs = other.transports[site]
-            if mine.conditions != theirs.conditions:
-                differences[site.key] = math.inf
-                continue
-            x, y = (torch.cat(_coefficients(transport)).double() for transport in (mine, theirs))
-            scale = torch.maximum(x.abs(), y.abs()).clamp(min=torch.finfo(torch.float64).tiny)
-            differences[site.key] = float(((x - y).abs() / scale).max())
-        return differences
+        """How much the coefficients of two maps differ by site key, see `act_core.comparison.difference`."""
+        return difference(self, other)
 
     @property
     def called(self) -> str:
         """The map as the subject of an error message, with its title if it has one."""
         return f"The map {self.card.title!r}" if self.card.title else "The map"
 
-    def _edited(self, transports: Mapping[Site, Transport], edit: str) -> ActMap:
-        """The map with other transports, whose effect has not been measured."""
+    def edited(self, transports: Mapping[Site, Transport], edit: str) -> ActMap:
+        """The map with other transports, whose effect has not been measured.
+
+        Args:
+            transports: by site, at least one.
+            edit: what was done, for the record.
+        """
         record = replace(self.record, edits=(*self.record.edits, edit))
         levels = self.levels if any(transport.bins for transport in transports.values()) else ()
         return replace(self, transports=transports, record=record, calibration=None, levels=levels, evidence=())
-
-
-def _coefficients(transport: Transport) -> list[Tensor]:
-    packed = [part and part.packed() for part in (transport.gate, transport.projection)]
-    tensors = (transport.omega, transport.beta, transport.low, transport.high, *packed)
-    return [tensor for tensor in tensors if tensor is not None]

@@ -52,6 +52,7 @@ class FitRecord(FitMethod):
         patches: other changes that acted on the model during the fit.
         notes: where the fit departed from its settings.
         edits: how the map was changed after the fit.
+        merged_from: titles of the maps that it was blended or composed from.
 
     Example:
         >>> FitRecord(estimator="mean", source_count=2).order
@@ -70,6 +71,7 @@ class FitRecord(FitMethod):
     patches: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     edits: tuple[str, ...] = ()
+    merged_from: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Nothing to validate: the reader checks types, and version 0.1 accepted any seed."""

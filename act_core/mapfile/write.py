@@ -162,6 +162,8 @@ def _header(act_map: ActMap, card: Card, kept: int) -> dict[str, str]:
     record = asdict(act_map.record)
     for side in ("source_prompts", "target_prompts"):
         record[side] = record[side][:kept]
+    if not record["merged_from"]:
+        del record["merged_from"]
     header = {
         FORMAT_KEY: _format(act_map),
         SITES_KEY: json.dumps(sites),
@@ -174,6 +176,8 @@ def _header(act_map: ActMap, card: Card, kept: int) -> dict[str, str]:
     }
     if card.strength_range is not None:
         header[RANGE_KEY] = json.dumps(card.strength_range)
+    if merged_from := act_map.record.merged_from:
+        header["modelspec.merged_from"] = plain_text(", ".join(merged_from))
     if act_map.levels:
         header[LEVELS_KEY] = json.dumps(act_map.levels)
     if act_map.calibration is not None:

@@ -72,6 +72,7 @@ def test_load_returns_every_field_of_the_record(path: Path, fitted: ActMap) -> N
         patches=("a map",),
         notes=("n",),
         edits=("inverted",),
+        merged_from=("ink", "calm"),
     )
     default = FitRecord()
     assert all(getattr(record, name) != getattr(default, name) for name in record.__dataclass_fields__)
