@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
@@ -20,7 +21,7 @@ def heat_map(title: str, values: Tensor, rows: Sequence[str], columns: Sequence[
 
     Args:
         title: above it.
-        values: ``[rows, columns]``.
+        values: ``[rows, columns]``; NaN leaves a cell empty.
         rows, columns: their labels, in any script.
 
     Example:
@@ -38,12 +39,14 @@ def heat_map(title: str, values: Tensor, rows: Sequence[str], columns: Sequence[
     draw_text(draw, (_GAP, _GAP), title, _TEXT)
     for edge, text in zip(edges, columns, strict=False):
         draw_text(draw, (edge + 3, _GAP + line), text, _TEXT)
-    most = float(values.max()) or 1.0
+    most = float(values.nan_to_num(0.0).max()) or 1.0
     for number, text in enumerate(rows):
         y = _GAP + line * (number + 2)
         draw_text(draw, (_GAP, y), text, _TEXT)
         for column, edge in enumerate(edges[:-1]):
             value = float(values[number, column])
+            if math.isnan(value):
+                continue
             draw.rectangle((edge, y, edges[column + 1] - 1, y + line - 1), _colour(value / most))
             draw_text(draw, (edge + 3, y), f"{value:.2f}", _TEXT)
     return chart

@@ -77,15 +77,20 @@ def _parts(act_map: ActMap) -> dict[Site, str]:
     parts: dict[Site, str] = {}
     for component in act_map.components:
         sites = [site for site in act_map.transports if site.component == component]
-        blocks = list(dict.fromkeys(_block(site.name) for site in sites))
+        blocks = list(dict.fromkeys(block_of(site.name) for site in sites))
         for site in sites:
-            middle = blocks.index(_block(site.name)) + 0.5  # of the block
+            middle = blocks.index(block_of(site.name)) + 0.5  # of the block
             parts[site] = get_args(Blocks)[1 + int(3 * middle / len(blocks))]
     return parts
 
 
-def _block(name: str) -> str:
-    """The name of the block that a submodule belongs to."""
+def block_of(name: str) -> str:
+    """The name of the block that a submodule belongs to: up to its first number; without a number, all of it.
+
+    Example:
+        >>> block_of("joint_blocks.3.attn.proj")
+        'joint_blocks.3'
+    """
     parts = name.split(".")
     number = next((index for index, part in enumerate(parts) if part.isdigit()), len(parts))
     return ".".join(parts[: number + 1])
