@@ -55,8 +55,8 @@ def comparison_chart(comparison: MapComparison) -> Image.Image:
     Green is the same direction, red the opposite one, and white a right angle.
 
     Example:
-        >>> site = Site("toy", "layer", None, "tokens", 2)
-        >>> comparison_chart(MapComparison(("ink", "night"), (SiteComparison(site, 0.5, 1.0, 2.0, ""),), (), (), ())).height
+        >>> shared = SiteComparison(Site("toy", "layer", None, "tokens", 2), 0.5, 1.0, 2.0, "")
+        >>> comparison_chart(MapComparison(("ink", "night"), (shared,), (), (), ())).height
         79
     """
     line, shared = line_height(_TEXT), comparison.shared
@@ -76,11 +76,11 @@ def comparison_chart(comparison: MapComparison) -> Image.Image:
     for number, label in enumerate(labels):
         draw_text(draw, (_GAP, top + line * number), label, _TEXT)
     # Maps with and without statistics have sizes in different units.
-    most = {
-        unit: max(max(s.first, s.second) for s in shared if s.unit == unit) or 1.0 for unit in {s.unit for s in shared}
-    }
+    most: dict[str, float] = {}
+    for one in shared:
+        most[one.unit] = max(most.get(one.unit, 0.0), one.first, one.second)
     for number, one in enumerate(shared):
-        _draw_row(draw, left, top + line * number, one, _BAR / most[one.unit])
+        _draw_row(draw, left, top + line * number, one, _BAR / (most[one.unit] or 1.0))
     return chart
 
 

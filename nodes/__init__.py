@@ -5,7 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .apply import ApplyACTSteering, ApplyACTSteeringCLIP
+from .blend import BlendACTMaps
 from .calibrate import CalibrateACTMap
+from .compare import CompareACTMaps
 from .demo import LoadACTDemoModel
 from .edit import EditACTMap
 from .export import ExportACTMapAsLoRA
@@ -48,6 +50,8 @@ NODES: list[type[io.ComfyNode]] = [
     ACTPictureSet,
     ListACTMaps,
     ExportACTMapAsLoRA,
+    CompareACTMaps,
+    BlendACTMaps,
 ]
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-import torch
 from comfy_api.latest import io, ui
 
 from ..act_core import ActMap, calibrate
@@ -14,7 +12,7 @@ from ..act_core.plots import calibration_chart
 from ..act_core.prompts import prompt_lines
 from ..act_core.settings import MAX_SEED
 from ..act_core.summary import describe_calibration
-from .common import CATEGORY, ACTMapIO, aliases, one_text, size_inputs
+from .common import CATEGORY, ACTMapIO, aliases, one_text, pixels_of, size_inputs
 from .host.calibration import HostCalibration
 from .host.fitting import check_model
 from .host.latents import empty_latent
@@ -95,7 +93,7 @@ class CalibrateACTMap(io.ComfyNode):
         calibration = HostCalibration(model, clip, empty, negative, seed, steps, cfg, sampler_name, scheduler)
         calibrated = calibrate(calibration, act_map, *sides, progress=FitProgress())
         report = _report(calibrated)
-        chart = torch.from_numpy(np.asarray(calibration_chart(calibrated.calibrated), dtype=np.float32) / 255)[None]
+        chart = pixels_of(calibration_chart(calibrated.calibrated))
         shown = {**ui.PreviewImage(chart, cls=cls).as_dict(), "text": (report,)}
         return io.NodeOutput(calibrated, chart, report, ui=shown)
 

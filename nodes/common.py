@@ -6,7 +6,11 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from comfy_api.latest import io
+from PIL import Image
+from torch import Tensor
 
 from ..act_core import MapError
 from ..act_core.errors import FitError
@@ -62,6 +66,11 @@ def outside_limits(strengths: Mapping[str, float]) -> bool | str:
         if abs(value) > MAX_STRENGTH:
             return f"{name} is {value:g}; it must be a number from {-MAX_STRENGTH:g} to {MAX_STRENGTH:g}."
     return True
+
+
+def pixels_of(picture: Image.Image) -> Tensor:
+    """An RGB picture as an IMAGE: float32 ``[1, height, width, 3]`` from 0 to 1."""
+    return torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
 
 
 def calibrated_input() -> io.Boolean.Input:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
 from comfy_api.latest import io, ui
 
 from ..act_core import ActMap
+from ..act_core.map_charts import depth_chart
 from ..act_core.plots import effect_chart
 from ..act_core.summary import describe
-from .common import CATEGORY, ACTMapIO, aliases
+from .common import CATEGORY, ACTMapIO, aliases, pixels_of
 
 
 class InspectACTMap(io.ComfyNode):
@@ -26,11 +25,17 @@ class InspectACTMap(io.ComfyNode):
             outputs=[
                 io.String.Output(display_name="report", tooltip="What the map is, and what it was fitted on."),
                 io.Image.Output(display_name="effect", tooltip="How far the map shifts each site, in execution order."),
+                io.Image.Output(
+                    display_name="depth",
+                    tooltip="How far the map moves each kind of layer in each block: norms, attention, MLP, whole "
+                    "blocks and outputs.",
+                ),
             ],
         )
 
     @classmethod
     def execute(cls, act_map: ActMap) -> io.NodeOutput:
         report = describe(act_map)
-        chart = torch.from_numpy(np.asarray(effect_chart(act_map), dtype=np.float32) / 255)[None]
-        return io.NodeOutput(report, chart, ui={**ui.PreviewImage(chart, cls=cls).as_dict(), "text": (report,)})
+        effect, depth = pixels_of(effect_chart(act_map)), pixels_of(depth_chart(act_map))
+        shown = {**ui.PreviewImage(depth, cls=cls).as_dict(), "text": (report,)}
+        return io.NodeOutput(report, effect, depth, ui=shown)

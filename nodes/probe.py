@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from comfy_api.latest import io, ui
 from PIL import Image
@@ -15,7 +14,17 @@ from ..act_core import ActMap
 from ..act_core.probe import in_picture
 from ..act_core.probe_chart import heat_map, one_below_the_other, position_map
 from ..act_core.settings import MAX_SEED
-from .common import CATEGORY, STRENGTH, ACTMapIO, WithStrengths, aliases, one_text, size_inputs, strength_input
+from .common import (
+    CATEGORY,
+    STRENGTH,
+    ACTMapIO,
+    WithStrengths,
+    aliases,
+    one_text,
+    pixels_of,
+    size_inputs,
+    strength_input,
+)
 from .host.probing import ModelMoves, TextMoves, probe_model, probe_text
 
 _NAME = "Probe ACT Map"
@@ -80,7 +89,7 @@ class ProbeACTMap(WithStrengths, io.ComfyNode):
             lines.append(_model_line(drawn))
         report = "\n".join([*lines, report])
         picture = one_below_the_other(charts) if charts else Image.new("RGB", (64, 64), "white")
-        pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
+        pixels = pixels_of(picture)
         return io.NodeOutput(pixels, report, ui={**ui.PreviewImage(pixels, cls=cls).as_dict(), "text": (report,)})
 
 

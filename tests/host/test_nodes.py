@@ -41,6 +41,8 @@ def test_nodes_and_help_pages_are_complete(host: Host) -> None:
         "ACTPictureSet",
         "ListACTMaps",
         "ExportACTMapAsLoRA",
+        "CompareACTMaps",
+        "BlendACTMaps",
     }
     for name, info in ours.items():
         assert info["description"], name
@@ -63,6 +65,10 @@ def test_inputs_keep_names_and_order(host: Host) -> None:
     save = "act_map name title author description license strength_low strength_high thumbnail"
     assert inputs("SaveACTMap") == [*save.split(), "usage_hint", "tags", "keep_prompts", "sidecars"]
     assert inputs("ListACTMaps") == ["contains"]
+    assert inputs("InspectACTMap") == ["act_map"]
+    assert inputs("EditACTMap") == ["act_map", "invert", "scale", "keep", "keep_by"]
+    assert inputs("CompareACTMaps") == ["act_map_a", "act_map_b"]
+    assert inputs("BlendACTMaps") == [f"{part}_{number}" for number in range(1, 5) for part in ("act_map", "weight")]
     apply_inputs = "model act_map strength strength_clip start_percent end_percent branch clip"
     appended = "sites blocks schedule curve calibrated as_weights"
     assert inputs("ApplyACTSteering") == [*apply_inputs.split(), *appended.split()]
@@ -322,6 +328,41 @@ def test_edit_inverts_and_scales(host: Host, saved: dict[str, str]) -> None:
     scaled = drawn(invert=False, scale=0.5)
     assert torch.allclose(scaled, half, atol=1e-4)  # the same move, folded in another order of float32 rounding
     assert not torch.allclose(drawn(invert=True, scale=1.0), half, atol=1e-2)
+
+
+def test_edit_prunes(host: Host, saved: dict[str, str]) -> None:
+    def sites(**edit: Any) -> int:
+        graph = Graph()
+        loaded = graph.add("LoadACTMap", name=saved["demo"])
+        graph.add("InspectACTMap", act_map=graph.add("EditACTMap", act_map=loaded, invert=False, scale=1.0, **edit))
+        (output,) = host.run(graph).outputs.values()
+        assert len(output["images"]) == 1
+        return output["text"][0].count("diffusion_model/")
+
+    assert 0 < sites(keep=0.5) < sites(keep=0.9, keep_by="sites") < sites()
+
+
+def test_maps_are_compared_and_blended(host: Host, saved: dict[str, str]) -> None:
+    graph = Graph()
+    loaded = graph.add("LoadACTMap", name=saved["demo"])
+    half = graph.add("EditACTMap", act_map=loaded, invert=False, scale=0.5)
+    quarter = {"act_map_2": half, "weight_2": 0.5}
+    mixed = graph.add("BlendACTMaps", act_map_1=loaded, weight_1=0.5, **quarter, act_map_3=half, weight_3=-0.5)
+    graph.add("CompareACTMaps", act_map_a=loaded, act_map_b=mixed)
+    (output,) = host.run(graph).outputs.values()
+    assert "cosine 1.00, size of B 0.50 times that of A" in output["text"][0]
+    assert len(output["images"]) == 1
+
+
+def test_blend_refuses_maps_of_different_models(host: Host, saved: dict[str, str]) -> None:
+    graph = Graph()
+    one, other = (graph.add("LoadACTMap", name=saved[kind]) for kind in ("demo", "flux"))
+    mixed = graph.add("BlendACTMaps", act_map_1=one, weight_1=0.5, act_map_2=other, weight_2=0.5)
+    graph.add("InspectACTMap", act_map=mixed)
+    run = host.fail(graph)
+    assert run.node == "BlendACTMaps"
+    assert "different models" in run.error
+    assert run.error.count("\n") == 0
 
 
 def applied(host: Host, name: str, **changes: Any) -> Graph:
