@@ -20,6 +20,9 @@ COMMANDS = (
     "export-control-vector",
     "check-prompts",
     "gallery",
+    "compare",
+    "prune",
+    "blend",
 )
 Run = Callable[..., tuple[int, str, str]]
 

@@ -161,6 +161,25 @@ def check_writable(path: Path) -> None:
         raise MapError(f"{path} cannot be written; choose a folder that you may write to.")
 
 
+def add_new_map(parser: argparse.ArgumentParser) -> None:
+    """``--out`` and ``--overwrite``, for `new_map`."""
+    parser.add_argument("--out", "--output", type=Path, required=True, help="the map to write, a .safetensors file")
+    parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+
+
+def new_map(args: argparse.Namespace) -> Path:
+    """The map to write, of a command that has `add_new_map`.
+
+    Raises:
+        MapError: it cannot be written, or exists and is not to be replaced.
+    """
+    out: Path = args.out
+    if out.exists() and not args.overwrite:
+        raise MapError(f"{out} already exists; choose another name with --out, or add --overwrite.")
+    check_writable(out)
+    return out
+
+
 def command_name() -> str:
     """The command that runs ``act-steering`` again in the same shell, quoted."""
     called = Path(sys.argv[0])

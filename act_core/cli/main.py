@@ -11,8 +11,10 @@ from .. import __version__
 from ..errors import MapError
 from ..models.loading import interruptible
 from . import (
+    blend,
     calibrate,
     check_prompts,
+    compare,
     demo,
     export_control_vector,
     export_lora,
@@ -22,6 +24,7 @@ from . import (
     generate,
     import_,
     inspect,
+    prune,
     sweep,
 )
 from .arguments import Parser
@@ -42,6 +45,9 @@ _COMMANDS = (
     export_control_vector,
     check_prompts,
     gallery,
+    blend,
+    compare,
+    prune,
 )
 
 

@@ -80,6 +80,9 @@ def test_missing_file_is_refused(run: Run, tmp_path: Path, tiny: Path, command: 
         "export-lora": (gone, "--model", tiny, "--out", tmp_path / "out.safetensors"),
         "import": (gone, "--out", tmp_path / "out.safetensors"),
         "export-control-vector": (gone, "--out", tmp_path / "out.gguf"),
+        "compare": (gone, gone),
+        "prune": (gone, "--out", tmp_path / "out.safetensors"),
+        "blend": (gone, gone, "--out", tmp_path / "out.safetensors"),
     }[command]
     refused(run(command, *arguments), "gone.safetensors")
 

@@ -1,0 +1,144 @@
+"""Comparing maps: shared sites, angles and sizes of displacements, with and without statistics."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from helpers import MIXED_SITES, keys, mixed, prompts
+
+from act_core import ActMap, fit
+from act_core.architectures.kinds import kind_of
+from act_core.comparison import DEVIATIONS, compare, squared_displacements
+from act_core.map_charts import comparison_chart, depth_chart
+from act_core.sites import Site
+from act_core.transport import Statistics, Transport
+
+# Coefficients and statistics are float32.
+CLOSE = 1e-5
+
+
+def site(name: str, channels: int = 2) -> Site:
+    return Site("toy", name, None, "tokens", channels)
+
+
+def shifting(*beta: float, omega: float = 1.0) -> Transport:
+    return Transport(torch.full((len(beta),), omega), torch.tensor(beta))
+
+
+def bare(act_map: ActMap) -> ActMap:
+    """The map as its file keeps it: without statistics."""
+    return replace(act_map, transports={s: replace(t, statistics=None) for s, t in act_map.transports.items()})
+
+
+@pytest.fixture(scope="module")
+def fitted() -> ActMap:
+    return fit(mixed(), prompts("source", 6), prompts("target", 6), sites=MIXED_SITES)
+
+
+def test_map_and_its_inverse_are_opposite(fitted: ActMap) -> None:
+    found = compare(fitted, fitted.inverse())
+    assert [one.site.key for one in found.shared] == keys(fitted)
+    assert [one.unit for one in found.shared] == [DEVIATIONS] * 5
+    # Each is read at its own source mean, and the means are those of one fit; one deviation serves both.
+    assert all(one.cosine == pytest.approx(-1, abs=CLOSE) and one.angle > 179 for one in found.shared)
+    assert all(one.ratio == pytest.approx(1, rel=1e-4) for one in found.shared)
+
+
+def test_scaled_map_has_ratio_of_its_strength(fitted: ActMap) -> None:
+    """The scaled map has no statistics; it is read at the source mean of the other."""
+    for factor, cosine in ((0.5, 1), (-2.0, -1)):
+        for one in compare(fitted, fitted.scaled(factor)).shared:
+            assert (one.cosine, one.ratio) == (pytest.approx(cosine, abs=CLOSE), pytest.approx(abs(factor), rel=1e-4))
+            assert one.unit == DEVIATIONS
+
+
+def test_sizes_are_displacements_in_deviations_of_the_source() -> None:
+    statistics = Statistics(*(torch.tensor(values) for values in ([2.0, 0.0], [4.0, 0.5], [0.0, 0.0], [1.0, 1.0])))
+    act_map = ActMap({site("a"): replace(shifting(-2.0, 1.0, omega=3.0), statistics=statistics)})
+    (one,) = compare(act_map, act_map).shared
+    # (3 * 2 - 2 - 2) / 4 and 1 / 0.5
+    assert one.first == pytest.approx(math.sqrt((0.5**2 + 2**2) / 2))
+    squares, unit = squared_displacements(act_map)
+    assert (squares[site("a")].tolist(), unit) == ([0.25, 4.0], DEVIATIONS)
+
+
+def test_without_statistics_slopes_and_offsets_are_compared() -> None:
+    one, other = (ActMap({site("a", 1): shifting(3.0, omega=omega)}) for omega in (1.0, 5.0))
+    (found,) = compare(one, other).shared
+    assert (found.first, found.second, found.cosine) == (3.0, 5.0, pytest.approx(0.6))  # (0, 3) and (4, 3)
+    assert "statistics" in str(compare(one, other))
+
+
+def test_sites_of_one_map_and_of_other_shapes_are_listed() -> None:
+    one = ActMap({site("a"): shifting(1, 0), site("b"): shifting(1, 0), site("c"): shifting(1, 0)})
+    other = ActMap({site("c", 3): shifting(1, 0, 0), site("a"): shifting(0, 1), site("d"): shifting(1, 0)})
+    found = compare(one, other)
+    assert [s.site.key for s in found.shared] == ["toy/a"]
+    assert (found.only_first, found.only_second, found.differing) == (("toy/b",), ("toy/d",), ("toy/c",))
+    assert found.shared[0].angle == pytest.approx(90)
+    for words in ("1 only in A (first: toy/b)", "1 only in B (first: toy/d)", "1 described differently"):
+        assert words in str(found)
+
+
+def test_site_that_does_not_move_has_no_angle() -> None:
+    one, other = ActMap({site("a"): shifting(0, 0)}), ActMap({site("a"): shifting(1, 0)})
+    (found,) = compare(one, other).shared
+    assert math.isnan(found.cosine)
+    assert math.isnan(found.angle)
+    assert found.ratio == math.inf
+    assert comparison_chart(compare(one, other)).height > 60
+
+
+def test_bins_are_compared_at_all_levels() -> None:
+    def binned(*offsets: float) -> Transport:
+        return Transport(torch.ones(len(offsets), 1), torch.tensor(offsets)[:, None])
+
+    one = ActMap({site("a", 1): binned(1.0, -1.0)}, levels=(0.9, 0.1))
+    other = ActMap({site("a", 1): shifting(1.0)})
+    assert compare(one, other).shared[0].cosine == pytest.approx(0)
+    shifted = ActMap({site("a", 1): binned(3.0, -3.0)}, levels=(0.8, 0.2))
+    found = compare(one, shifted).shared[0]
+    assert (found.cosine, found.ratio) == (pytest.approx(1), pytest.approx(3))
+
+
+def test_known_effect_weighs_sites_of_maps_without_statistics(fitted: ActMap) -> None:
+    squares, unit = squared_displacements(bare(fitted))
+    assert unit == DEVIATIONS
+    for one, transport in fitted.transports.items():
+        assert float(squares[one].mean().sqrt()) == pytest.approx(transport.effect, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name", "kind"),
+    [
+        ("llama", "model.layers.3.input_layernorm", "norm"),
+        ("mistral", "model.layers.3.self_attn.o_proj", "attention"),
+        ("Flux", "single_blocks.7.linear2", "attention"),
+        ("Flux", "double_blocks.11.img_mlp.2", "mlp"),
+        ("UNetModel", "input_blocks.1.1.transformer_blocks.0", "block"),
+        ("UNetModel", "output_blocks.2.0.in_layers.0", "norm"),
+        ("clip_text_model", "text_model.final_layer_norm", "output"),
+        ("clip_text_model", "text_projection", "output"),
+        ("unknown", "layers.3.self_attn.out_proj", "attention"),
+        ("unknown", "layers.3.ln_2", "norm"),
+        ("unknown", "transformer_blocks.0.ff.net.2", "mlp"),
+        ("unknown", "blocks.12", "block"),
+        ("", "head", "output"),
+    ],
+)
+def test_kind_comes_from_presets_or_name(architecture: str, name: str, kind: str) -> None:
+    assert kind_of(site(name), architecture) == kind
+
+
+def test_charts_grow_with_sites_and_blocks(fitted: ActMap) -> None:
+    three = ActMap({site(f"layers.{n}.{part}"): shifting(1, 1) for n in range(3) for part in ("mlp", "norm")})
+    one = three.restrict("*layers.0*")
+    line = (depth_chart(three).height - depth_chart(one).height) / 2
+    assert line == pytest.approx(
+        (comparison_chart(compare(three, three)).height - comparison_chart(compare(one, one)).height) / 4
+    )
+    assert depth_chart(three).width == depth_chart(one).width
+    assert comparison_chart(compare(fitted, three)).height > 0  # no site in both
