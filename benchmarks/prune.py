@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import tempfile
 import zlib
 from collections.abc import Callable, Generator
@@ -14,9 +13,7 @@ import numpy as np
 import torch
 
 from act_core import ActMap, load_map, save_map
-from act_core.architectures.mmdit import COMFYUI_MMDIT, DIFFUSERS_MMDIT
 from act_core.blending import Unit
-from act_core.components import DIFFUSION_MODEL
 from act_core.prompts import read_lines
 from act_core.sites import Site
 from act_core.transport import Transport
@@ -78,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _rows(report: Report, args: argparse.Namespace) -> Generator[list[Cell], None, None]:
-    ink = in_diffusers(load_map(MAPS / f"{PICTURE_MAP}.safetensors"))
+    ink = load_map(MAPS / f"{PICTURE_MAP}.safetensors")
     yield from pruned(report, PICTURE_MAP, ink, _picture_scores(args.concepts, args.seeds), args.draws)
     text = load_map(MAPS / f"text_{TEXT_MAP}.safetensors")
     yield from pruned(report, f"text_{TEXT_MAP}", text, _text_scores(args.openings), args.text_draws)
@@ -119,25 +116,6 @@ def at_random(act_map: ActMap, smaller: ActMap, by: Unit, seed: int) -> ActMap:
         omega, beta = transport.omega.where(own, 1.0), transport.beta.where(own, 0.0)
         transports[site] = replace(transport, omega=omega, beta=beta)
     return replace(act_map, transports=transports)
-
-
-def in_diffusers(act_map: ActMap) -> ActMap:
-    """The map of the demo model in ComfyUI, under the names that diffusers has for the same parts."""
-    names = {
-        re.escape(ours).replace(r"\{\}", r"(\d+)"): theirs
-        for ours, theirs in COMFYUI_MMDIT.elsewhere[DIFFUSERS_MMDIT.name].items()
-    }
-
-    def renamed(site: Site) -> Site:
-        for pattern, theirs in names.items():
-            if site.component == DIFFUSION_MODEL and (found := re.fullmatch(pattern, site.name)):
-                return replace(site, name=theirs.format(found[1]))
-        return site
-
-    base = act_map.record.base
-    moved = replace(base[DIFFUSION_MODEL], architecture=DIFFUSERS_MMDIT.name, model_class="", bases=(), variants=())
-    record = replace(act_map.record, base={**base, DIFFUSION_MODEL: moved})
-    return replace(act_map, transports={renamed(s): t for s, t in act_map.transports.items()}, record=record)
 
 
 def _moving(act_map: ActMap) -> int:

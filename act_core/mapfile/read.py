@@ -69,7 +69,7 @@ def read_header(path: Path) -> MapHeader:
     """
     _check_container(path)
     with _opened(path) as file:
-        return parse_header(file.metadata() or {})
+        return parse_header(file.metadata() or {}, cast("list[str]", file.keys()))
 
 
 @contextmanager
@@ -81,7 +81,6 @@ def _opened(path: Path) -> Generator[Any]:
             yield file
     except SafetensorError as error:
         raise MapFileError(f"it is damaged or not a safetensors file; {AGAIN}") from error
-    return parse_header(metadata, entries)
 
 
 def _check_container(path: Path) -> int:
