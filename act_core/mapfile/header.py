@@ -81,9 +81,8 @@ def parse_header(metadata: Mapping[str, str], tensors: Iterable[str]) -> MapHead
     """
     _check_version(metadata, tensors)
     try:
-        entries = fields.items("sites", json.loads(metadata[SITES_KEY]), fields.record)
         header = MapHeader(
-            tuple(DescribedSite(_site(entry), *_fallbacks_and_effect(entry)) for entry in entries),
+            fields.items("sites", json.loads(metadata[SITES_KEY]), _described),
             _record(json.loads(metadata[RECORD_KEY])),
             _card(metadata),
             _calibration(metadata),
@@ -116,6 +115,16 @@ def _check_version(metadata: Mapping[str, str], tensors: Iterable[str]) -> None:
             f"it has format {version[:20]!r}, and this version reads formats {FORMAT} and {FORMAT_WITH_SEGMENTS}; "
             "update the node pack."
         )
+
+
+def _described(name: str, value: object) -> DescribedSite:
+    entry = fields.record(name, value)
+    site = _site(entry)
+    fallbacks, effect = entry["fallbacks"], entry["effect"]
+    # Of nearly every site. The other checks do the same, but a listing of many maps would spend half its time in them.
+    if type(fallbacks) is int and fallbacks >= 0 and type(effect) is float and 0 <= effect < math.inf:
+        return DescribedSite(site, fallbacks, effect)
+    return DescribedSite(site, *_fallbacks_and_effect(entry))
 
 
 def _site(entry: Mapping[str, object]) -> Site:
@@ -159,12 +168,8 @@ def _segment(site: str, value: object) -> Segment:
 
 
 def _fallbacks_and_effect(entry: Mapping[str, object]) -> tuple[int, float | None]:
-    fallbacks, effect = entry["fallbacks"], entry["effect"]
-    # Of nearly every site. The checks below do the same, but a listing of many maps would spend half its time in them.
-    if type(fallbacks) is int and fallbacks >= 0 and type(effect) is float and 0 <= effect < math.inf:
-        return fallbacks, effect
-    fallbacks = fields.count("the number of fallbacks", fallbacks)
-    effect = None if effect is None else fields.number("an effect", effect)
+    fallbacks = fields.count("the number of fallbacks", entry["fallbacks"])
+    effect = None if entry["effect"] is None else fields.number("an effect", entry["effect"])
     if effect is not None and effect < 0:
         raise ValueError(f"an effect is {effect}, below 0")
     return fallbacks, effect
