@@ -1,7 +1,7 @@
 """Writes ``web/docs/<node>/node.png``: each node whose help page shows it, as the frontend draws it.
 
-Also ``docs/strength_sweep.png``, that workflow after a run, and the charts on the help pages of Inspect ACT Map and
-Probe ACT Map.
+Also ``docs/strength_sweep.png``, that workflow after a run, and the charts on the help pages of Inspect ACT Map,
+Probe ACT Map and Compare ACT Maps.
 
     python tools/make_node_pictures.py
 
@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from act_core import load_map  # noqa: E402
+from act_core.comparison import compare  # noqa: E402
+from act_core.map_charts import comparison_chart, depth_chart  # noqa: E402
 from act_core.plots import effect_chart  # noqa: E402
 from tools.comfyui.frontend import TIMEOUT, opened  # noqa: E402
 from tools.comfyui.server import Graph, Host, started  # noqa: E402
@@ -107,8 +109,16 @@ def main() -> None:
         picture = ROOT / "docs" / "strength_sweep.png"
         page.screenshot(path=picture, clip=page.evaluate(FIT, FREE))
         Image.open(picture).convert("P", palette=Image.Palette.ADAPTIVE, colors=128).save(picture, optimize=True)
-    act_map = load_map(ROOT / "pretrained_maps" / "plain_to_ink.safetensors")
-    effect_chart(act_map).save(DOCS / "InspectACTMap" / "effect.png", optimize=True)
+    draw_charts()
+
+
+def draw_charts() -> None:
+    """The charts of shipped maps, which need no host."""
+    names = ("plain_to_ink", "text_night", "text_gloomy")
+    ink, night, gloomy = (load_map(ROOT / "pretrained_maps" / f"{name}.safetensors") for name in names)
+    effect_chart(ink).save(DOCS / "InspectACTMap" / "effect.png", optimize=True)
+    depth_chart(ink).save(DOCS / "InspectACTMap" / "depth.png", optimize=True)
+    comparison_chart(compare(night, gloomy)).save(DOCS / "CompareACTMaps" / "comparison.png", optimize=True)
 
 
 if __name__ == "__main__":
