@@ -216,8 +216,9 @@ def _metadata(folded: FoldedMap, content_sha256: str) -> dict[str, str]:
         "modelspec.implementation": "act-steering",
         "modelspec.date": datetime.now(timezone.utc).date().isoformat(),
         "modelspec.hash_sha256": f"0x{content_sha256}",
-        "modelspec.usage_hint": f"An Activation Transport map. Strengths from {low:g} to {high:g} are recommended.",
         **{f"modelspec.{name}": str(getattr(card, name)) for name in CARD_TEXTS},
+        # That of the map names nodes.
+        "modelspec.usage_hint": f"An Activation Transport map. Strengths from {low:g} to {high:g} are recommended.",
         "act.map_sha256": sha256_of(act_map),
         "act.folded": json.dumps({"sites": len(folded.folds), "left_out": len(folded.left_out), "lost": folded.lost}),
     }

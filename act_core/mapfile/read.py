@@ -51,13 +51,13 @@ def read_map(path: Path) -> ActMap:
         MapError: as `load_map`.
         OSError: the file cannot be opened.
     """
-    start = _check_container(path)
+    _check_container(path)
     with _opened(path) as file:
         reader = _Reader(file)
         act_map = reader.read()
-    # Last, since the other checks say what is wrong.
-    _check_hash(path, start, reader.header.tensors_sha256)
-    return act_map
+        # Last, since the other checks say what is wrong.
+        reader.check_hash()
+        return act_map
 
 
 def read_header(path: Path) -> MapHeader:
@@ -83,8 +83,8 @@ def _opened(path: Path) -> Generator[Any]:
         raise MapFileError(f"it is damaged or not a safetensors file; {AGAIN}") from error
 
 
-def _check_container(path: Path) -> int:
-    """Check what the safetensors library does not check, or reports unhelpfully; returns where the tensors begin."""
+def _check_container(path: Path) -> None:
+    """Check what the safetensors library does not check, or reports unhelpfully."""
     if path.is_dir():
         raise MapFileError("it is a folder; choose a .safetensors file in it.")
     if path.exists() and not path.is_file():  # reading a device or a pipe may never end
@@ -101,20 +101,6 @@ def _check_container(path: Path) -> int:
         raise MapFileError(
             f"its header of {length} bytes is larger than that of any map; it is a LoRA or a checkpoint, not a map."
         )
-    return 8 + length
-
-
-def _check_hash(path: Path, start: int, recorded: str) -> None:
-    """Check the tensors, which begin at byte `start`, if the header has their hash."""
-    if not recorded:
-        return
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        file.seek(start)
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    if digest.hexdigest() != recorded:
-        raise MapFileError(f"its tensors are not those that were saved; {AGAIN}")
 
 
 class _Reader:
@@ -173,6 +159,19 @@ class _Reader:
             low, high = transport.low, transport.high
             if low is not None and high is not None and bool((low > high).any()):
                 raise MapFileError(f"the support of site {site.key} ends before it begins; fit the map again.")
+
+    def check_hash(self) -> None:
+        """Check the tensors that were read against their hash, if the header has it.
+
+        Not the file again, which may have been replaced meanwhile.
+        """
+        digest = hashlib.sha256()
+        # Versions of the library before 0.5 have no such method; they wrote tensors of one type by name.
+        in_order = getattr(self.file, "offset_keys", lambda: sorted(self.values))
+        for name in cast("list[str]", in_order()):
+            digest.update(self.values[name].numpy().tobytes())
+        if self.header.tensors_sha256 not in ("", digest.hexdigest()):
+            raise MapFileError(f"its tensors are not those that were saved; {AGAIN}")
 
     def _group(self, site: Site, parts: tuple[str, ...], like: Tensor) -> list[Tensor] | None:
         """Tensors that a site has together or not at all."""

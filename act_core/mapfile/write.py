@@ -131,7 +131,7 @@ def _serialised(act_map: ActMap, card: Card, *, statistics: bool, keep_prompts: 
     while True:
         metadata = {HASH_KEY: f"0x{digest}", **_header(act_map, card, kept)}
         # Not by the library, which writes metadata in another order each time.
-        header = json.dumps({"__metadata__": metadata, **described}, ensure_ascii=False).encode()
+        header = json.dumps({"__metadata__": metadata, **described}, ensure_ascii=False, separators=(",", ":")).encode()
         header += b" " * (-len(header) % 8)
         if len(header) <= MAX_HEADER_BYTES:
             return len(header).to_bytes(8, "little") + header + content

@@ -107,7 +107,7 @@ def test_listing_shows_maps_and_reasons(tmp_path: Path, fitted: ActMap) -> None:
     found = {listed.name: listed for listed in list_maps(folder)}
     assert list(found) == ["broken.safetensors", "calm.safetensors", "lora.safetensors", "styles/ink.safetensors"]
     assert "cannot be read" in found["broken.safetensors"].problem
-    assert "not an ACT map" in found["lora.safetensors"].problem
+    assert "it is a LoRA" in found["lora.safetensors"].problem
     assert [found[name].strengths for name in ("calm.safetensors", "styles/ink.safetensors")] == [
         "0 to 1",
         "-1 to 1.25",
@@ -116,7 +116,7 @@ def test_listing_shows_maps_and_reasons(tmp_path: Path, fitted: ActMap) -> None:
     assert [listed.name for listed in found.values() if listed.mentions("INK")] == ["styles/ink.safetensors"]
     text = table_of(list(found.values()))
     assert "Ink" in text
-    assert "lora.safetensors: it is a safetensors file, but not an ACT map" in text
+    assert "lora.safetensors: it is a LoRA" in text
 
 
 def test_header_alone_says_the_same_as_the_map(path: Path, fitted: ActMap) -> None:

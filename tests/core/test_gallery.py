@@ -140,7 +140,7 @@ def test_failed_gallery_keeps_old_page(folder: Path, monkeypatch: pytest.MonkeyP
 def test_command_writes_page_and_names_what_it_left_out(run: Run, folder: Path) -> None:
     status, out, _ = run("gallery", folder)
     assert status == 0
-    assert "lora.safetensors was left out: it is a safetensors file, but not an ACT map" in out
+    assert "lora.safetensors was left out: it is a LoRA" in out
     assert f"Saved {folder / 'gallery.html'} with 2 maps." in out
     assert (folder / "gallery.html").is_file()
 

@@ -81,13 +81,15 @@ _TWO_WRITERS = """
 def run(script: str, path: Path) -> str:
     command = [sys.executable, "-c", textwrap.dedent(_WRITERS) + textwrap.dedent(script), str(path)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120).stdout
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_save_killed_at_random_moments_leaves_whole_file_or_none(path: Path) -> None:
     absent = int(run(_KILLED, path))
-    # Some of the 50 first saves were killed before their file had its name, and not all.
-    assert 0 < absent < 50
+    # Some saves were killed before their file had its name, and not all.
+    assert 0 < absent < 100
     left = [file for file in path.parent.iterdir() if file != path]
     # A killed process cannot clean up. What it leaves is hidden from lists of maps, and the next save removes it.
     assert all(file.name.startswith(".") and file.suffix == ".part" for file in left)
