@@ -16,7 +16,7 @@ from tools.make_picture_sets import STYLES as PICTURE_STYLES
 from tools.results import Cell, Column, Estimate
 from tools.train_demo_model.emoji import STYLES
 
-from .lib.composition import distance, edges_kept
+from .lib.composition import distance_between, edges_kept, statistics
 from .lib.controls import permuted
 from .lib.intervals import interval
 from .lib.judge import as_tensor, load_pictures
@@ -116,16 +116,19 @@ def from_pictures(bench: StyleBench, demo_map: DemoMap, act_map: ActMap) -> list
     )
     order = np.arange(len(bench.concepts))
 
-    def share(chosen: np.ndarray, images: Tensor = drawn) -> float:
-        def of(images: Tensor) -> Tensor:
-            return images.view(bench.seeds, len(order), *images.shape[1:])[:, chosen].flatten(0, 1)
+    # Pictures are drawn seed after seed.
+    real, bare, *moved = (statistics(images) for images in (wanted, plain, drawn, control))
 
-        real = wanted[chosen].repeat(bench.seeds, 1, 1, 1)
-        return distance(of(images), real) / distance(of(plain), real)
+    def share(chosen: np.ndarray, which: int = 0) -> float:
+        def of(values: Tensor) -> Tensor:
+            return values.view(bench.seeds, len(order), -1)[:, chosen].flatten(0, 1)
+
+        asked = real[chosen].repeat(bench.seeds, 1)
+        return distance_between(of(moved[which]), asked) / distance_between(of(bare), asked)
 
     found: Estimate = interval(order, share)
     measure = "distance to the pictures, of the unsteered distance"
-    compared = [found, 1.0, share(order, control), edges_kept(drawn, plain)]
+    compared = [found, 1.0, share(order, 1), edges_kept(drawn, plain)]
     return [demo_map.name, measure, demo_map.strength, len(drawn), *compared]
 
 

@@ -33,6 +33,10 @@ def edges(images: Tensor) -> Tensor:
 
 def distance(drawn: Tensor, wanted: Tensor) -> float:
     """Root mean square over the statistics of the distance of two sets of pictures, in standard deviations."""
-    one, other = statistics(drawn), statistics(wanted)
+    return distance_between(statistics(drawn), statistics(wanted))
+
+
+def distance_between(one: Tensor, other: Tensor) -> float:
+    """As `distance`, of the statistics of the pictures."""
     spread = other.std(0).clamp(min=1e-3)
     return float(((one.mean(0) - other.mean(0)) / spread).square().mean().sqrt())
