@@ -56,7 +56,7 @@ def comparison_chart(comparison: MapComparison) -> Image.Image:
 
     Example:
         >>> shared = SiteComparison(Site("toy", "layer", None, "tokens", 2), 0.5, 1.0, 2.0, "")
-        >>> comparison_chart(MapComparison(("ink", "night"), (shared,), (), (), ())).height
+        >>> comparison_chart(MapComparison(("ink", "night"), (shared,), (), (), ())).height > 50
         79
     """
     line, shared = line_height(_TEXT), comparison.shared
