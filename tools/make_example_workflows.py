@@ -96,8 +96,9 @@ def fit_your_own(graph: Graph) -> None:
         seed=0,
         pattern="",
     )
-    details = {"title": "My map", "author": "", "description": "", "license": "CC0-1.0"}
-    graph.add("SaveACTMap", act_map=fitted, name="my_map", **details, strength_low=0.0, strength_high=1.0)
+    details = {"title": "My map", "author": "", "description": "", "license": "CC0-1.0", "usage_hint": "", "tags": ""}
+    ranges = {"strength_low": 0.0, "strength_high": 1.0, "keep_prompts": True, "sidecars": False}
+    graph.add("SaveACTMap", act_map=fitted, name="my_map", **details, **ranges)
     graph.add("InspectACTMap", act_map=fitted)
     steered = _applied(graph, loaded, fitted, strength=1.0)
     _draw(graph, loaded, steered[0], graph.add("CLIPTextEncode", text="rocket", clip=steered[1]), batch=4)

@@ -63,10 +63,11 @@ def test_model_library_shows_map_with_cover(frontend: Frontend) -> None:
     page = frontend.page
     page.evaluate("() => window.app.extensionManager.command.execute('Workspace.ToggleSidebarTab.model-library')")
     page.get_by_text("act_maps", exact=True).click(timeout=TIMEOUT)
-    entry = page.get_by_role("treeitem", name="Plain to ink")
-    icon = entry.locator(".model-lib-model-icon")
-    icon.wait_for(state="attached", timeout=TIMEOUT)
-    address = icon.evaluate("element => element.style.backgroundImage").removeprefix('url("').removesuffix('")')
+    shown = (
+        """() => document.querySelector('[aria-label="Plain to ink"] .model-lib-model-icon')?.style.backgroundImage"""
+    )
+    page.wait_for_function(shown, timeout=TIMEOUT)
+    address = page.evaluate(shown).removeprefix('url("').removesuffix('")')
     cover = page.request.get(f"{frontend.host.url}{address}")
     assert cover.ok
     assert cover.headers["content-type"] == "image/webp"

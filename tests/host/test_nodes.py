@@ -337,7 +337,7 @@ def test_edit_prunes(host: Host, saved: dict[str, str]) -> None:
         graph.add("InspectACTMap", act_map=graph.add("EditACTMap", act_map=loaded, invert=False, scale=1.0, **edit))
         (output,) = host.run(graph).outputs.values()
         assert len(output["images"]) == 1
-        return output["text"][0].count("diffusion_model/")
+        return sum(output["text"][0].count(f"{component}/") for component in ("diffusion_model", "clip_l"))
 
     assert 0 < sites(keep=0.5) < sites(keep=0.9, keep_by="sites") < sites()
 
