@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from graphs import QUICK
 from in_host import require_language_model
 
+from act_core import load_map
 from tools.comfyui.frontend import TIMEOUT, Frontend
 from tools.comfyui.server import PACK
 
@@ -67,7 +69,6 @@ def test_model_library_shows_map_with_cover(frontend: Frontend) -> None:
         """() => document.querySelector('[aria-label="Plain to ink"] .model-lib-model-icon')?.style.backgroundImage"""
     )
     page.wait_for_function(shown, timeout=TIMEOUT)
-    address = page.evaluate(shown).removeprefix('url("').removesuffix('")')
-    cover = page.request.get(f"{frontend.host.url}{address}")
-    assert cover.ok
-    assert cover.headers["content-type"] == "image/webp"
+    act_map = load_map(PACK / "pretrained_maps" / "plain_to_ink.safetensors")
+    cover = base64.b64encode(act_map.card.cover).decode()
+    assert page.evaluate(shown) == f'url("data:image/jpeg;base64,{cover}")'
