@@ -41,7 +41,7 @@ class PromptReport:
 
 
 def check_prompt_file(path: str | os.PathLike[str]) -> PromptReport:
-    """Check a prompt set, or a plain list of prompts, which has no headings.
+    """Check a prompt set, or a plain list of prompts without headings.
 
     Raises:
         MapError: the file cannot be read, or no map could be fitted on it: a side has fewer than two prompts, or both

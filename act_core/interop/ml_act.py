@@ -9,7 +9,7 @@ outputs. What a hook holds::
     all three      quantiles_src: the support, [low, high] as numbers (unbounded) or for each channel
     aura           auroc [channels] (older files: alpha [1, 1, channels]): how well each channel detects the concept
 
-AurA scales channels and is no transport, but it is affine: slope ``alpha``, offset 0.
+AurA scales channels and is not a transport, but it is affine: slope ``alpha``, offset 0.
 """
 
 from __future__ import annotations
