@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
-from typing import Any, Literal, NamedTuple, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from ..calibration import Calibration, Negative
 from ..errors import MapError, MapFileError
@@ -37,30 +36,21 @@ _LORA = ("lora", "dora_", "hada_", "lokr_", ":up", ":down")
 _LAYOUTS, _ENDS = get_args(Layout), get_args(End)
 
 
-class DescribedSite(NamedTuple):
-    """A site of a map, and what the header says about its transport.
-
-    Attributes:
-        site: where the transport acts.
-        fallbacks, effect: as in `act_core.transport.Transport`.
-    """
-
-    site: Site
-    fallbacks: int
-    effect: float | None
-
-
 @dataclass(frozen=True)
 class MapHeader:
     """What a map file says about its map, without the coefficients.
 
     Attributes:
         sites: in execution order.
+        fallbacks, effects: of each site, as in `act_core.transport.Transport`. Columns, since a listing keeps those of
+            many maps, and the garbage collector would spend a quarter of its time on rows.
         record, card, calibration, levels, evidence: as in `act_core.ActMap`.
         tensors_sha256: hash of the tensors that follow the header, in hexadecimal; empty in older files.
     """
 
-    sites: tuple[DescribedSite, ...]
+    sites: tuple[Site, ...]
+    fallbacks: tuple[int, ...]
+    effects: tuple[float | None, ...]
     record: FitRecord
     card: Card
     calibration: Calibration | None
@@ -69,20 +59,23 @@ class MapHeader:
     tensors_sha256: str
 
 
-def parse_header(metadata: Mapping[str, str], tensors: Iterable[str]) -> MapHeader:
+def parse_header(metadata: Mapping[str, str], tensors: Callable[[], Iterable[str]]) -> MapHeader:
     """Check the metadata of a safetensors file.
 
     Args:
         metadata: from the file.
-        tensors: their names.
+        tensors: returns their names; called only for a file that is not a map.
 
     Raises:
         MapFileError: the file is not an ACT map, is damaged, or is of a later format. The name of the file is left out.
     """
     _check_version(metadata, tensors)
     try:
+        entries = fields.items("sites", json.loads(metadata[SITES_KEY]), fields.record)
         header = MapHeader(
-            fields.items("sites", json.loads(metadata[SITES_KEY]), _described),
+            tuple([_site(entry) for entry in entries]),
+            tuple([_fallbacks(entry["fallbacks"]) for entry in entries]),
+            tuple([_effect(entry["effect"]) for entry in entries]),
             _record(json.loads(metadata[RECORD_KEY])),
             _card(metadata),
             _calibration(metadata),
@@ -96,14 +89,14 @@ def parse_header(metadata: Mapping[str, str], tensors: Iterable[str]) -> MapHead
         raise MapFileError(f"its description has no {error}; {AGAIN}") from error
     except (ValueError, RecursionError) as error:
         raise MapFileError(f"its description is damaged ({error}); {AGAIN}") from error
-    if len({described.site.key for described in header.sites}) != len(header.sites):
+    if len({site.key for site in header.sites}) != len(header.sites):
         raise MapFileError(f"it names a site twice; {AGAIN}")
     return header
 
 
-def _check_version(metadata: Mapping[str, str], tensors: Iterable[str]) -> None:
+def _check_version(metadata: Mapping[str, str], tensors: Callable[[], Iterable[str]]) -> None:
     version = metadata.get(FORMAT_KEY)
-    if version is None and any(mark in name.lower() for name in tensors for mark in _LORA):
+    if version is None and any(mark in name.lower() for name in tensors() for mark in _LORA):
         raise MapFileError("it is a LoRA, which changes weights, not an ACT map; load it with a LoRA loader.")
     if version is None:
         raise MapFileError(
@@ -115,16 +108,6 @@ def _check_version(metadata: Mapping[str, str], tensors: Iterable[str]) -> None:
             f"it has format {version[:20]!r}, and this version reads formats {FORMAT} and {FORMAT_WITH_SEGMENTS}; "
             "update the node pack."
         )
-
-
-def _described(name: str, value: object) -> DescribedSite:
-    entry = fields.record(name, value)
-    site = _site(entry)
-    fallbacks, effect = entry["fallbacks"], entry["effect"]
-    # Of nearly every site. The other checks do the same, but a listing of many maps would spend half its time in them.
-    if type(fallbacks) is int and fallbacks >= 0 and type(effect) is float and 0 <= effect < math.inf:
-        return DescribedSite(site, fallbacks, effect)
-    return DescribedSite(site, *_fallbacks_and_effect(entry))
 
 
 def _site(entry: Mapping[str, object]) -> Site:
@@ -167,12 +150,15 @@ def _segment(site: str, value: object) -> Segment:
     )
 
 
-def _fallbacks_and_effect(entry: Mapping[str, object]) -> tuple[int, float | None]:
-    fallbacks = fields.count("the number of fallbacks", entry["fallbacks"])
-    effect = None if entry["effect"] is None else fields.number("an effect", entry["effect"])
+def _fallbacks(value: object) -> int:
+    return fields.count("the number of fallbacks", value)
+
+
+def _effect(value: object) -> float | None:
+    effect = None if value is None else fields.number("an effect", value)
     if effect is not None and effect < 0:
         raise ValueError(f"an effect is {effect}, below 0")
-    return fallbacks, effect
+    return effect
 
 
 # The validator of each field of `Evidence`, by its declared type.

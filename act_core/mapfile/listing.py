@@ -43,8 +43,8 @@ class ListedMap:
     @property
     def effect(self) -> float | None:
         """Median over sites of how far the map moves the mean, in standard deviations; None if not known."""
-        sites = () if self.header is None else self.header.sites
-        known = [described.effect for described in sites if described.effect is not None]
+        effects = () if self.header is None else self.header.effects
+        known = [effect for effect in effects if effect is not None]
         return median(known) if known else None
 
     @property

@@ -20,7 +20,7 @@ from ..projections import Projection
 from ..sites import Site
 from ..transport import Statistics, Transport
 from .format import BOUNDS, GATE, MAX_HEADER_BYTES, PROJECTION, STATISTICS
-from .header import AGAIN, DescribedSite, MapHeader, parse_header
+from .header import AGAIN, MapHeader, parse_header
 
 
 def load_map(path: str | os.PathLike[str]) -> ActMap:
@@ -69,7 +69,7 @@ def read_header(path: Path) -> MapHeader:
     """
     _check_container(path)
     with _opened(path) as file:
-        return parse_header(file.metadata() or {}, cast("list[str]", file.keys()))
+        return parse_header(file.metadata() or {}, file.keys)
 
 
 @contextmanager
@@ -109,11 +109,12 @@ class _Reader:
     def __init__(self, file: Any) -> None:
         self.file = file
         self.names = set(cast("list[str]", file.keys()))
-        self.header = parse_header(file.metadata() or {}, self.names)
+        self.header = parse_header(file.metadata() or {}, file.keys)
         self.values: dict[str, Tensor] = {}
 
     def read(self) -> ActMap:
-        transports = {described.site: self._transport(described) for described in self.header.sites}
+        rows = zip(self.header.sites, self.header.fallbacks, self.header.effects, strict=True)
+        transports = {site: self._transport(site, fallbacks, effect) for site, fallbacks, effect in rows}
         if self.names:
             raise MapFileError(f"it has a tensor that belongs to no site, {min(self.names)!r}; {AGAIN}")
         self._check_values(transports)
@@ -126,8 +127,7 @@ class _Reader:
             evidence=self.header.evidence,
         )
 
-    def _transport(self, described: DescribedSite) -> Transport:
-        site = described.site
+    def _transport(self, site: Site, fallbacks: int, effect: float | None) -> Transport:
         omega = self._tensor(site, "omega")
         beta = self._tensor(site, "beta", like=omega)
         low, high = self._group(site, BOUNDS, like=omega) or (None, None)
@@ -144,8 +144,8 @@ class _Reader:
             low,
             high,
             statistics,
-            described.fallbacks,
-            described.effect,
+            fallbacks,
+            effect,
             None if gate is None else Gate.unpacked(gate),
             None if projection is None else Projection.unpacked(projection),
         )

@@ -123,7 +123,7 @@ def test_header_alone_says_the_same_as_the_map(path: Path, fitted: ActMap) -> No
     save_map(replace(fitted, evidence=(EVIDENCE,)), path, title="Calm")
     header, loaded = read_header(path), load_map(path)
     assert (header.record, header.card, header.evidence) == (loaded.record, loaded.card, loaded.evidence)
-    assert [described.site for described in header.sites] == list(loaded.transports)
+    assert header.sites == tuple(loaded.transports)
 
 
 def test_command_lists_folder(tmp_path: Path, fitted: ActMap) -> None:
