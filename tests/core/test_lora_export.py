@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import diffusers.utils
 import pytest
 import torch
 from command_line import Run, refused
@@ -132,8 +131,6 @@ def test_diffusers_format_leaves_out_norms_and_slopes(pipeline: Callable[[str], 
 
 @pytest.mark.parametrize("kind", ["stable diffusion", "sdxl", "sd3", "flux"])
 def test_diffusers_reads_shifts_as_steering(kind: str, tmp_path: Path) -> None:
-    if not diffusers.utils.USE_PEFT_BACKEND:
-        pytest.skip("peft is not installed, so diffusers loads no LoRAs")
     from pipelines import PIPELINES
 
     model, act_map = shifted(PIPELINES[kind](), "attention,mlp")

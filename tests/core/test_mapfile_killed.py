@@ -91,8 +91,8 @@ def test_save_killed_at_random_moments_leaves_whole_file_or_none(path: Path) -> 
     # Some saves were killed before their file had its name, and not all.
     assert 0 < absent < 100
     left = [file for file in path.parent.iterdir() if file != path]
-    # A new file has no name until it is whole. Only a kill between its hidden name and its own can leave it: none of 500
-    # did, where a fifth did while hidden files were written. It is hidden from lists of maps, and a later save removes it.
+    # A new file has no name until it is whole. Only a kill between its hidden name and its own can leave it: none of
+    # 500 did, where a fifth did while hidden files were written. It is hidden from lists, and a later save removes it.
     assert len(left) <= 1
     assert all(file.name.startswith(".") and file.suffix == ".part" for file in left)
     for file in left:

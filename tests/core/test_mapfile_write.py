@@ -25,7 +25,7 @@ from act_core import ActMap, MapError, load_map, save_map
 
 @pytest.fixture(autouse=True, params=["unnamed", "hidden"])
 def temporary_file(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new file has no name until it is whole; without such files (Windows, macOS, some drives) it has a hidden one."""
+    """A new file has no name until it is whole, or a hidden one where there are no such files (Windows, macOS)."""
     if request.param == "hidden":
         monkeypatch.delattr(os, "O_TMPFILE")
 
