@@ -1,4 +1,4 @@
-"""The real host: a ComfyUI in its default location, or at COMFYUI_PATH."""
+"""The real host: a ComfyUI in its default location, or at COMFYUI_PATH; and the oldest that is supported."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from in_host import run_inside
 from tools.comfyui.frontend import CHROMIUM, Frontend, opened
 from tools.comfyui.server import Graph, Host, started
 
+OLDEST = "0.3.64"
 # A node of another pack that returns a list: the host runs connected nodes once for each item.
 LIST_OF_LINES = """
 class ListOfLines:
@@ -82,6 +83,16 @@ def host(host_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Generat
     paths = base / "extra_model_paths.yaml"
     paths.write_text(f"elsewhere:\n  base_path: {base}\n  LLM: models_elsewhere\n")
     with started(host_python, base, None, "--extra-model-paths-config", paths) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def oldest(host_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[Host, None, None]:
+    """The oldest supported ComfyUI, in the environment of the other."""
+    root = Path(os.environ.get("COMFYUI_OLDEST_PATH") or Path.home() / "comfy" / f"ComfyUI-{OLDEST}")
+    if not (root / "main.py").is_file():
+        pytest.skip(f"no ComfyUI {OLDEST} at {root}; set COMFYUI_OLDEST_PATH to yours")
+    with started(host_python, tmp_path_factory.mktemp("oldest") / "base", root) as running:
         yield running
 
 

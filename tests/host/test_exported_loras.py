@@ -124,6 +124,7 @@ def linear_map(host: Host, saved: dict[str, str]) -> str:
 
 def stored(host: Host, name: str, act_map: ActMap) -> str:
     path = host.base / "models" / "act_maps" / f"{name}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_map(act_map, path, title=name)
     return path.name
 
@@ -144,8 +145,14 @@ def export(act_map: str, **changes: Any) -> Graph:
     return graph
 
 
+@pytest.mark.parametrize("version", ["host", "oldest"])
 @pytest.mark.parametrize("strength", [-0.5, 0.7])
-def test_stock_loader_reads_what_the_node_saves(host: Host, linear_map: str, strength: float) -> None:
+def test_stock_loader_reads_what_the_node_saves(
+    request: pytest.FixtureRequest, host: Host, linear_map: str, strength: float, version: str
+) -> None:
+    act_map = load_map(host.base / "models" / "act_maps" / linear_map)
+    host = request.getfixturevalue(version)
+    stored(host, "linear", act_map)
     name, _ = exported(host, linear_map)
     graph = Graph()
     parts = Parts(graph, "demo")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +13,10 @@ from graphs import QUICK
 from in_host import require_language_model
 from PIL import Image
 
-from tools.comfyui.server import PACK, WIDGETS, Graph, Host, started
+from tools.comfyui.server import PACK, WIDGETS, Graph, Host
 
 FOLDER = PACK / "example_workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
-OLDEST = "0.3.64"
-
-
-@pytest.fixture(scope="module")
-def oldest(host_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[Host, None, None]:
-    """The oldest supported ComfyUI, in the environment of the other."""
-    root = Path(os.environ.get("COMFYUI_OLDEST_PATH") or Path.home() / "comfy" / f"ComfyUI-{OLDEST}")
-    if not (root / "main.py").is_file():
-        pytest.skip(f"no ComfyUI {OLDEST} at {root}; set COMFYUI_OLDEST_PATH to yours")
-    with started(host_python, tmp_path_factory.mktemp("oldest") / "base", root) as running:
-        yield running
 
 
 def api_form(name: str) -> Graph:
