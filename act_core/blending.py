@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, SupportsFloat, get_args
 import torch
 from torch import Tensor
 
-from .comparison import squared_displacements
+from .comparison import UNTITLED, squared_displacements
 from .errors import MapError
 from .records import Card
 from .settings import as_strength, check_choice
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from .maps import ActMap
 
 Unit = Literal["sites", "channels"]
-UNTITLED = "untitled"
 
 
 def prune(act_map: ActMap, share: float, by: Unit = "sites") -> ActMap:
@@ -119,6 +118,7 @@ def blend(parts: Sequence[tuple[ActMap, SupportsFloat]]) -> ActMap:
         raise MapError("A blend needs at least two maps; scale a single one instead.")
     for other in maps[1:]:
         _check_alike(maps[0], other)
+    _check_one_model(maps)
     if not all(transport.is_affine for act_map in maps for transport in act_map.transports.values()):
         raise MapError("Maps with observed or gated support and projections cannot be blended; apply them together.")
     transports = {
@@ -158,22 +158,13 @@ def _check_alike(first: ActMap, other: ActMap) -> None:
     """Refuse two maps that cannot be blended.
 
     Raises:
-        MapError: they are of different models, or have different noise levels or rules for feature maps.
+        MapError: they share no component, or have different noise levels or rules for feature maps.
     """
-    shared = [component for component in first.components if component in other.components]
-    if not shared:
+    if set(first.components).isdisjoint(other.components):
         raise MapError(
             f"The maps are of different models: one steers {', '.join(first.components)}, the other "
             f"{', '.join(other.components)}; blend maps of one model."
         )
-    for component in shared:
-        kinds = [m.record.base[component].architecture for m in (first, other) if component in m.record.base]
-        if len(set(kinds)) > 1:
-            raise MapError(f"The maps are of different models, {' and '.join(kinds)}; blend maps of one model.")
-    known = {site.key: site for site in first.transports}
-    for site in other.transports:
-        if known.get(site.key, site) != site:
-            raise MapError(f"The maps read site {site.key} differently, so they are of different models.")
     if first.levels != other.levels:
         raise MapError("The maps have different noise levels, so they cannot be blended; apply them together.")
     spatial = any(site.layout == "spatial" for site in (*first.transports, *other.transports))
@@ -181,6 +172,26 @@ def _check_alike(first: ActMap, other: ActMap) -> None:
         raise MapError(
             "The maps steer feature maps by different rules, so they cannot be blended; apply them together."
         )
+
+
+def _check_one_model(maps: Sequence[ActMap]) -> None:
+    """Refuse maps of different models.
+
+    Raises:
+        MapError: a component has several architectures, or a site is described in several ways.
+    """
+    kinds: dict[str, str] = {}
+    known: dict[str, Site] = {}
+    for act_map in maps:
+        for component, base in act_map.record.base.items():
+            kind = kinds.setdefault(component, base.architecture)
+            if kind != base.architecture:
+                raise MapError(
+                    f"The maps are of different models, {kind} and {base.architecture}; blend maps of one model."
+                )
+        for site in act_map.transports:
+            if known.setdefault(site.key, site) != site:
+                raise MapError(f"The maps read site {site.key} differently, so they are of different models.")
 
 
 def _summed(parts: list[tuple[Transport, float]]) -> Transport:

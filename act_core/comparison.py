@@ -24,6 +24,7 @@ from .transport import MIN_DEVIATION, Statistics, Transport
 if TYPE_CHECKING:
     from .maps import ActMap
 
+UNTITLED = "untitled"
 DEVIATIONS = "in standard deviations of the source"
 _MOVES = "of (slope - 1, offset), because a map without statistics was compared"
 _TINY = torch.finfo(torch.float64).tiny
@@ -112,7 +113,7 @@ def compare(first: ActMap, second: ActMap) -> MapComparison:
     mine = {site.key for site in first.transports}
     both = [(site, theirs[site.key]) for site in first.transports if site.key in theirs]
     return MapComparison(
-        (first.card.title or "untitled", second.card.title or "untitled"),
+        (first.card.title or UNTITLED, second.card.title or UNTITLED),
         tuple(_compared(site, first, second) for site, other in both if site == other),
         tuple(site.key for site in first.transports if site.key not in theirs),
         tuple(key for key in theirs if key not in mine),
@@ -166,14 +167,14 @@ def _pair_of(transport: Transport) -> Tensor:
 
 
 def squared_displacements(act_map: ActMap) -> tuple[dict[Site, Tensor], str]:
-    """How far a map moves each channel, squared, in a measure that can be added over channels and sites.
+    """How far a map moves the values of each channel, squared, in a measure that can be added over channels and sites.
 
     Args:
         act_map: the map.
 
     Returns:
         By site, float64 ``[channels]``, the mean over its bins; and the unit of their roots, in words. If all sites
-        have statistics, these are displacements in standard deviations of the source. Else, if all have a known effect
+        have statistics, these are those of `squared_displacement`. Else, if all have a known effect
         (the median displacement of their channels in standard deviations, which files keep), the square of the effect
         is the mean of the site, and is shared out over its channels in proportion to ``(omega - 1)^2 + beta^2``. Else
         it is that sum itself.
@@ -187,7 +188,7 @@ def squared_displacements(act_map: ActMap) -> tuple[dict[Site, Tensor], str]:
     moves = {site: _by_channel(_squared_move(transport)) for site, transport in act_map.transports.items()}
     transports = act_map.transports.values()
     if all(transport.statistics is not None for transport in transports):
-        return {site: _squared_in_deviations(transport) for site, transport in act_map.transports.items()}, DEVIATIONS
+        return {site: squared_displacement(transport) for site, transport in act_map.transports.items()}, DEVIATIONS
     if any(transport.effect is None for transport in transports):
         return moves, "as (slope - 1, offset)"
     squares = {site: (transport.effect or 0.0) ** 2 for site, transport in act_map.transports.items()}
@@ -195,10 +196,22 @@ def squared_displacements(act_map: ActMap) -> tuple[dict[Site, Tensor], str]:
     return shared, DEVIATIONS
 
 
-def _squared_in_deviations(transport: Transport) -> Tensor:
+def squared_displacement(transport: Transport) -> Tensor:
+    """The mean over the source of ``((T(a) - a) / std a) ** 2``, from statistics; 0 for channels that are constant.
+
+    Returns:
+        float64 ``[channels]``, the mean over the bins.
+
+    Example:
+        >>> ones, zeros = torch.ones(1), torch.zeros(1)
+        >>> squared_displacement(Transport(3 * ones, zeros, statistics=Statistics(ones, ones, ones, ones)))
+        tensor([8.], dtype=torch.float64)
+    """
     assert transport.statistics is not None
-    shift = _divided(_shift(transport, transport.statistics), transport.statistics.source_std.double())
-    return _by_channel(shift.square())
+    deviation = transport.statistics.source_std.double()
+    slope = torch.where(deviation > MIN_DEVIATION, transport.omega.double() - 1, 0)
+    shift = _divided(_shift(transport, transport.statistics), deviation)
+    return _by_channel(shift.square() + slope.square())
 
 
 def _squared_move(transport: Transport) -> Tensor:

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
 from .errors import MapError
 from .settings import Spatial
 from .sites import Site
-from .transport import MIN_DEVIATION, Transport
+from .transport import Transport
 
 # By layout, the layers whose output has the channels in the right place.
 _NORMS = (nn.LayerNorm, nn.RMSNorm)
@@ -52,6 +51,11 @@ class Fold:
         return self.weight.ndim == 1
 
     @property
+    def is_quantised(self) -> bool:
+        """Whether the weight does not hold the numbers of the layer, so that its change cannot be computed."""
+        return not self.weight.is_floating_point() or self.weight.shape[0] != len(self.gain)
+
+    @property
     def changes_weight(self) -> bool:
         return bool(self.gain.any())
 
@@ -61,7 +65,7 @@ class Fold:
         Raises:
             NotFoldableError: the weight is quantised.
         """
-        if not self.weight.is_floating_point() or self.weight.shape[0] != len(self.gain):
+        if self.is_quantised:
             raise NotFoldableError("its weight is quantised")
         gain = self.gain.to(self.weight.device).view(-1, *[1] * (self.weight.ndim - 1))
         return gain * self.weight.float()
@@ -151,27 +155,3 @@ def _reason_against(
     if isinstance(module, (*_NORMS, *_MAP_NORMS)) and (weight.ndim != 1 or not weight.is_floating_point()):
         return f"the parameters of this {kind} are not one number for each channel"
     return ""
-
-
-def squared_displacement(transport: Transport) -> float | None:
-    """How far a transport moves the values of its site: the squared distance in standard deviations of the source.
-
-    The mean over the source of ``((T(a) - a) / std a) ** 2``, summed over the channels; channels that are constant do
-    not count. Without statistics, each channel counts with the median shift of the mean, which the file of a map keeps.
-
-    Returns:
-        The squared displacement; the mean over bins, if there are several; None if it is not known.
-
-    Example:
-        >>> squared_displacement(Transport(torch.ones(4), torch.ones(4), effect=0.5))
-        1.0
-    """
-    statistics = transport.statistics
-    if statistics is None:
-        return None if transport.effect is None else transport.channels * transport.effect**2
-    mean, std = statistics.source_mean.double(), statistics.source_std.double()
-    moves = std > MIN_DEVIATION
-    gain = transport.omega.double() - 1
-    shift = gain * mean + transport.beta.double()
-    squares = torch.where(moves, (shift / std.masked_fill(~moves, 1.0)).square() + gain.square(), 0.0)
-    return float(squares.sum() / max(transport.bins, 1))

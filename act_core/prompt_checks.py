@@ -28,7 +28,7 @@ class PromptReport:
 
     Attributes:
         summary: how many prompts there are, and of what.
-        facts: lengths and telling words, one sentence each.
+        facts: lengths and distinctive words, one sentence each.
         warnings: what to look at before fitting, one sentence each.
     """
 

@@ -70,7 +70,7 @@ class ExportACTMapAsLoRA(io.ComfyNode):
         level: float,
         clip: Any = None,
     ) -> io.NodeOutput:
-        found = folded(model, clip, act_map, None if level < 0 else level)
+        found = folded(model, clip, act_map, None if level < 0 else level, linear_layers=linear_layers)
         tensors = lora_tensors(found, linear_layers=linear_layers)
         path = folders.new_lora(name)
         save_lora(found, tensors, path)

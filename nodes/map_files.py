@@ -124,7 +124,7 @@ class SaveACTMap(io.ComfyNode):
             keep_prompts=keep_prompts,
         )
         if sidecars:
-            write_sidecars(path)
+            write_sidecars(path, overwrite=True)  # of a map of that name which is gone
         text = f"Saved {path} ({path.stat().st_size / 1e6:.2f} MB)."
         return io.NodeOutput(folders.listed_name(path), ui={"text": (text,)})
 

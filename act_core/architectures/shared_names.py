@@ -80,14 +80,15 @@ class Translator:
         return Segment(end, found[0], found[1], measures)
 
     def _output(self, name: str, output: int | None) -> tuple[str, int | None] | None:
-        own = self._name(f"{name}#{output or 0}")
-        if own is not None:
-            name, _, index = own.partition("#")
+        found = self.name(f"{name}#{output or 0}")
+        if found is not None:
+            name, _, index = found.partition("#")
             return name, int(index)
-        own = self._name(name)
-        return None if own is None else (own, output)
+        found = self.name(name)
+        return None if found is None else (found, output)
 
-    def _name(self, name: str) -> str | None:
+    def name(self, name: str) -> str | None:
+        """The name of a part in the model; None if the model has no part that returns the same."""
         if name in self._exact:
             return self._exact[name]
         for pattern, template in self._patterns:

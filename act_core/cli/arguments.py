@@ -161,14 +161,14 @@ def check_writable(path: Path) -> None:
         raise MapError(f"{path} cannot be written; choose a folder that you may write to.")
 
 
-def add_new_map(parser: argparse.ArgumentParser) -> None:
-    """``--out`` and ``--overwrite``, for `new_map`."""
-    parser.add_argument("--out", "--output", type=Path, required=True, help="the map to write, a .safetensors file")
+def add_new_file(parser: argparse.ArgumentParser, what: str = "map", suffix: str = ".safetensors") -> None:
+    """``--out`` and ``--overwrite``, for `new_file`."""
+    parser.add_argument("--out", "--output", type=Path, required=True, help=f"the {what} to write, a {suffix} file")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
 
 
-def new_map(args: argparse.Namespace) -> Path:
-    """The map to write, of a command that has `add_new_map`.
+def new_file(args: argparse.Namespace) -> Path:
+    """The file to write, of a command that has `add_new_file`.
 
     Raises:
         MapError: it cannot be written, or exists and is not to be replaced.

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import MapError
-from .arguments import Commands, add_command, add_new_map, new_map, number, words
+from .arguments import Commands, add_command, add_new_file, new_file, number, words
 
 
 def add(commands: Commands) -> None:
@@ -23,11 +23,11 @@ def add(commands: Commands) -> None:
         "--weight", type=number, action="append", help="of each map, in the same order (equal ones that add up to 1)"
     )
     parser.add_argument("--title", type=words, help="title of the blend (those of its maps)")
-    add_new_map(parser)
+    add_new_file(parser)
 
 
 def _run(args: argparse.Namespace) -> None:
-    out = new_map(args)
+    out = new_file(args)
     weights: list[float] = args.weight or [1 / len(args.maps)] * len(args.maps)
     if len(weights) != len(args.maps):
         raise MapError(f"There are {len(args.maps)} maps, but {len(weights)} weights; give --weight once for each map.")

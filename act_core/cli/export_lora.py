@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..errors import MapError
-from .arguments import Commands, add_command, add_device, add_permission, check_writable, number
+from .arguments import Commands, add_command, add_device, add_new_file, add_permission, new_file, number
 from .load import is_pipeline, map_of, pipeline
 
 
@@ -17,7 +17,7 @@ def add(commands: Commands) -> None:
     parser = add_command(commands, "export-lora", _run, purpose, example)
     parser.add_argument("map", type=Path, help="the map, a .safetensors file")
     parser.add_argument("--model", required=True, help="the pipeline folder that the map was fitted on")
-    parser.add_argument("--out", type=Path, required=True, help="the LoRA to write, a .safetensors file")
+    add_new_file(parser, "LoRA")
     parser.add_argument(
         "--format",
         choices=("comfyui", "diffusers"),
@@ -39,25 +39,23 @@ def add(commands: Commands) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from ..interop.lora import diffusers_lora_tensors, for_diffusers, lora_tensors, pipeline_key, save_lora
+    from ..interop.lora import diffusers_lora_tensors, for_comfyui, for_diffusers, lora_tensors, save_lora, storable
     from ..steering.weights import fold_map
 
-    check_writable(args.out)
-    if args.out.exists():
-        raise MapError(f"{args.out} already exists; choose another name.")
+    out = new_file(args)
     act_map = map_of(args)
     if not is_pipeline(args.model):
         raise MapError(f"{args.model} is not the folder of a pipeline; LoRAs are exported for models of pictures only.")
     model = pipeline(args)
     from ..models.pipelines import places_of
 
-    places = places_of(model.pipeline)
     folded = fold_map(act_map, model.modules, level=args.level)
     if args.format == "diffusers":
         folded = for_diffusers(folded)
-        tensors = diffusers_lora_tensors(folded, places)
+        tensors = diffusers_lora_tensors(folded, places_of(model.pipeline))
     else:
-        tensors = lora_tensors(folded, linear_layers=args.linear_layers, key=pipeline_key(places))
-    save_lora(folded, tensors, args.out)
+        folded = storable(for_comfyui(folded, model.modules), args.linear_layers)
+        tensors = lora_tensors(folded, linear_layers=args.linear_layers)
+    save_lora(folded, tensors, out)
     print(folded.report)
-    print(f"Saved {args.out} ({args.out.stat().st_size / 1e6:.2f} MB).")
+    print(f"Saved {out} ({out.stat().st_size / 1e6:.2f} MB).")

@@ -6,7 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
-from .arguments import Commands, add_command, check_writable, words
+from .arguments import Commands, add_command, add_new_file, new_file, words
 
 # The arguments of `--layer`: one number, or a range of them.
 _LAYERS = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
@@ -14,11 +14,11 @@ _LAYERS = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 
 def add(commands: Commands) -> None:
     """Add the command."""
-    example = "happy.gguf --architecture qwen2 --output happy.safetensors"
+    example = "happy.gguf --architecture qwen2 --out happy.safetensors"
     purpose = "Make a map of another tool's file: a control vector, a steering vector, or hooks of apple/ml-act."
     parser = add_command(commands, "import", _run, purpose, example)
     parser.add_argument("source", type=Path, help="a .gguf, .pt or .npy file, or a folder of .statedict files")
-    parser.add_argument("--output", "--out", type=Path, required=True, help="the map to write, a .safetensors file")
+    add_new_file(parser)
     parser.add_argument("--architecture", help="kind of language model it is for, such as qwen2 (that of its hint)")
     parser.add_argument("--model", type=Path, help="folder or GGUF file of that model, to compare its size with")
     parser.add_argument(
@@ -49,7 +49,7 @@ def _run(args: argparse.Namespace) -> None:
     from ..interop.importing import import_map
     from ..mapfile import save_map
 
-    check_writable(args.output)
+    out = new_file(args)
     act_map = import_map(
         args.source,
         architecture=args.architecture,
@@ -58,7 +58,7 @@ def _run(args: argparse.Namespace) -> None:
         layer_offset=args.layer_offset,
         estimator=args.estimator,
     )
-    save_map(act_map, args.output, title=args.title)
-    print(f"{args.output}: {act_map}")
+    save_map(act_map, out, title=args.title)
+    print(f"{out}: {act_map}")
     for note in act_map.record.notes:
         print(note)

@@ -23,6 +23,7 @@ def add(commands: Commands) -> None:
         action="store_true",
         help="also write the cover and the metadata of the map beside it, for managers of models",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace files that --sidecars would write")
     parser.add_argument("--model", help="also try the map on this model: a folder, a GGUF file, or 'default'")
     add_permission(parser)
     add_device(parser)
@@ -44,8 +45,9 @@ def _run(args: argparse.Namespace) -> None:
 
     act_map = map_of(args)
     print(describe(act_map))
-    for path in write_sidecars(args.map) if args.sidecars else ():
-        print(f"Saved {path}.")
+    if args.sidecars:
+        for path in write_sidecars(args.map, overwrite=args.overwrite):
+            print(f"Saved {path}.")
     if not args.model:
         return
     model = any_model(args)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from .arguments import Commands, add_command, add_new_map, new_map, number
+from .arguments import Commands, add_command, add_new_file, new_file, number
 
 
 def add(commands: Commands) -> None:
@@ -22,11 +22,11 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--by", default="sites", help="drop whole 'sites', which makes the file smaller, or 'channels' (%(default)s)"
     )
-    add_new_map(parser)
+    add_new_file(parser)
 
 
 def _run(args: argparse.Namespace) -> None:
-    out = new_map(args)
+    out = new_file(args)
     from ..mapfile import load_map, save_map
 
     act_map = load_map(args.map)

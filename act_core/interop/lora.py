@@ -18,29 +18,31 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..architectures import architecture_of
+from ..architectures.shared_names import Translator
 from ..components import DIFFUSION_MODEL
 from ..errors import MapFileError
 from ..files import write_whole
 from ..folding import Fold
-from ..interception import canonical_name
-from ..mapfile.format import COVERS_KEY
+from ..interception import canonical_name, submodules
+from ..mapfile.format import COVERS_KEY, SUFFIX
 from ..maps import ActMap
 from ..records import CARD_TEXTS
-from ..steering.weights import FoldedMap
+from ..steering.weights import FoldedMap, Place
 
-LoraFormat = Literal["comfyui", "diffusers"]
 LinearLayers = Literal["compact", "whole"]
-# Spells the key of a module, by its component and its name there.
-Key = Callable[[str, str], str]
+# Diffusion models whose layers have one name in diffusers and ComfyUI.
+_SAME_NAMES = ("QwenImageTransformer2DModel",)
 
 
 def comfyui_key(component: str, name: str) -> str:
@@ -54,20 +56,14 @@ def comfyui_key(component: str, name: str) -> str:
     return f"{prefix}.{name}"
 
 
-def lora_tensors(
-    folded: FoldedMap, *, linear_layers: LinearLayers = "compact", key: Key = comfyui_key
-) -> dict[str, Tensor]:
+def lora_tensors(folded: FoldedMap, *, linear_layers: LinearLayers = "compact") -> dict[str, Tensor]:
     """The tensors of a LoRA in the format ``comfyui``, which at any strength acts like the map on both branches.
 
     Args:
-        folded: the map.
+        folded: from `storable`, with ComfyUI's names.
         linear_layers: ``compact`` stores three numbers for each output channel of a linear layer. ``whole`` stores the
             change of each weight, in the dtype of the weight, and is as large as these layers: loaders that leave the
             weights alone (*bypass*) need it, since they apply compact slopes at full strength always.
-        key: spells the keys.
-
-    Raises:
-        NotFoldableError: ``whole``, and a weight is quantised.
 
     Example:
         >>> from act_core.steering.weights import fold_map
@@ -77,16 +73,43 @@ def lora_tensors(
     """
     tensors: dict[str, Tensor] = {}
     for (component, name), fold in folded.folds.items():
-        base = key(component, name)
+        base = comfyui_key(component, name)
         if fold.changes_weight:
-            # An odd number of channels has no blocks of two.
-            is_whole = fold.is_norm or linear_layers == "whole" or len(fold.gain) % 2
-            tensors.update({f"{base}.diff": fold.weight_change()} if is_whole else _rescaling(base, fold))
-            if is_whole and not fold.is_norm:
-                tensors[f"{base}.diff"] = tensors[f"{base}.diff"].to(fold.weight.dtype)
+            tensors.update(_change(base, fold) if is_whole(fold, linear_layers) else _rescaling(base, fold))
         if fold.bias is not None:
             tensors[f"{base}.diff_b"] = fold.bias
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+
+def storable(folded: FoldedMap, linear_layers: LinearLayers = "compact") -> FoldedMap:
+    """The part of a folded map whose changes can be stored.
+
+    Raises:
+        MapMismatchError: nothing of it.
+    """
+
+    def reason(_: Place, fold: Fold) -> str:
+        if fold.changes_weight and fold.is_quantised and is_whole(fold, linear_layers):
+            return "its weight is quantised, so its change cannot be stored whole"
+        return ""
+
+    return folded.without(reason)
+
+
+def is_whole(fold: Fold, linear_layers: LinearLayers) -> bool:
+    """Whether the change of a weight is stored whole: also with an odd number of channels, which has no blocks of two.
+
+    Example:
+        >>> site = Site("model", "0", None, "tokens", 3)
+        >>> is_whole(Fold(site, torch.ones(3), None, torch.ones(3, 2)), "compact")
+        True
+    """
+    return fold.is_norm or linear_layers == "whole" or len(fold.gain) % 2 == 1
+
+
+def _change(base: str, fold: Fold) -> dict[str, Tensor]:
+    change = fold.weight_change()
+    return {f"{base}.diff": change if fold.is_norm else change.to(fold.weight.dtype)}
 
 
 def _rescaling(base: str, fold: Fold) -> dict[str, Tensor]:
@@ -107,7 +130,7 @@ def for_diffusers(folded: FoldedMap) -> FoldedMap:
         MapMismatchError: nothing of it.
     """
 
-    def reason(fold: Fold) -> str:
+    def reason(_: Place, fold: Fold) -> str:
         if fold.weight.ndim != 2:
             return "diffusers reads LoRAs of linear layers only"
         return "diffusers reads no slopes together with shifts; fit with estimator mean" if fold.changes_weight else ""
@@ -140,36 +163,45 @@ def diffusers_lora_tensors(folded: FoldedMap, places: Mapping[str, str]) -> dict
     return tensors
 
 
-def pipeline_key(places: Mapping[str, str]) -> Key:
-    """Spells the keys that ComfyUI has for the names of diffusers and transformers.
-
-    It reads those of UNets (SD1.5, SDXL) and of most transformers whose names it converts, such as SD3 and Flux.
+def for_comfyui(folded: FoldedMap, modules: Mapping[str, nn.Module]) -> FoldedMap:
+    """The part of a folded map of a pipeline that ComfyUI has layers for, with its names for them.
 
     Args:
-        places: by component, the attribute of the pipeline that holds it, such as ``unet``.
+        folded: a map folded into the modules of diffusers and transformers.
+        modules: by component.
+
+    Raises:
+        MapMismatchError: nothing of it.
+    """
+    names = {place: comfyui_name(*place, modules[place[0]]) for place in folded.folds}
+    kept = folded.without(lambda place, _: "" if names[place] else "its name in ComfyUI is not known")
+    return replace(kept, folds={(place[0], names[place] or ""): fold for place, fold in kept.folds.items()})
+
+
+def comfyui_name(component: str, name: str, root: nn.Module) -> str | None:
+    """ComfyUI's name of a submodule of a pipeline's component; None if it is not known.
 
     Example:
-        >>> key = pipeline_key({"diffusion_model": "unet", "clip_l": "text_encoder"})
-        >>> key("diffusion_model", "mid_block.resnets.0.norm1"), key("clip_l", "encoder.layers.0.mlp.fc2")
-        ('lora_unet_mid_block_resnets_0_norm1', 'text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc2')
+        >>> comfyui_name("clip_l", "encoder.layers.0.mlp.fc2", nn.Identity())
+        'text_model.encoder.layers.0.mlp.fc2'
     """
-
-    def key(component: str, name: str) -> str:
-        if component != DIFFUSION_MODEL:
-            name = canonical_name(name)
-            # Newer versions of transformers leave it out.
-            return comfyui_key(component, f"text_model.{name}" if component.startswith("clip_") else name)
-        place = places[component]
-        return f"lora_unet_{name.replace('.', '_')}" if place == "unet" else f"{place}.{name}"
-
-    return key
+    if component.startswith("clip_"):  # newer versions of transformers leave out the first part
+        return f"text_model.{canonical_name(name)}"
+    if component == "t5xxl":
+        return canonical_name(name)
+    if component != DIFFUSION_MODEL:
+        return None
+    if type(root).__name__ in _SAME_NAMES:
+        return name
+    translators = (Translator(shared, "ComfyUI", submodules(root)) for shared in architecture_of(root).shared)
+    return next((found for translator in translators if (found := translator.name(name))), None)
 
 
 def save_lora(folded: FoldedMap, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write the tensors of a LoRA to a file, with ModelSpec metadata from the card of the map.
 
     Raises:
-        MapFileError: the file cannot be written.
+        MapFileError: the name does not end in ``.safetensors``, or the file cannot be written.
 
     Example:
         >>> import tempfile
@@ -181,6 +213,8 @@ def save_lora(folded: FoldedMap, tensors: Mapping[str, Tensor], path: Path) -> N
         ...     [file.name for file in Path(folder).iterdir()]
         ['style.safetensors']
     """
+    if path.suffix != SUFFIX:
+        raise MapFileError(f"{path.name} is not a name for a LoRA; it must end in {SUFFIX}.")
     plain = safetensors.torch.save(dict(tensors))
     content = plain[8 + int.from_bytes(plain[:8], "little") :]
     data = safetensors.torch.save(dict(tensors), _metadata(folded, hashlib.sha256(content).hexdigest()))
@@ -209,7 +243,9 @@ def sha256_of(act_map: ActMap) -> str:
 def _metadata(folded: FoldedMap, content_sha256: str) -> dict[str, str]:
     act_map = folded.act_map
     card, base = act_map.card, act_map.record.base.values()
-    low, high = card.strength_range or (0.0, 1.0)
+    hint = "An Activation Transport map."
+    if ends := card.strength_range:
+        hint += " Strengths from {:g} to {:g} are recommended.".format(*ends)
     metadata = {
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.architecture": "+".join(one.architecture for one in base) + "/lora",
@@ -218,7 +254,7 @@ def _metadata(folded: FoldedMap, content_sha256: str) -> dict[str, str]:
         "modelspec.hash_sha256": f"0x{content_sha256}",
         **{f"modelspec.{name}": str(getattr(card, name)) for name in CARD_TEXTS},
         # That of the map names nodes.
-        "modelspec.usage_hint": f"An Activation Transport map. Strengths from {low:g} to {high:g} are recommended.",
+        "modelspec.usage_hint": hint,
         "act.map_sha256": sha256_of(act_map),
         "act.folded": json.dumps({"sites": len(folded.folds), "left_out": len(folded.left_out), "lost": folded.lost}),
     }

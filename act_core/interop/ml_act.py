@@ -5,7 +5,7 @@ outputs. What a hook holds::
 
     linear_ot      net.w1, net.b1 [1, channels]: slope and offset
     gaussian_ot    mu1, std1, mu2, std2 [channels]: source and target; channels with less deviation than 1e-4 stay
-    mean_ot        the same values, and nothing that tells it from gaussian_ot
+    mean_ot        the same values; nothing distinguishes it from gaussian_ot
     all three      quantiles_src: the support, [low, high] as numbers (unbounded) or for each channel
     aura           auroc [channels] (older files: alpha [1, 1, channels]): how well each channel detects the concept
 

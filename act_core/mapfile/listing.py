@@ -49,10 +49,8 @@ class ListedMap:
 
     @property
     def strengths(self) -> str:
-        """The range of strengths that is recommended: as calibrated, else as its author says."""
-        if self.header is None:
-            return ""
-        ends = self.header.calibration.range if self.header.calibration else self.header.card.strength_range
+        """The range of strengths that is recommended."""
+        ends = None if self.header is None else self.header.card.strength_range
         return "" if ends is None else "{:.3g} to {:.3g}".format(*ends)
 
 

@@ -13,16 +13,20 @@ from ..files import write_whole
 from .read import load_map
 
 
-def write_sidecars(path: str | os.PathLike[str]) -> list[Path]:
+def write_sidecars(path: str | os.PathLike[str], *, overwrite: bool = False) -> list[Path]:
     """Write the cover of a map as ``<name>.jpg``, and ``<name>.metadata.json`` as ComfyUI-Lora-Manager reads it.
 
-    Files of these names are replaced. A map without a cover gets no picture.
+    A map without a cover gets no picture.
+
+    Args:
+        path: of the map.
+        overwrite: replace files of these names, which may have tags and notes of the user.
 
     Returns:
         What was written.
 
     Raises:
-        MapFileError: the map cannot be read, or the files cannot be written.
+        MapFileError: the map cannot be read, or the files exist or cannot be written.
 
     Example:
         >>> write_sidecars("nowhere.safetensors")
@@ -34,7 +38,7 @@ def write_sidecars(path: str | os.PathLike[str]) -> list[Path]:
     act_map = load_map(path)
     card = act_map.card
     data = path.read_bytes()
-    ends = act_map.calibration.range if act_map.calibration else card.strength_range
+    ends = card.strength_range
     usage = {} if ends is None else {"strength_min": ends[0], "strength_max": ends[1], "strength": min(1.0, ends[1])}
     metadata: dict[str, Any] = {
         "file_name": path.stem,
@@ -52,14 +56,15 @@ def write_sidecars(path: str | os.PathLike[str]) -> list[Path]:
         "modelDescription": card.description,
         "usage_tips": json.dumps(usage),
     }
-    files = {".metadata.json": json.dumps(metadata, indent=2).encode()}
+    files = {path.with_name(f"{path.stem}.metadata.json"): json.dumps(metadata, indent=2).encode()}
     if card.cover:
-        files[".jpg"] = card.cover
-    written: list[Path] = []
-    try:
-        for suffix, content in files.items():
-            written.append(path.with_name(path.stem + suffix))
-            write_whole(written[-1], content)
-    except OSError as error:
-        raise MapFileError(f"{written[-1]} could not be written: {error.strerror or error}.") from error
-    return written
+        files[path.with_name(f"{path.stem}.jpg")] = card.cover
+    for file in files:
+        if file.exists() and not overwrite:
+            raise MapFileError(f"{file} already exists; move it away, or allow it to be overwritten.")
+    for file, content in files.items():
+        try:
+            write_whole(file, content)
+        except OSError as error:
+            raise MapFileError(f"{file} could not be written: {error.strerror or error}.") from error
+    return list(files)

@@ -92,9 +92,9 @@ def localised(model: nn.Module | Mapping[str, nn.Module], act_map: ActMap) -> Lo
         translator = Translator(shared, here.built_by, submodules(root))
         for site in act_map.transports:
             if site.component == name:
-                own = translator.site(site)
-                sites[site] = own or site
-                absent |= set() if own else {site}
+                found = translator.site(site)
+                sites[site] = found or site
+                absent |= set() if found else {site}
     if libraries:
         act_map = replace(act_map, transports={sites[site]: t for site, t in act_map.transports.items()})
     return Localised(act_map, roots, renamed, libraries, frozenset(absent))

@@ -12,12 +12,15 @@ from typing import cast
 
 from torch import Tensor, nn
 
+from ..comparison import DEVIATIONS, squared_displacement, squared_displacements
 from ..errors import MapError, MapMismatchError
-from ..folding import Fold, NotFoldableError, fold, returned_layer, squared_displacement
+from ..folding import Fold, NotFoldableError, fold, returned_layer
 from ..maps import ActMap
 from .localised import localised
 from .matching import check_architectures, find_sites, warnings_for
 
+# A component, and the name of a module in it.
+Place = tuple[str, str]
 # By component, and by name of a parameter in it, the value to start from.
 Parameters = Callable[[str, str], Tensor | None]
 
@@ -32,29 +35,29 @@ class FoldedMap:
 
     Attributes:
         act_map: the map, without noise levels.
-        folds: what changes, by component and by the name of the module in it.
+        folds: what changes, by place.
         left_out: why a site could not be folded, by its key.
         lost: share of the squared displacement of the map that the left-out sites carry, from 0 to 1, see
-            `act_core.folding.squared_displacement`; None if the map does not record it.
+            `act_core.comparison.squared_displacements`; None if the map does not record it.
         remarks: reasons to doubt that the map works well on this model, and what the choice of a noise level loses.
     """
 
     act_map: ActMap
-    folds: Mapping[tuple[str, str], Fold]
+    folds: Mapping[Place, Fold]
     left_out: Mapping[str, str]
     lost: float | None
     remarks: tuple[str, ...] = ()
 
-    def without(self, reason_against: Callable[[Fold], str]) -> FoldedMap:
-        """The folded map without the sites that a reason speaks against.
+    def without(self, reason_against: Callable[[Place, Fold], str]) -> FoldedMap:
+        """The folded map without some of its sites.
 
         Args:
-            reason_against: of a fold; empty to keep it.
+            reason_against: returns why a fold is left out; empty to keep it.
 
         Raises:
             MapMismatchError: nothing is left.
         """
-        reasons = {place: reason_against(fold) for place, fold in self.folds.items()}
+        reasons = {place: reason_against(place, fold) for place, fold in self.folds.items()}
         folds = {place: fold for place, fold in self.folds.items() if not reasons[place]}
         left_out = {**self.left_out, **{self.folds[p].site.key: reason for p, reason in reasons.items() if reason}}
         return replace(self, folds=folds, left_out=left_out, lost=_lost(self.act_map, folds, left_out))
@@ -63,7 +66,7 @@ class FoldedMap:
     def report(self) -> str:
         """What was folded, what was left out and why, and how much of the effect is lost."""
         total = len(self.folds) + len(self.left_out)
-        lines = [f"{len(self.folds)} of the {total} sites of the map are in the weights."]
+        lines = [f"{len(self.folds)} of {total} sites of the map are in the weights."]
         if self.left_out:
             lines.append(f"Left out, {self._share} of the map's squared displacement:")
             by_reason: dict[str, list[str]] = {}
@@ -104,7 +107,7 @@ def fold_map(
         >>> site = Site("model", "0", None, "tokens", 2)
         >>> act_map = ActMap({site: Transport(torch.full((2,), 2.0), torch.ones(2), effect=1.0)})
         >>> print(fold_map(act_map, nn.Sequential(nn.LayerNorm(2))).report)
-        1 of the 1 sites of the map are in the weights.
+        1 of 1 sites of the map are in the weights.
     """
     _check_unconditional(act_map)
     act_map, remarks = _at_one_level(act_map, level)
@@ -114,7 +117,7 @@ def fold_map(
     steered = {site.component for site in found}
     check_architectures(local, steered)
     places = {component: _Places(root) for component, root in roots.items()}
-    folds: dict[tuple[str, str], Fold] = {}
+    folds: dict[Place, Fold] = {}
     left_out: dict[str, str] = {}
     for site, transport in act_map.transports.items():
         if site not in found:
@@ -172,8 +175,8 @@ def _at_one_level(act_map: ActMap, level: float | None) -> tuple[ActMap, list[st
     levels = ", ".join(f"{one:g}" for one in act_map.levels)
     if level is None:
         raise MapError(
-            f"{act_map.called} acts differently at each of its noise levels ({levels}), which weights cannot do; give "
-            "level, and the nearest of them acts at all."
+            f"{act_map.called} acts differently at each of its noise levels ({levels}), which weights cannot do; steer "
+            "with the map itself, or export it as a LoRA with a level, of which the nearest then acts at all."
         )
     number = act_map.bin_at(level)
     assert number is not None
@@ -199,8 +202,8 @@ def _distance(act_map: ActMap, number: int) -> float | None:
             omega=1 + transport.omega - transport.omega[number],
             beta=transport.beta - transport.beta[number],
         )
-        missed += squared_displacement(rest) or 0.0
-        whole += squared_displacement(transport) or 0.0
+        missed += float(squared_displacement(rest).sum())
+        whole += float(squared_displacement(transport).sum())
     return missed / whole if whole else 0.0
 
 
@@ -210,14 +213,10 @@ def _lost(act_map: ActMap, folds: Collection[object], left_out: Mapping[str, str
     Raises:
         MapMismatchError: all of it.
     """
-    transports = act_map.transports
-    if any(transport.statistics is None for transport in transports.values()):
-        # All by the same measure.
-        transports = {site: replace(transport, statistics=None) for site, transport in transports.items()}
-    squares = {site.key: squared_displacement(transport) for site, transport in transports.items()}
-    known = [square for square in squares.values() if square is not None]
-    is_known = len(known) == len(squares) and sum(known) > 0
-    lost = sum(squares[key] or 0.0 for key in left_out) / sum(known) if is_known else None
+    squares, unit = squared_displacements(act_map)
+    by_site = {site.key: float(values.sum()) for site, values in squares.items()}
+    total = sum(by_site.values())
+    lost = sum(by_site[key] for key in left_out) / total if unit == DEVIATIONS and total else None
     if not folds or (lost is not None and lost > _ALL):
         raise _nothing_left(act_map, left_out)
     return lost

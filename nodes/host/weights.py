@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...act_core import ActMap, MapError
 from ...act_core.components import DIFFUSION_MODEL
-from ...act_core.interop.lora import comfyui_key, lora_tensors
+from ...act_core.interop.lora import LinearLayers, comfyui_key, lora_tensors, storable
 from ...act_core.settings import Branch
 from ...act_core.steering import check_variant
 from ...act_core.steering.weights import FoldedMap, fold_map
@@ -20,7 +20,14 @@ from .schedule import Window
 from .text_encoders import text_encoders
 
 
-def folded(model: Any, clip: Any | None, act_map: ActMap, level: float | None = None) -> FoldedMap:
+def folded(
+    model: Any,
+    clip: Any | None,
+    act_map: ActMap,
+    level: float | None = None,
+    *,
+    linear_layers: LinearLayers = "compact",
+) -> FoldedMap:
     """A map folded into the weights of a MODEL and a CLIP, as other patches on them have left these.
 
     Args:
@@ -28,6 +35,7 @@ def folded(model: Any, clip: Any | None, act_map: ActMap, level: float | None = 
         clip: a CLIP; None if none is connected.
         act_map: the map.
         level: for a map with noise levels, see `fold_map`.
+        linear_layers: see `lora_tensors`.
 
     Raises:
         MapError: the map does not fit, or cannot be folded.
@@ -38,14 +46,13 @@ def folded(model: Any, clip: Any | None, act_map: ActMap, level: float | None = 
     if clip is not None:
         roots |= {name: part.transformer for name, part in text_encoders(clip).items()}
         patched.append(("", clip.patcher))
-    steered = {name: root for name, root in roots.items() if name in act_map.components}
-    result = fold_map(act_map, steered, level=level, parameters=_parameters(patched))
+    result = fold_map(act_map, roots, level=level, parameters=_parameters(patched, whole=linear_layers == "whole"))
     if DIFFUSION_MODEL in act_map.components:
         check_variant(act_map, component)
-    return result
+    return storable(result, linear_layers)
 
 
-def _parameters(patched: list[tuple[str, Any]]) -> Callable[[str, str], Tensor | None]:
+def _parameters(patched: list[tuple[str, Any]], *, whole: bool) -> Callable[[str, str], Tensor | None]:
     """Reads parameters as they are with the patches on a MODEL or CLIP, loaded or not."""
     entries: dict[str, list[Any]] = {}
     for prefix, patcher in patched:
@@ -56,11 +63,13 @@ def _parameters(patched: list[tuple[str, Any]]) -> Callable[[str, str], Tensor |
         if path not in entries:
             return None
         (weight, convert), *patches = entries[path]
-        # Slopes multiply what is in the weight of a linear layer at the time, so it need not be computed here.
-        if not patches or weight.ndim != 1:
+        # Compact slopes multiply what is in the weight of a linear layer at the time, so it need not be computed here.
+        is_stored = weight.ndim == 1 or whole or len(weight) % 2
+        if not patches or not is_stored:
             return weight
         start = convert(weight, inplace=False).to(torch.float32, copy=True)
-        return comfy.lora.calculate_weight(patches, start, path)
+        found = comfy.lora.calculate_weight(patches, start, path)
+        return found if weight.ndim == 1 else found.to(weight.dtype)
 
     return read
 

@@ -114,6 +114,14 @@ def test_blend_keeps_sites_of_all_in_order() -> None:
     assert found == {"toy/a": (1.5, 1.0), "toy/b": (1, 1.5), "toy/c": (1, 2.0), "toy/d": (1, 2.0)}
 
 
+def test_blend_compares_all_of_its_maps() -> None:
+    other, third = act_map(a=affine(1, 2), b=affine(1, 2)), act_map(a=affine(1, 2))
+    wider = Site("toy", "b", None, "tokens", 3)
+    third = replace(third, transports={**third.transports, wider: affine(1, 2, channels=3)})
+    with pytest.raises(MapError, match="toy/b differently"):
+        blend([(act_map(a=affine(1, 2)), 1), (other, 1), (third, 1)])
+
+
 def test_blend_names_its_maps(path: Path) -> None:
     ink = replace(act_map(a=affine(1, 2)), card=Card("Ink", "Ann", license="CC0-1.0"))
     night = replace(act_map(a=affine(1, 4)), card=Card("Night", "Ben", "Dark.", "CC0-1.0", (0.0, 2.0)))

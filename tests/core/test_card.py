@@ -19,7 +19,7 @@ from act_core import ActMap, MapError, load_map, save_map
 from act_core.calibration import Calibration
 from act_core.mapfile import list_maps, table_of, write_sidecars
 from act_core.mapfile.read import read_header
-from act_core.records import Evidence
+from act_core.records import Card, Evidence
 from act_core.summary import describe
 
 EVIDENCE = Evidence(
@@ -92,13 +92,21 @@ def test_sidecars_hold_card_and_hash(path: Path, fitted: ActMap) -> None:
     assert (metadata["model_name"], metadata["tags"], metadata["base_model"]) == ("Calm", ["mood", "text"], "toy")
     assert "probability of ink" in metadata["notes"]
     assert str(path.parent) not in written[0].read_text("utf-8")
+    written[1].unlink()
+    written[0].write_text("notes of the user")
+    with pytest.raises(MapError, match="already exists"):
+        write_sidecars(path)
+    assert written[0].read_text() == "notes of the user"
+    assert not written[1].exists()
+    assert write_sidecars(path, overwrite=True) == written
 
 
 def test_listing_shows_maps_and_reasons(tmp_path: Path, fitted: ActMap) -> None:
     folder = tmp_path / "maps"
     (folder / "styles").mkdir(parents=True)
     measured = Calibration((-1.0, 0.0, 1.0), (-0.5, 0.0, 1.0), (0.9, 1.0, 0.7), (0.0, 0.6, 1.25), (0.0, -1.0))
-    save_map(replace(fitted, calibration=measured), folder / "styles" / "ink.safetensors", title="Ink")
+    calibrated = replace(fitted, calibration=measured, card=Card(strength_range=(-1.0, 1.25)))
+    save_map(calibrated, folder / "styles" / "ink.safetensors", title="Ink")
     save_map(fitted, folder / "calm.safetensors", title="Calm", strength_range=(0, 1))
     safetensors.torch.save_file({"lora_up": torch.zeros(2)}, folder / "lora.safetensors")
     save_map(fitted, tmp_path / "outside.safetensors")

@@ -23,6 +23,10 @@ def test_control_vector_becomes_map_and_back(run: Run, tmp_path: Path, tiny: Pat
     status, text, _ = run("export-control-vector", out, "--output", back)
     assert status == 0
     assert "--control-vector again.gguf" in text
+    refused(run("import", source, "--output", out, "--model", tiny), "already exists", "--overwrite")
+    refused(run("export-control-vector", out, "--output", back), "already exists", "--overwrite")
+    assert load_map(out).card.title == "Happy"
+    assert run("export-control-vector", out, "--output", back, "--overwrite")[0] == 0
     assert "imported from the GGUF control vector happy.gguf" in run("inspect", out)[1]
 
 

@@ -62,7 +62,8 @@ def test_sizes_are_displacements_in_deviations_of_the_source() -> None:
     # (3 * 2 - 2 - 2) / 4 and 1 / 0.5
     assert one.first == pytest.approx(math.sqrt((0.5**2 + 2**2) / 2))
     squares, unit = squared_displacements(act_map)
-    assert (squares[site("a")].tolist(), unit) == ([0.25, 4.0], DEVIATIONS)
+    # The slope of 3 moves values that lie one deviation from the mean by 2 more.
+    assert (squares[site("a")].tolist(), unit) == ([0.25 + 4, 4.0 + 4], DEVIATIONS)
 
 
 def test_without_statistics_slopes_and_offsets_are_compared() -> None:

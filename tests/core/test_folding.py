@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from act_core import ActMap, MapError, steer
 from act_core.errors import MapMismatchError
-from act_core.folding import NotFoldableError, fold, returned_layer, squared_displacement
+from act_core.folding import NotFoldableError, fold, returned_layer
 from act_core.gates import Gate
 from act_core.projections import Projection
 from act_core.records import FitRecord
@@ -230,7 +230,7 @@ def test_map_with_noise_levels_needs_one_and_says_what_is_lost() -> None:
     bins = [fit_transport(source, source * factor + shift) for factor, shift in ((1.0, 1.0), (1.0, 3.0))]
     act_map = ActMap({site(): stacked(bins)}, levels=(0.9, 0.4))
     model = nn.ModuleDict({"layer": nn.Linear(4, CHANNELS)})
-    with pytest.raises(MapError, match=r"its noise levels \(0.9, 0.4\), which weights cannot do; give level"):
+    with pytest.raises(MapError, match=r"its noise levels \(0.9, 0.4\), which weights cannot do; steer with"):
         fold_map(act_map, model)
     folded = fold_map(act_map, model, level=0.8)
     assert folded.act_map.levels == ()
@@ -242,7 +242,3 @@ def test_map_with_noise_levels_needs_one_and_says_what_is_lost() -> None:
     assert "at noise level 0.9 act at all levels (0.9, 0.4), which misses 40.0%" in remark
     with pytest.raises(MapError):
         fold_map(act_map, model, level=2.0)
-
-
-def test_squared_displacement_without_statistics_or_effect_is_unknown() -> None:
-    assert squared_displacement(replace(transport(), effect=None)) is None

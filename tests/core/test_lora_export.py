@@ -19,12 +19,15 @@ from torch import Tensor, nn
 from act_core import ActMap, MapError, fit, load_map, save_map, steer
 from act_core.errors import MapFileError
 from act_core.interop.lora import (
+    comfyui_key,
+    comfyui_name,
     diffusers_lora_tensors,
+    for_comfyui,
     for_diffusers,
     lora_tensors,
-    pipeline_key,
     save_lora,
     sha256_of,
+    storable,
 )
 from act_core.models.diffusers import DiffusersModel
 from act_core.models.pipelines import places_of
@@ -174,11 +177,47 @@ def test_command_refuses_language_models(run: Run, tmp_path: Path, tiny: Path, t
 
 
 def test_keys_of_pipelines_are_those_that_comfyui_reads() -> None:
-    key = pipeline_key({"diffusion_model": "transformer", "clip_l": "text_encoder", "t5xxl": "text_encoder_2"})
-    assert key("diffusion_model", "transformer_blocks.0.attn.to_out.0") == (
-        "transformer.transformer_blocks.0.attn.to_out.0"
-    )
     # With and without the prefix that depends on the version of transformers.
     for name in ("encoder.layers.0.mlp.fc2", "text_model.encoder.layers.0.mlp.fc2"):
-        assert key("clip_l", name) == "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc2"
-    assert key("t5xxl", "encoder.final_layer_norm") == "text_encoders.t5xxl.transformer.encoder.final_layer_norm"
+        assert comfyui_name("clip_l", name, nn.Identity()) == "text_model.encoder.layers.0.mlp.fc2"
+    assert comfyui_name("t5xxl", "encoder.final_layer_norm", nn.Identity()) == "encoder.final_layer_norm"
+    assert comfyui_key("t5xxl", "encoder.final_layer_norm") == (
+        "text_encoders.t5xxl.transformer.encoder.final_layer_norm"
+    )
+
+
+def test_layers_without_a_name_in_comfyui_are_left_out() -> None:
+    site = Site("diffusion_model", "1", None, "tokens", 2)
+    act_map = ActMap({site: Transport(torch.ones(2), torch.ones(2))})
+    modules = {"diffusion_model": nn.Sequential(nn.Identity(), nn.Linear(2, 2))}
+    with pytest.raises(MapError, match="its name in ComfyUI is not known"):
+        for_comfyui(fold_map(act_map, modules), modules)
+
+
+def test_quantised_layer_is_left_out_where_its_change_is_stored_whole() -> None:
+    plain, quantised = (nn.Linear(2, 2) for _ in range(2))
+    quantised.weight = nn.Parameter(torch.ones(2, 2, dtype=torch.int8), requires_grad=False)
+    sites = [Site("diffusion_model", name, None, "tokens", 2) for name in ("0", "1")]
+    act_map = ActMap({site: Transport(torch.full((2,), 2.0), torch.ones(2)) for site in sites})
+    folded = fold_map(act_map, {"diffusion_model": nn.Sequential(plain, quantised)})
+    assert storable(folded).left_out == {}
+    whole = storable(folded, "whole")
+    assert whole.left_out == {"diffusion_model/1": "its weight is quantised, so its change cannot be stored whole"}
+    assert list(lora_tensors(whole, linear_layers="whole")) == ["diffusion_model.0.diff", "diffusion_model.0.diff_b"]
+
+
+def test_lora_needs_the_suffix_that_loaders_list(tmp_path: Path) -> None:
+    site = Site("diffusion_model", "0", None, "tokens", 2)
+    act_map = ActMap({site: Transport(torch.ones(2), torch.ones(2))}, card=Card(strength_range=(0.0, 2.0)))
+    for card, hint in (
+        (act_map.card, "Strengths from 0 to 2 are recommended."),
+        (Card(), "An Activation Transport map."),
+    ):
+        folded = fold_map(replace(act_map, card=card), {"diffusion_model": nn.Sequential(nn.Linear(2, 2))})
+        with pytest.raises(MapFileError, match=r"ink is not a name for a LoRA; it must end in \.safetensors"):
+            save_lora(folded, lora_tensors(folded), tmp_path / "ink")
+        assert list(tmp_path.iterdir()) == []
+        save_lora(folded, lora_tensors(folded), path := tmp_path / "ink.safetensors")
+        with safe_open(path, "pt") as file:
+            assert file.metadata()["modelspec.usage_hint"].endswith(hint)
+        path.unlink()

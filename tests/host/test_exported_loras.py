@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +9,18 @@ from typing import Any
 
 import pytest
 import torch
+from between_hosts import exchanged, model_of
 from graphs import Parts, apply, plain, steered
 from in_host import results_of, run_inside
 from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 from act_core import ActMap, load_map, save_map
 from act_core.components import DIFFUSION_MODEL
 from act_core.gates import Gate
-from act_core.interop.lora import pipeline_key
+from act_core.interop.lora import comfyui_name, for_comfyui, lora_tensors, save_lora, storable
+from act_core.steering.weights import fold_map
 from tools.comfyui.server import Graph, Host
 
 KINDS = ("SD 1.5", "SDXL", "SD3", "Flux.1 dev", "Qwen-Image")
@@ -65,6 +67,7 @@ def test_lora_equals_steering_of_text_encoders(found: dict[str, Any], name: str,
 def test_lora_follows_weights_that_another_lora_changed(found: dict[str, Any]) -> None:
     assert found["beside another"]["as_weights"] < ROUNDING
     assert found["beside another"]["loader"] < ROUNDING
+    assert found["beside another"]["whole"] < ROUNDING
 
 
 def test_saved_model_contains_lora(found: dict[str, Any]) -> None:
@@ -98,21 +101,36 @@ def models_of_diffusers() -> dict[str, nn.Module]:
         }
 
 
-def test_host_reads_keys_of_pipelines(host_python: Path, tmp_path: Path) -> None:
-    keys: dict[str, list[str]] = {}
+def test_names_of_pipelines_are_those_of_the_host(host_python: Path) -> None:
+    tables = results_of(host_python, "names_of_pipelines.py")
+    ends = ("to_out.0", "to_add_out", "net.2", "proj_out")
     for kind, model in models_of_diffusers().items():
-        key = pipeline_key({DIFFUSION_MODEL: "unet" if kind.startswith("sd1") or kind == "sdxl" else "transformer"})
-        ends = ("to_out.0", "to_add_out", "net.2", "proj_out")
-        keys[kind] = [
-            key(DIFFUSION_MODEL, name)
+        names = [
+            name
             for name, module in model.named_modules()
             if name.endswith(ends)
             or (isinstance(module, (nn.LayerNorm, nn.GroupNorm)) and getattr(module, "weight", None) is not None)
         ]
-        assert len(keys[kind]) > 5
-    (file := tmp_path / "keys.json").write_text(json.dumps(keys))
-    missing = json.loads(run_inside(host_python, "lora_keys.py", file))
-    assert missing == {kind: [] for kind in keys}
+        assert len(names) > 5
+        found = {name: comfyui_name(DIFFUSION_MODEL, name, model) for name in names}
+        assert found == {name: tables[kind][name] for name in names}
+
+
+# The others have norms and linear layers without a bias.
+@pytest.mark.parametrize("name", ["SD 1.5", "SDXL", "SD3", "Flux", "Qwen-Image", "Wan", "CLIP"])
+def test_host_loads_lora_of_pipeline(host_python: Path, tmp_path: Path, name: str) -> None:
+    """A LoRA that was exported from the model in diffusers or transformers, in the host's model of these weights."""
+    model = model_of(name)
+    act_map = exchanged(host_python).own_map(name)
+    modules = {model.part.name: model.part.module}
+    folded = storable(for_comfyui(fold_map(act_map, modules), modules))
+    kept = {site: t for site, t in act_map.transports.items() if site.key not in folded.left_out}
+    assert len(kept) > 3
+    save_lora(folded, lora_tensors(folded), lora := tmp_path / "lora.safetensors")
+    run_inside(host_python, "lora_of_pipeline.py", exchanged(host_python).folder, name, lora, tmp_path / "out")
+    plain, expected = model.drawn(), model.drawn(replace(act_map, transports=kept))
+    drawn = load_file(tmp_path / "out")["drawn"]
+    assert (drawn - expected).abs().max() < 1e-4 * (plain - expected).abs().max()
 
 
 @pytest.fixture(scope="module")

@@ -134,8 +134,14 @@ def beside_another_lora(tiny: Tiny) -> dict[str, Any]:
         applied = ApplyACTSteering.execute(on, act_map, strength, 0.0, 0.0, 1.0, "both", **settings)
         return sampled(applied.args[0], clip, latent)
 
+    # Made for the model with the other LoRA, of which it contains the change.
+    whole, _ = exported(other, None, act_map, "beside_whole", "whole")
     return {
-        **deviations(lambda s: steered(other, s), as_weights=lambda s: steered(other, s, as_weights=True)),
+        **deviations(
+            lambda s: steered(other, s),
+            as_weights=lambda s: steered(other, s, as_weights=True),
+            whole=lambda s: sampled(loaded(other, None, whole, s)[0], clip, latent),
+        ),
         **deviations(
             lambda s: steered(weights_only, s),
             loader=lambda s: sampled(loaded(weights_only, None, name, s)[0], clip, latent),
