@@ -25,6 +25,7 @@ from .memory import BatchPlan, MemoryMeter, SampleMemory
 from .pooling import SiteValues, Values
 from .prepare import check_weights, prepared
 from .record import record_of
+from .room import room_to_park
 from .samples import FitModel, Sample, Side, check_number
 
 logger = logging.getLogger(__name__)
@@ -127,11 +128,8 @@ class _Fit(Generic[Sample]):
     progress: Progress
 
     def run(self, source: list[Sample], target: list[Sample]) -> _Fitted:
-        """Find the sites, then walk; if memory runs out, halve the resident samples and restart."""
-        try:
-            sites, memory = self._dry_run([*source, *target])
-        except torch.cuda.OutOfMemoryError as error:
-            raise FitError(_OUT_OF_MEMORY) from error
+        """Find the sites, then walk; if memory runs out, restart with less of it."""
+        sites, memory = self._dry_run([*source, *target], metered=self.settings.memory_budget is not None)
         count, budget = len(source) + len(target), self.settings.memory_budget
         plan = BatchPlan(count, self.settings.batch_size)
         if budget is not None:
@@ -143,31 +141,39 @@ class _Fit(Generic[Sample]):
         while True:
             parts = groups(source, target, plan.resident, self.settings.seed)
             try:
-                return _Fitted(self._walk(sites, parts, plan.batch), len(parts), tuple(notes))
-            except torch.cuda.OutOfMemoryError as error:
-                plan = plan.halved()
-                if plan.resident < 4:
-                    raise FitError(_OUT_OF_MEMORY) from error
-                torch.cuda.empty_cache()
-                notes.append(f"out of memory: restarted with {plan.resident} prompts at a time")
-                logger.warning("Fit %s.", notes[-1])
+                return _Fitted(self._walk(sites, parts, plan), len(parts), tuple(notes))
+            except torch.cuda.OutOfMemoryError:
+                logger.debug("Out of memory with %r.", plan)
+            # Outside the clause, since the error holds the activations of its run.
+            torch.cuda.empty_cache()
+            if not memory.waiting:
+                _, memory = self._dry_run([*source, *target], metered=True)
+            smaller = plan.smaller(memory.parkable)
+            if smaller is None:
+                raise FitError(_OUT_OF_MEMORY)
+            plan = smaller
+            notes.append(f"out of memory: restarted with {plan}")
+            logger.warning("Fit %s.", notes[-1])
 
-    def _dry_run(self, samples: Sequence[Sample]) -> tuple[list[Site], SampleMemory]:
-        """The sites in execution order, and the memory that a sample needs if there is a budget, from a short run."""
-        metered = self.settings.memory_budget is not None
+    def _dry_run(self, samples: Sequence[Sample], *, metered: bool) -> tuple[list[Site], SampleMemory]:
+        """The sites in execution order, and if metered the memory that a sample needs, from a short run."""
         by_cost = sorted(samples, key=self.model.cost)
         # Samples with conditioning of different shapes come in several batches, which all pass the same sites.
         batch = self.model.batches(by_cost[-2:] if metered else by_cost[:2], 2)[0]
         apart = len({self.model.batch_key(sample) for sample in samples}) > 1
         find = partial(discover, self.components, self.settings.sites, batch.run, batch.rows, apart=apart)
-        if not metered:
-            return find(), SampleMemory(0, 0)
-        with MemoryMeter() as meter:
-            found = find(at_site=meter.sample)
-        return found, SampleMemory(-(-meter.peak // batch.rows), -(-meter.held // batch.rows))
+        try:
+            if not metered:
+                return find(), SampleMemory(0, 0)
+            with MemoryMeter() as meter:
+                found = find(at_site=meter.sample)
+        except torch.cuda.OutOfMemoryError as error:
+            raise FitError(_OUT_OF_MEMORY) from error
+        running, waiting = (-(-size // batch.rows) for size in (meter.peak, meter.held))
+        return found, SampleMemory(running, waiting, room_to_park(meter.devices))
 
     def _walk(
-        self, sites: Sequence[Site], parts: Sequence[tuple[Sequence[Sample], Sequence[Sample]]], batch_size: int
+        self, sites: Sequence[Site], parts: Sequence[tuple[Sequence[Sample], Sequence[Sample]]], plan: BatchPlan
     ) -> dict[Site, Transport]:
         """The transports of all sites. Later groups refit each site on all values seen there so far."""
         settings = self.settings
@@ -176,7 +182,7 @@ class _Fit(Generic[Sample]):
         transports: dict[Site, Transport] = {}
         done, total = 0, len(parts) * len(sites)
         for part in parts:
-            source, target = (self.model.batches(side, batch_size) if side else [] for side in part)
+            source, target = (self.model.batches(side, plan.batch) if side else [] for side in part)
 
             def fit_site(site: Site, values: dict[Side, list[Values]], is_last: bool = part is parts[-1]) -> Transport:
                 nonlocal done
@@ -198,6 +204,7 @@ class _Fit(Generic[Sample]):
                 keep=settings.interval if settings.support == "observed" else None,
                 gated=settings.support == "gated",
                 spatial=settings.spatial,
+                parks=plan.parked,
             ).run(fit_site)
         return transports
 

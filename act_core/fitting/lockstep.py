@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence, Set
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -30,6 +31,7 @@ from ..interception import intercepted, output_tensors, submodules, with_output
 from ..settings import Interval, Spatial
 from ..sites import Site
 from ..transport import Transport
+from .parking import Parking
 from .pooling import Values, extremes, pool
 from .samples import MicroBatch, Side
 from .workers import GaugePlace, Worker, started, thread_state
@@ -48,6 +50,7 @@ class Walk:
         keep: which intervals of the source values to keep, if any.
         gated: whether to keep what gates read.
         spatial: rule for feature maps.
+        parks: whether micro-batches are parked while they wait, see `act_core.fitting.parking`.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Walk:
         keep: Interval | None,
         gated: bool,
         spatial: Spatial,
+        parks: bool = False,
     ) -> None:
         self._components = {component.name: component for component in components}
         self._sites = sites
@@ -71,6 +75,7 @@ class Walk:
         self._keep = keep
         self._gated = gated
         self._spatial: Spatial = spatial
+        self._parking = Parking() if parks else None
         self._transports: list[Transport] = []
         self._running: Worker | None = None
 
@@ -86,8 +91,9 @@ class Walk:
             BaseException: whatever `fit_site` or a run of the model raises; it ends all runs.
         """
         state = thread_state()
-        workers = [Worker(batch, side, state) for batch, side in self._batches]
-        with intercepted(self._handlers()), started(workers):
+        parking = self._parking
+        workers = [Worker(batch, side, state, parking and parking.lot()) for batch, side in self._batches]
+        with intercepted(self._handlers()), parking or nullcontext(), started(workers):
             for index, site in enumerate(self._sites):
                 values: dict[Side, list[Values]] = {"source": [], "target": []}
                 for worker in workers:

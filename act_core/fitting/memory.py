@@ -5,11 +5,14 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import sys
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -46,15 +49,37 @@ def _set_mmap_threshold(size: int) -> None:
         mallopt(_M_MMAP_THRESHOLD, size)
 
 
+class Uncompiled:
+    """Makes compiled modules run uncompiled, from `enter` to `leave`.
+
+    A dispatch mode does not see what a compiled graph does. PyTorch before 2.6 cannot switch this.
+    """
+
+    def __init__(self) -> None:
+        self._stance: Any = None
+
+    def enter(self) -> None:
+        # Importing the compiler takes seconds, and before that nothing is compiled.
+        if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+            self._stance = torch.compiler.set_stance("force_eager")
+
+    def leave(self) -> None:
+        if self._stance is not None:
+            self._stance.__exit__(None, None, None)
+            self._stance = None
+
+
 class MemoryMeter(TorchDispatchMode):
     """A context manager that counts the bytes of the tensors that operators create in its block and that are alive.
 
-    It does not see scratch space inside an operator, nor tensors that were created before the block.
+    It does not see scratch space inside an operator, nor tensors that were created before the block. Compiled modules
+    run uncompiled inside, since their graphs do not show which tensors they make.
 
     Attributes:
         alive: current bytes.
         peak: maximum number of bytes so far.
         held: maximum number of bytes at a call of `sample`.
+        devices: types of the devices of these tensors.
 
     Example:
         >>> import torch
@@ -69,17 +94,21 @@ class MemoryMeter(TorchDispatchMode):
         self.alive = 0
         self.peak = 0
         self.held = 0
+        self.devices: set[str] = set()
         self._seen: set[int] = set()
+        self._uncompiled = Uncompiled()
 
     @critical
     def __enter__(self) -> MemoryMeter:
         self._began = begin()
+        self._uncompiled.enter()
         super().__enter__()
         return self
 
     @critical
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
+        self._uncompiled.leave()
         end(self._began)
 
     def __torch_dispatch__(
@@ -90,10 +119,10 @@ class MemoryMeter(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        given = {_storage_key(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        given = {storage_key(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor):
-                key = _storage_key(tensor)
+                key = storage_key(tensor)
                 if key not in given and key not in self._seen:
                     self._count(tensor, key)
         return result
@@ -106,6 +135,7 @@ class MemoryMeter(TorchDispatchMode):
         storage = tensor.untyped_storage()
         size = storage.nbytes()
         self._seen.add(key)
+        self.devices.add(storage.device.type)
         self.alive += size
         self.peak = max(self.peak, self.alive)
         weakref.finalize(storage, self._release, key, size)
@@ -115,7 +145,8 @@ class MemoryMeter(TorchDispatchMode):
         self.alive -= size
 
 
-def _storage_key(tensor: Tensor) -> int:
+def storage_key(tensor: Tensor) -> int:
+    """Identifies the storage of a tensor as long as it is alive."""
     return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
 
 
@@ -123,19 +154,39 @@ def _storage_key(tensor: Tensor) -> int:
 class BatchPlan:
     """How many samples are in the walk at once, and how many of them run together.
 
+    Attributes:
+        resident: samples in the walk; the others follow in further groups.
+        batch: samples that run together.
+        parked: whether samples that wait are parked, so that only one batch takes memory on the device.
+
     Example:
-        >>> BatchPlan(resident=12, batch=32).halved()
-        BatchPlan(resident=6, batch=3)
+        >>> BatchPlan(resident=12, batch=32).smaller(parkable=100)
+        BatchPlan(resident=12, batch=6, parked=True)
+        >>> BatchPlan(resident=12, batch=32).smaller(parkable=0)
+        BatchPlan(resident=6, batch=3, parked=False)
     """
 
     resident: int
     batch: int
+    parked: bool = False
 
-    def halved(self) -> BatchPlan:
-        """Half of the resident samples, but at least four, the fewest that can be fitted, unless four failed."""
-        resident = self.resident // 2
-        if self.resident > 4:
-            resident = max(4, resident)
+    def __str__(self) -> str:
+        return f"{self.batch if self.parked else self.resident} prompts at a time{', others parked' * self.parked}"
+
+    def smaller(self, parkable: int) -> BatchPlan | None:
+        """The plan to try next if memory runs out; None if there is none.
+
+        Samples that wait are parked if so many can be, and then batches are halved. Otherwise the resident samples
+        are, but at least four stay, the fewest that can be fitted.
+        """
+        batch = min(self.batch, self.resident) // 2
+        if self.parked:
+            return replace(self, batch=batch) if batch else None
+        if parkable >= self.resident:
+            return BatchPlan(self.resident, max(1, batch), parked=True)
+        if self.resident <= 4:
+            return None
+        resident = max(4, self.resident // 2)
         return BatchPlan(resident, max(1, min(self.batch, resident // 2)))
 
 
@@ -143,16 +194,26 @@ class BatchPlan:
 class SampleMemory:
     """Maximum number of bytes per sample, while it runs and while it waits at a site.
 
+    Attributes:
+        running, waiting: bytes.
+        room: bytes that samples which wait may take elsewhere, see `act_core.fitting.room`.
+
     Example:
         >>> SampleMemory(running=10_000, waiting=1000).plan(40, 8, 1 << 30, [64])
-        BatchPlan(resident=40, batch=8)
+        BatchPlan(resident=40, batch=8, parked=False)
     """
 
     running: int
     waiting: int
+    room: int = 0
+
+    @property
+    def parkable(self) -> int:
+        """How many samples may be parked."""
+        return self.room // max(1, self.waiting)
 
     def plan(self, prompts: int, batch: int, budget: int, channels: Sequence[int]) -> BatchPlan:
-        """The plan that fits the most samples into the budget.
+        """The plan that fits the most samples into the budget, parked if they do not fit otherwise.
 
         Args:
             prompts: how many samples there are.
@@ -165,23 +226,31 @@ class SampleMemory:
         """
         # Sorting and coupling one site's values takes about eight float64 copies of them.
         fitting = 8 * 8 * prompts * max(channels)
-        free = budget - SCRATCH - fitting
-        plan = self._within(free, batch)
-        if plan.resident >= prompts:
-            return BatchPlan(prompts, plan.batch)
         # Streamed: the values of all sites are kept until the last group.
         kept = 4 * prompts * sum(channels)
-        plan = self._within(free - kept, batch)
+        free = budget - SCRATCH - fitting
+        plan = self._largest(prompts, batch, free)
+        if plan.resident < prompts:
+            plan = self._largest(prompts, batch, free - kept)
         if plan.resident < 4:
-            least = SCRATCH + fitting + kept + self.running + 3 * self.waiting
+            alone = self.parkable >= prompts
+            least = SCRATCH + fitting + self.running + (0 if alone else kept + 3 * self.waiting)
             raise FitError(
                 f"A memory budget of {budget / 2**20:.0f} MiB is too small for {prompts} prompts and {len(channels)} "
                 f"sites; allow at least {math.ceil(least / 2**20)} MiB, or fit fewer prompts or sites."
             )
         return plan
 
-    def _within(self, free: int, batch: int) -> BatchPlan:
+    def _largest(self, prompts: int, batch: int, free: int) -> BatchPlan:
+        plans = [self._resident(free, batch), self._parked(free, batch)]
+        return max((replace(plan, resident=min(prompts, plan.resident)) for plan in plans), key=attrgetter("resident"))
+
+    def _resident(self, free: int, batch: int) -> BatchPlan:
         running, waiting = max(1, self.running), max(1, self.waiting)
         # The batch gets at most half of the budget; the other half is for samples that wait.
         batch = max(1, min(batch, free // (2 * running)))
         return BatchPlan(batch + (free - batch * running) // waiting, batch)
+
+    def _parked(self, free: int, batch: int) -> BatchPlan:
+        batch = min(batch, free // max(1, self.running))
+        return BatchPlan(self.parkable, batch, parked=True) if batch >= 1 else BatchPlan(0, 1)

@@ -29,6 +29,11 @@ class Values:
     gated: Tensor | None
     dtype: torch.dtype
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All of them."""
+        return [t for t in (self.pooled, *(self.interval or ()), self.gated) if t is not None]
+
 
 def pool(x: Tensor, layout: Layout, mask: Tensor | None) -> Tensor:
     """Mean over tokens, or over height and width, in float32: ``[rows, channels]``."""

@@ -6,11 +6,12 @@ import contextvars
 import threading
 from collections import Counter
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 
 from ..interrupts import Restoring
+from .parking import Lot
 from .pooling import Values
 from .samples import MicroBatch, Side
 
@@ -34,7 +35,13 @@ class Worker:
         gauges: tokens that each gauge returned last, by component, submodule and output; see `Segment`.
     """
 
-    def __init__(self, batch: MicroBatch, side: Side, same_state: Callable[[], AbstractContextManager[None]]) -> None:
+    def __init__(
+        self,
+        batch: MicroBatch,
+        side: Side,
+        same_state: Callable[[], AbstractContextManager[None]],
+        lot: Lot | None = None,
+    ) -> None:
         self.batch = batch
         self.side: Side = side
         self.position = -1
@@ -44,6 +51,7 @@ class Worker:
         self._error: BaseException | None = None
         self._abandoned = False
         self._same_state = same_state
+        self._lot = lot
         self._go = threading.Semaphore(0)
         self._stopped = threading.Semaphore(0)
         # A copied context, since progress bars and other state may be in context variables.
@@ -75,12 +83,16 @@ class Worker:
         """Wait until the scheduler resumes it; called in its own thread."""
         if self._abandoned:  # the model may still run while the exception unwinds
             raise _Abandoned
+        if self._lot is not None:
+            self._lot.park(keep=values.tensors)
         self.values = values
         self.position += 1
         self._stopped.release()
         self._go.acquire()
         if self._abandoned:
             raise _Abandoned
+        if self._lot is not None:
+            self._lot.unpark()
 
     def is_current_thread(self) -> bool:
         """Whether the caller runs in this worker's thread."""
@@ -100,7 +112,7 @@ class Worker:
         self._go.acquire()
         try:
             if not self._abandoned:
-                with self._same_state():
+                with self._same_state(), self._lot or nullcontext():
                     self.batch.run()
         except _Abandoned:
             return
