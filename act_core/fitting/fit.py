@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[int, int, str], object]
 
-_OUT_OF_MEMORY = "The model runs out of memory even with two prompts per side; use shorter prompts or smaller pictures."
+_OUT_OF_MEMORY = "The model runs out of memory with few prompts at a time; use shorter prompts or smaller pictures."
 
 
 def _no_progress(done: int, total: int, site: str) -> None:
@@ -170,7 +170,9 @@ class _Fit(Generic[Sample]):
         except torch.cuda.OutOfMemoryError as error:
             raise FitError(_OUT_OF_MEMORY) from error
         running, waiting = (-(-size // batch.rows) for size in (meter.peak, meter.held))
-        return found, SampleMemory(running, waiting, room_to_park(meter.devices))
+        # A simultaneous fit is exact in groups, too, and nothing needs to be copied.
+        room = room_to_park(meter.devices) if self.settings.order == "causal" else 0
+        return found, SampleMemory(running, waiting, room)
 
     def _walk(
         self, sites: Sequence[Site], parts: Sequence[tuple[Sequence[Sample], Sequence[Sample]]], plan: BatchPlan

@@ -7,13 +7,13 @@ import math
 import os
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -119,20 +119,18 @@ class MemoryMeter(TorchDispatchMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        given = {storage_key(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                key = storage_key(tensor)
-                if key not in given and key not in self._seen:
-                    self._count(tensor, key)
+        given = {storage_key(storage) for storage in _storages((args, kwargs))}
+        for storage in _storages(result):
+            key = storage_key(storage)
+            if key not in given and key not in self._seen:
+                self._count(storage, key)
         return result
 
     def sample(self) -> None:
         """Record how many bytes are alive at this point."""
         self.held = max(self.held, self.alive)
 
-    def _count(self, tensor: Tensor, key: int) -> None:
-        storage = tensor.untyped_storage()
+    def _count(self, storage: UntypedStorage, key: int) -> None:
         size = storage.nbytes()
         self._seen.add(key)
         self.devices.add(storage.device.type)
@@ -145,9 +143,21 @@ class MemoryMeter(TorchDispatchMode):
         self.alive -= size
 
 
-def storage_key(tensor: Tensor) -> int:
-    """Identifies the storage of a tensor as long as it is alive."""
-    return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
+def _storages(tree: object) -> Iterator[UntypedStorage]:
+    found = (storage_of(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+    return (storage for storage in found if storage is not None)
+
+
+def storage_of(tensor: Tensor) -> UntypedStorage | None:
+    """The storage of a tensor; None if it has none, like a sparse one."""
+    # Weights of some libraries answer no questions of Python's.
+    with torch._C.DisableTorchFunctionSubclass():  # pyright: ignore[reportPrivateUsage]
+        return tensor.untyped_storage() if tensor.layout is torch.strided else None
+
+
+def storage_key(storage: UntypedStorage) -> int:
+    """Identifies a storage as long as it is alive."""
+    return storage._cdata  # pyright: ignore[reportPrivateUsage]
 
 
 @dataclass(frozen=True)
@@ -171,7 +181,8 @@ class BatchPlan:
     parked: bool = False
 
     def __str__(self) -> str:
-        return f"{self.batch if self.parked else self.resident} prompts at a time{', others parked' * self.parked}"
+        count = self.batch if self.parked else self.resident
+        return f"{count} prompt{'s' * (count > 1)} at a time{', others parked' * self.parked}"
 
     def smaller(self, parkable: int) -> BatchPlan | None:
         """The plan to try next if memory runs out; None if there is none.

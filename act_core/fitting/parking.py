@@ -29,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 
 from ..errors import FitError
 from ..interrupts import begin, critical, end
-from .memory import Uncompiled, storage_key
+from .memory import Uncompiled, storage_key, storage_of
 from .room import PARKED_DEVICES
 from .temporary_file import TemporaryFile
 
@@ -118,10 +118,10 @@ class Parking(TorchDispatchMode):
 
     def read(self, arguments: Sequence[Any], lot: Lot | None) -> Generator[int, None, None]:
         """The keys of the storages that an operator is about to read, brought back if they are parked."""
-        for tensor in _tensors(arguments):
-            key = storage_key(tensor)
+        for storage, _ in _storages(arguments):
+            key = storage_key(storage)
             tracked = self._tracked.get(key)
-            if tracked is not None and tracked.storage() is tensor.untyped_storage():
+            if tracked is not None and tracked.storage() is storage:
                 tracked.used = True
                 if tracked.lot is not lot:
                     tracked.lot = None
@@ -131,9 +131,8 @@ class Parking(TorchDispatchMode):
 
     def track(self, results: Sequence[Any], given: set[int], lot: Lot) -> Generator[tuple[int, _Tracked], None, None]:
         """Track the storages that an operator has made."""
-        for tensor in _tensors(results):
-            key = storage_key(tensor)
-            storage = tensor.untyped_storage()
+        for storage, tensor in _storages(results):
+            key = storage_key(storage)
             if key in given or type(tensor) is not Tensor or storage.device.type not in PARKED_DEVICES:
                 continue
             known = self._tracked.get(key)
@@ -225,7 +224,7 @@ class Lot(TorchDispatchMode):
         Raises:
             FitError: the folder for temporary files cannot be written to.
         """
-        kept = {storage_key(tensor) for tensor in keep}
+        kept = {storage_key(storage) for storage, _ in _storages(keep)}
         resident: list[_Tracked] = []
         for key, tracked in list(self._made.items()):
             if tracked.storage() is None:
@@ -274,14 +273,14 @@ def _synchronise() -> None:
         torch.cuda.synchronize()
 
 
-def _tensors(values: Iterable[Any]) -> Generator[Tensor, None, None]:
-    """The tensors among the arguments or the results of an operator that have a storage."""
+def _storages(values: Iterable[Any]) -> Generator[tuple[UntypedStorage, Tensor], None, None]:
+    """The storages of the tensors among the arguments or the results of an operator."""
     for value in values:
         if isinstance(value, (list, tuple)):
-            yield from _tensors(cast("Sequence[Any]", value))
+            yield from _storages(cast("Sequence[Any]", value))
         elif isinstance(value, Tensor):
             if is_traceable_wrapper_subclass(value):
                 names, _ = value.__tensor_flatten__()
-                yield from _tensors([getattr(value, name) for name in names])
-            elif value.layout is torch.strided:
-                yield value
+                yield from _storages([getattr(value, name) for name in names])
+            elif (storage := storage_of(value)) is not None:
+                yield storage, value

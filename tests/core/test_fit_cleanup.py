@@ -29,6 +29,7 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from act_core import ActMap, MapError, fit
 from act_core.errors import FitError
+from act_core.fitting.memory import BatchPlan, SampleMemory
 from act_core.models.transformers import TransformersModel
 
 SOURCE, TARGET = prompts("source", 6), prompts("target", 6)
@@ -124,6 +125,7 @@ def test_ctrl_c_ends_the_fit() -> None:
 
 # Files that patch the model or handle threads.
 SENSITIVE = ("fit.py", "lockstep.py", "workers.py", "prepare.py", "memory.py", "interception.py", "threading.py")
+PARKING = ("parking.py", "temporary_file.py")
 
 
 def lines_run(run: Callable[[], object], files: tuple[str, ...]) -> list[tuple[str, int]]:
@@ -136,7 +138,7 @@ def lines_run(run: Callable[[], object], files: tuple[str, ...]) -> list[tuple[s
 def trace_lines(run: Callable[[], object], at_line: Callable[[tuple[str, int]], object]) -> None:
     def trace(frame: FrameType, event: str, _: object) -> Any:
         file = frame.f_code.co_filename
-        if not file.endswith(SENSITIVE):
+        if not file.endswith((*SENSITIVE, *PARKING)):
             return None
         if event == "line":
             at_line((file, frame.f_lineno))
@@ -151,8 +153,12 @@ def trace_lines(run: Callable[[], object], at_line: Callable[[tuple[str, int]], 
 
 
 @pytest.mark.usefixtures("python_handles_ctrl_c")
-@pytest.mark.parametrize(("budget", "files"), [(None, SENSITIVE), (1 << 30, ("memory.py",))])
-def test_ctrl_c_at_any_line_leaves_the_model_as_it_was(budget: int | None, files: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(("budget", "files"), [(None, SENSITIVE), (1 << 30, ("memory.py",)), (1, PARKING)])
+def test_ctrl_c_at_any_line_leaves_the_model_as_it_was(
+    budget: int | None, files: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if files == PARKING:
+        monkeypatch.setattr(SampleMemory, "plan", lambda *_: BatchPlan(4, 1, parked=True))
     model = TensorModel(Chain(channels=2, layers=2), (2,))
     model.module.train()
 

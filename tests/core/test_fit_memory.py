@@ -1,4 +1,7 @@
-"""How a fit stays within a memory budget, and what happens when memory runs out."""
+"""How a fit stays within a memory budget, and what happens when memory runs out, where nothing can be parked.
+
+`test_parking` covers machines with enough main memory.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,11 @@ from act_core.models.transformers import TransformersModel
 
 SOURCE, TARGET = prompts("source", 6), prompts("target", 6)
 LAYERS = "toy/layers.*"
+
+
+@pytest.fixture(autouse=True)
+def main_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("act_core.fitting.room._available_memory", lambda: 0)
 
 
 # --- streamed fits
@@ -181,7 +189,7 @@ def test_out_of_memory_goes_down_to_two_prompts_per_side(resident: int) -> None:
 
 
 def test_out_of_memory_with_two_prompts_per_side_is_an_error() -> None:
-    with pytest.raises(MapError, match="out of memory even with two prompts per side"):
+    with pytest.raises(MapError, match="out of memory with few prompts at a time"):
         fit(Small(resident=3), SOURCE, TARGET, sites=LAYERS)
 
 

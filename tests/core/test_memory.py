@@ -6,6 +6,7 @@ import platform
 import re
 import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 import torch
@@ -58,21 +59,29 @@ def test_meter_counts_every_result_of_an_operator() -> None:
 
 
 def test_plan_with_a_large_budget_keeps_all_samples_resident() -> None:
-    assert SampleMemory(running=10_000, waiting=1000).plan(40, 8, 1 << 30, [64]) == BatchPlan(40, 8)
+    assert SampleMemory(10_000, 1000, room=1 << 40).plan(40, 8, 1 << 30, [64]) == BatchPlan(40, 8)
+
+
+def test_plan_parks_what_waits_before_it_streams() -> None:
+    budget = SCRATCH + 64 * 40 * 64 + 35_000
+    assert SampleMemory(10_000, 1000, room=40_000).plan(40, 8, budget, [64]) == BatchPlan(40, 3, parked=True)
+    assert SampleMemory(10_000, 1000, room=39_999).plan(40, 8, budget, [64]) == BatchPlan(39, 2, parked=True)
+    assert SampleMemory(10_000, 1000, room=5000).plan(40, 8, budget, [64]) == BatchPlan(15, 1)
 
 
 @given(
     running=st.integers(1, 10**6),
     share=st.floats(0.01, 1),
+    room=st.integers(0, 10**8),
     prompts=st.integers(4, 500),
     batch=st.integers(1, 64),
     budget=st.integers(1, 10**9),
     channels=st.lists(st.integers(1, 512), min_size=1, max_size=5),
 )
 def test_plan_stays_within_the_budget(
-    running: int, share: float, prompts: int, batch: int, budget: int, channels: list[int]
+    running: int, share: float, room: int, prompts: int, batch: int, budget: int, channels: list[int]
 ) -> None:
-    need = SampleMemory(running, max(1, int(running * share)))
+    need = SampleMemory(running, max(1, int(running * share)), room)
     fitting = 8 * 8 * prompts * max(channels)
     kept = 4 * prompts * sum(channels)
     try:
@@ -86,24 +95,42 @@ def test_plan_stays_within_the_budget(
     assert 1 <= plan.batch <= batch
     assert 4 <= plan.resident <= prompts
     streamed = plan.resident < prompts
-    waiting = max(0, plan.resident - plan.batch)
+    waiting = 0 if plan.parked else max(0, plan.resident - plan.batch)
     assert plan.batch * running + waiting * need.waiting + fitting + streamed * kept + SCRATCH <= budget
+    assert not plan.parked or plan.resident * need.waiting <= room
 
 
-def test_halved_goes_down_to_two_samples_per_side() -> None:
-    plan, tried = BatchPlan(12, 32), []
-    while plan.resident >= 4:
-        tried.append(plan.resident)
-        plan = plan.halved()
-    assert tried == sorted(tried, reverse=True)
-    assert tried[-1] == 4
+def plans(plan: BatchPlan, parkable: int) -> list[BatchPlan]:
+    """The plans that follow one another when memory runs out each time."""
+    found: list[BatchPlan] = []
+    following: BatchPlan | None = plan
+    while following is not None:
+        found.append(following)
+        following = following.smaller(parkable)
+    return found
 
 
+def test_smaller_plans_stream_down_to_two_samples_per_side() -> None:
+    assert plans(BatchPlan(12, 32), 0) == [BatchPlan(12, 32), BatchPlan(6, 3), BatchPlan(4, 2)]
+
+
+def test_smaller_plans_park_down_to_one_sample() -> None:
+    parked = [BatchPlan(12, size, parked=True) for size in (6, 3, 1)]
+    assert plans(BatchPlan(12, 32), 12) == [BatchPlan(12, 32), *parked]
+
+
+def test_smaller_plans_park_once_main_memory_holds_their_samples() -> None:
+    assert plans(BatchPlan(24, 32), 12)[:3] == [BatchPlan(24, 32), BatchPlan(12, 6), BatchPlan(12, 3, parked=True)]
+
+
+@pytest.mark.parametrize("parkable", [0, 10, 100])
 @pytest.mark.parametrize("resident", range(4, 30))
-def test_halved_keeps_batches_within_the_resident_samples(resident: int) -> None:
-    plan = BatchPlan(resident, 32).halved()
-    assert plan.resident < resident
-    assert 1 <= plan.batch <= max(1, plan.resident)
+def test_smaller_plans_shrink_and_keep_batches_within_the_resident_samples(resident: int, parkable: int) -> None:
+    found = plans(BatchPlan(resident, 32), parkable)
+    for one, other in pairwise(found):
+        assert other.resident < one.resident or other.batch < min(one.batch, one.resident)
+    assert all(1 <= plan.batch <= plan.resident for plan in found[1:])
+    assert found[-1].batch == 1 if found[-1].parked else found[-1].resident == 4
 
 
 GAPS = """
