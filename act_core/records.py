@@ -44,7 +44,7 @@ class FitRecord(FitMethod):
 
     Attributes:
         fitted_by: ``transport`` from the activations of two sets of samples, or ``refinement`` on the model's loss.
-        walk: ``streamed`` if the samples did not fit into memory and were run group after group.
+        walk: ``streamed`` if the samples fitted neither into memory nor could be parked, and ran group after group.
         source_prompts, target_prompts: what it was fitted on. A large set keeps only its first prompts;
             ``source_count``, ``target_count`` and ``prompts_sha256`` describe all of them.
         base: fingerprints of the base model, by component.

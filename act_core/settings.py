@@ -146,9 +146,10 @@ class FitSettings(FitMethod):
         sites: preset (``norms``, ``attention``, ``mlp``, ``blocks``, ``all``, ``auto``) or comma-separated fnmatch
             patterns on ``component/name``.
         batch_size: samples that run together.
-        memory_budget: bytes that the fit may use in addition to the model; None for no limit. Samples that do not fit
-            are streamed in groups, and the map's record notes it: such a map is a coarse approximation of the exact
-            one.
+        memory_budget: bytes that the fit may use on the model's device in addition to the model; None for no limit.
+            Samples that do not fit are parked while they wait: in main memory, or if the model runs on the CPU in a
+            temporary file. The map stays exact. If main memory is short, too, they are streamed in groups, and the
+            map's record notes it: such a map is a coarse approximation of the exact one.
 
     Raises:
         FitError: a setting that is not allowed.
@@ -170,7 +171,8 @@ class FitSettings(FitMethod):
     )
     batch_size: int = field(default=32, metadata=_for("Samples that run together."))
     memory_budget: int | None = field(
-        default=None, metadata=_for("Memory that the fit may use in addition to the model; unlimited by default.")
+        default=None,
+        metadata=_for("Memory that the fit may use on the model's device, beside the model; unlimited by default."),
     )
 
     def __post_init__(self) -> None:

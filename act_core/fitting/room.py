@@ -29,13 +29,13 @@ def room_to_park(devices: Set[str]) -> int:
     hides_tensors = "torch._dynamo" in sys.modules and not hasattr(torch.compiler, "set_stance")
     if devices - PARKED_DEVICES or hides_tensors:
         return 0
-    room = _available_memory() // 2
+    room = available_memory() // 2
     if "cpu" in devices:
         room = min(room, shutil.disk_usage(tempfile.gettempdir()).free // 2)
     return room
 
 
-def _available_memory() -> int:
+def available_memory() -> int:
     """Main memory that is free or can be freed without swapping; 0 if that is unknown."""
     info = Path("/proc/meminfo")
     if info.exists():

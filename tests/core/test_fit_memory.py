@@ -35,7 +35,7 @@ LAYERS = "toy/layers.*"
 
 @pytest.fixture(autouse=True)
 def main_memory_is_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("act_core.fitting.room._available_memory", lambda: 0)
+    monkeypatch.setattr("act_core.fitting.room.available_memory", lambda: 0)
 
 
 # --- streamed fits

@@ -198,7 +198,7 @@ def test_smallest_budget_that_is_named_is_enough() -> None:
 
 
 def test_short_main_memory_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "_available_memory", lambda: 2 << 20)
+    monkeypatch.setattr(room, "available_memory", lambda: 2 << 20)
     many = prompts("source", 30), prompts("target", 30)
     act_map = fit(Counted(Skipping()), *many, sites=LAYERS, memory_budget=SCRATCH + (1 << 20))
     assert act_map.record.walk == "streamed"

@@ -50,7 +50,8 @@ Not fitted:
 
 Sites of each preset, the size of a map with `auto`, and the memory that ComfyUI estimates for 32 + 32 prompts of 1024 x
 1024 pixels at once, in float16 and without the weights. Where that is more than 30% of the free memory, the fit runs
-with a budget of 70% of it and takes the prompts in groups. Counted on the meta device, so no weights were needed.
+with a budget of 70% of it and parks the prompts that wait in main memory. Counted on the meta device, so no weights
+were needed.
 
 {sizes}
 

@@ -177,8 +177,15 @@ def test_repeated_prompts_get_new_noise(inside: dict[str, Any]) -> None:
 def test_fit_out_of_memory_restarts(inside: dict[str, Any], error: int) -> None:
     found = inside["out of memory"][error]
     assert found["sites"] > 0
-    assert "out of memory: restarted with 20 prompts at a time" in " ".join(found["report"].split())
-    assert "streamed walk" in found["report"]
+    assert "out of memory: restarted with 16 prompts at a time, others parked" in " ".join(found["report"].split())
+    assert "exact walk" in found["report"]
+
+
+def test_parked_fit_equals_one_without_a_budget(inside: dict[str, Any]) -> None:
+    found = inside["parked"]
+    assert set(found["walks"]) == {"exact"}
+    assert min(found["sites"]) > 5
+    assert found["differences"] == [0, 0, 0]
 
 
 def test_fit_progress_rises_to_its_end(inside: dict[str, Any]) -> None:

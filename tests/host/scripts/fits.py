@@ -23,7 +23,9 @@ import torch
 from act_pack import nodes
 from act_pack.act_core import MapError, fit
 from act_pack.act_core.architectures import Architecture
+from act_pack.act_core.fitting.memory import BatchPlan, SampleMemory
 from act_pack.nodes.host import text_encoders
+from act_pack.nodes.host.denoiser import Denoiser
 from act_pack.nodes.host.text_encoders import TextEncoders
 
 from tools.tiny_models import MODELS, StandInCLIP, built
@@ -72,6 +74,26 @@ def out_of_memory(error: Exception) -> dict[str, Any]:
     clone.set_model_unet_function_wrapper(scarce)
     act_map, report = fitted(clone, clip, 20)
     return {"sites": len(act_map), "report": report}
+
+
+def parked() -> dict[str, Any]:
+    """Fits without a budget and parked ones: their walks, and the largest differences between their maps."""
+    maps: list[Any] = []
+    plan, budget = SampleMemory.plan, Denoiser.budget
+    for limit in (None, 1):
+        SampleMemory.plan = lambda self, prompts, batch, *_: BatchPlan(prompts, batch, parked=True)
+        Denoiser.budget = lambda self, limit=limit: limit
+        for name in ("demo", "SD 1.5", "Flux.1 dev"):
+            model, clip = loaded() if name == "demo" else (built(MODELS[name]), StandInCLIP(MODELS[name]))
+            maps.append(fitted(model, clip, 40)[0])
+    SampleMemory.plan, Denoiser.budget = plan, budget
+    half = len(maps) // 2
+    pairs = list(zip(maps[:half], maps[half:], strict=True))
+    return {
+        "walks": [one.record.walk for one in maps],
+        "sites": [len(one) for one in maps],
+        "differences": [max(one.difference(other).values()) for one, other in pairs],
+    }
 
 
 def progress() -> list[tuple[int, int]]:
@@ -283,6 +305,7 @@ def main() -> None:
         "kept alive by a hook": kept_alive_by_a_hook(),
         "appended rows": appended_rows(),
         "leak warnings": leak_warnings(),
+        "parked": parked(),
         "progress": progress(),
         "skipped layers": skipped_layers(),
         "text one at a time": text_one_at_a_time(),
