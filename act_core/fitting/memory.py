@@ -6,6 +6,7 @@ import ctypes
 import math
 import os
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -55,18 +56,24 @@ class Uncompiled:
     A dispatch mode does not see what a compiled graph does. PyTorch before 2.6 cannot switch this.
     """
 
-    def __init__(self) -> None:
-        self._stance: Any = None
+    # The switch is one for all threads, whose fits may overlap.
+    _lock = threading.Lock()
+    _open = 0
+    _stance: Any = None
 
     def enter(self) -> None:
-        # Importing the compiler takes seconds, and before that nothing is compiled.
-        if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
-            self._stance = torch.compiler.set_stance("force_eager")
+        with self._lock:
+            # Importing the compiler takes seconds, and before that nothing is compiled.
+            if not Uncompiled._open and "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+                Uncompiled._stance = torch.compiler.set_stance("force_eager")
+            Uncompiled._open += 1
 
     def leave(self) -> None:
-        if self._stance is not None:
-            self._stance.__exit__(None, None, None)
-            self._stance = None
+        with self._lock:
+            Uncompiled._open -= 1
+            if not Uncompiled._open and Uncompiled._stance is not None:
+                Uncompiled._stance.__exit__(None, None, None)
+                Uncompiled._stance = None
 
 
 class MemoryMeter(TorchDispatchMode):

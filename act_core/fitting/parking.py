@@ -99,6 +99,10 @@ class Parking(TorchDispatchMode):
         finally:
             self._tracked.clear()
             self._file.close()
+            # PyTorch keeps pinned memory, which others need.
+            empty_cache = getattr(getattr(torch, "accelerator", None), "empty_host_cache", None)
+            if empty_cache is not None and torch.cuda.is_initialized():
+                empty_cache()
             end(self._began)
 
     def __torch_dispatch__(
@@ -147,19 +151,16 @@ class Parking(TorchDispatchMode):
 
     def move_away(self, leaving: Iterable[_Tracked]) -> None:
         """Park storages."""
-        moved: list[tuple[_Tracked, UntypedStorage]] = []
-        _synchronise()
-        for tracked in leaving:
-            storage = tracked.storage()
-            if storage is not None and storage.nbytes() and storage.resizable():
+        found = [(tracked, tracked.storage()) for tracked in leaving]
+        moved = [(tracked, storage) for tracked, storage in found if storage is not None and storage.resizable()]
+        devices = {storage.device for _, storage in moved}
+        _synchronise(devices)
+        for tracked, storage in moved:
+            tracked.size, tracked.used = storage.nbytes(), False
+            if tracked.size:
                 with self._lock:
-                    place = self._file.write(storage) if storage.device.type == "cpu" else _copied(storage)
-                tracked.place, tracked.size, tracked.used = place, storage.nbytes(), False
-                if isinstance(place, int):
-                    storage.resize_(0)
-                else:
-                    moved.append((tracked, storage))
-        _synchronise()
+                    tracked.place = self._file.write(storage) if storage.device.type == "cpu" else _copied(storage)
+        _synchronise(devices)  # now the copies are complete
         for _, storage in moved:
             storage.resize_(0)
 
@@ -181,7 +182,7 @@ class Parking(TorchDispatchMode):
                 else:
                     storage.copy_(place, non_blocking=True)
                     if waits:
-                        _synchronise()
+                        _synchronise({storage.device})
             tracked.place = None
             if isinstance(place, int):
                 self._file.free(place, tracked.size)
@@ -268,9 +269,10 @@ def _copied(storage: UntypedStorage) -> UntypedStorage:
     return copy.untyped_storage().copy_(storage, non_blocking=True)
 
 
-def _synchronise() -> None:
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
+def _synchronise(devices: Iterable[torch.device]) -> None:
+    for device in devices:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
 
 
 def _storages(values: Iterable[Any]) -> Generator[tuple[UntypedStorage, Tensor], None, None]:
