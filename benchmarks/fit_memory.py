@@ -69,8 +69,8 @@ def main(arguments: list[str] | None = None) -> int:
     report.text(
         f"SmolLM2-135M, float32, {args.sites}, batches of at most 32. Used: peak resident memory of a fresh process "
         "during the fit, less what it holds before, after a tiny fit to warm up. Time and map are compared with those "
-        "of a fit without a budget in the same process. Time is processor time, system calls included, since the machine "
-        "was shared."
+        "of a fit without a budget in the same process. Time is processor time, system calls included, since the "
+        "machine was shared."
     )
     report.table("memory", "Memory", MEMORY_COLUMNS, memory(report, args))
     if args.small_budgets:
