@@ -34,8 +34,8 @@ SOURCE, TARGET = "cat\nred house", "cat, black ink icon\nred house, black ink ic
 CHANNELS, SIDE = 16, 8
 
 
-def fitted(model: Any, clip: Any, samples: int) -> tuple[Any, str]:
-    settings = ("auto", "model", "linear", "causal", "unbounded", samples, 0, 0, 7)
+def fitted(model: Any, clip: Any, samples: int, size: int = 0) -> tuple[Any, str]:
+    settings = ("auto", "model", "linear", "causal", "unbounded", samples, size, size, 7)
     return nodes.FitACTMap.execute(model, clip, SOURCE, TARGET, *settings).result
 
 
@@ -85,7 +85,7 @@ def parked() -> dict[str, Any]:
         Denoiser.budget = lambda self, limit=limit: limit
         for name in ("demo", "SD 1.5", "Flux.1 dev"):
             model, clip = loaded() if name == "demo" else (built(MODELS[name]), StandInCLIP(MODELS[name]))
-            maps.append(fitted(model, clip, 40)[0])
+            maps.append(fitted(model, clip, 4, size=64)[0])
     SampleMemory.plan, Denoiser.budget = plan, budget
     half = len(maps) // 2
     pairs = list(zip(maps[:half], maps[half:], strict=True))
