@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 
 from act_core import ActMap, MapError, fit
 from act_core.fitting import parking, room
-from act_core.fitting.memory import SCRATCH, BatchPlan, SampleMemory, storage_of
+from act_core.fitting.memory import SCRATCH, BatchPlan, SampleMemory, Uncompiled, storage_of
 from act_core.fitting.parking import Lot, Parking
 from act_core.fitting.temporary_file import TemporaryFile
 from act_core.models.diffusers import DiffusersModel
@@ -468,4 +468,19 @@ def test_compiled_model_runs_uncompiled_while_it_is_parked() -> None:
         compiled(torch.cat([x, x]))  # another size, which is compiled again
     assert counter.frame_count > frames
     assert_identical(plain, parked)
+    torch._dynamo.reset()
+
+
+def test_models_stay_uncompiled_until_the_last_of_overlapping_fits_ends() -> None:
+    counter, x = CompileCounter(), torch.ones(2)
+    compiled: Any = torch.compile(lambda x: x + 1, backend=counter)
+    one, other = Uncompiled(), Uncompiled()
+    one.enter()
+    other.enter()
+    one.leave()
+    compiled(x)
+    assert counter.frame_count == 0
+    other.leave()
+    compiled(x)
+    assert counter.frame_count == 1
     torch._dynamo.reset()
