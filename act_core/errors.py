@@ -7,7 +7,8 @@ Every error is one or two plain sentences: what is wrong, with which file, site 
         ├── MapFileError      a map file, prompt set or folder that cannot be read or written
         ├── MapMismatchError  a map that does not fit the model, or had no effect on it
         └── FitError          prompts, settings or a model from which no map can be fitted
-            └── NotDifferentiableError    a model that no gradient passes, or no memory for the gradient
+            ├── NotDifferentiableError    a model that no gradient passes, or no memory for the gradient
+            └── ProcessError              another process of the same fit failed, ended, or does not answer
 """
 
 
@@ -37,6 +38,10 @@ class NotDifferentiableError(FitError):
     def __init__(self, reason: str, advice: str) -> None:
         super().__init__(f"{reason}; {advice}.")
         self.reason = reason
+
+
+class ProcessError(FitError):
+    """Another process of the same fit failed, ended, or does not answer."""
 
 
 def first_line(error: Exception) -> str:

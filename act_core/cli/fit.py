@@ -27,6 +27,7 @@ from .arguments import (
 )
 from .fit_pictures import REFINED, TRANSPORT, add_pictures, check_no_pictures, fit_from_pictures
 from .load import any_model, is_pipeline
+from .processes import count, is_first
 
 if TYPE_CHECKING:
     from ..maps import ActMap
@@ -39,8 +40,11 @@ def add(commands: Commands) -> None:
         "fit",
         _run,
         "Fit a map from two lists of prompts, or from a folder of pictures.",
-        "--prompts gloomy_to_cheerful --out cheerful.safetensors",
+        "--prompts gloomy_to_cheerful --out cheerful.safetensors\n\n"
+        "in several processes, one for each GPU or processor core:\n"
+        "  torchrun --nproc-per-node 2 -m act_core fit --prompts gloomy_to_cheerful --out cheerful.safetensors",
     )
+    parser.set_defaults(in_processes=True)
     add_model(parser)
     add_size(parser)
     add_components(parser)
@@ -94,11 +98,16 @@ def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     out: Path = args.out
-    _check_output(out, overwrite=args.overwrite)
+    if is_first():
+        _check_output(out, overwrite=args.overwrite)
     if args.target_images:
+        if count() > 1:
+            raise MapError("Pictures are fitted in a single process; start this command without torchrun.")
         act_map, title, first = fit_from_pictures(args)
     else:
         act_map, title, first = _from_prompts(args)
+    if not is_first():
+        return
     from ..mapfile import save_map
 
     card = {key: getattr(args, key) for key in CARD_TEXTS}

@@ -24,6 +24,7 @@ from . import (
     generate,
     import_,
     inspect,
+    processes,
     prune,
     sweep,
 )
@@ -68,28 +69,32 @@ def main(arguments: list[str] | None = None) -> int:
         # Titles and prompts may be in any script, whatever the encoding of the terminal or file.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    args = _parser().parse_args(arguments)
+    if processes.count() > 1:
+        return processes.run(lambda: _parser().parse_args(arguments), _outcome)
+    status, message = _outcome(_parser().parse_args(arguments))
+    if message:
+        print(message, file=sys.stderr)
+    return status
+
+
+def _outcome(args: argparse.Namespace) -> tuple[int, str]:
+    """Run a command; the exit status, and after an error what went wrong."""
     try:
         with interruptible():
             args.run(args)
             print(end="", flush=True)  # sys.stdout is None where the caller closed it
     except MapError as error:
-        print(f"act-steering: {error}", file=sys.stderr)
-        return 2
+        return 2, f"act-steering: {error}"
     except ModuleNotFoundError as error:
-        print(f"act-steering: {error.name} is missing; run 'pip install \"act-steering[demo]\"'.", file=sys.stderr)
-        return 2
+        return 2, f"act-steering: {error.name} is missing; run 'pip install \"act-steering[demo]\"'."
     except KeyboardInterrupt:
-        print("act-steering: stopped.", file=sys.stderr)
-        return 130
+        return 130, "act-steering: stopped."
     except BrokenPipeError:  # the reader, such as head, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
         name = error.filename or "A file"
-        print(f"act-steering: {name} cannot be used ({error.strerror or error}); choose another.", file=sys.stderr)
-        return 2
-    return 0
+        return 2, f"act-steering: {name} cannot be used ({error.strerror or error}); choose another."
+    return 0, ""
 
 
 def _parser() -> argparse.ArgumentParser:

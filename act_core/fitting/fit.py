@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +20,7 @@ from ..maps import ActMap
 from ..settings import FitSettings, changed
 from ..sites import Site
 from ..transport import Transport, fit_transport
+from .gather import OUT_OF_MEMORY, together
 from .groups import groups
 from .lockstep import Walk
 from .memory import BatchPlan, MemoryMeter, SampleMemory
@@ -33,6 +35,8 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], object]
 
 _OUT_OF_MEMORY = "The model runs out of memory with few prompts at a time; use shorter prompts or smaller pictures."
+_OUT_OF_MEMORY = "The model runs out of memory even with two prompts per side; use shorter prompts or smaller pictures."
+_STREAMED_IN_SEVERAL = "Only a single process can stream prompts in groups; allow more memory, or use one process."
 
 
 def _no_progress(done: int, total: int, site: str) -> None:
@@ -54,17 +58,21 @@ def fit(
     section 3.3), in one forward pass: see `act_core.fitting.lockstep`. The model runs in evaluation mode and without
     gradients, and is restored afterwards, also after an error. Invalid input is refused before the model runs.
 
+    Where torch.distributed is initialised with several processes, as under `torchrun`, all of them must call this, with
+    equal arguments. Each runs its part of the micro-batches, and all return the same map: that of a single process.
+
     Args:
         model: an adapter, such as `act_core.models.transformers.TransformersModel`.
         source, target: at least two samples each (prompts, for most adapters); their numbers may differ.
         settings: how to fit; the defaults of `FitSettings` if None.
-        progress: called as ``progress(done, total, site)`` after each site, in the caller's thread. An exception
-            it raises cancels the fit.
+        progress: called as ``progress(done, total, site)`` after each site, in the caller's thread, and in each
+            process. An exception it raises cancels the fit.
         **changes: individual settings, by their names in `FitSettings`: ``fit(model, a, b, sites="norms")``.
 
     Raises:
         FitError: samples, sites or settings that cannot be fitted, weights that are not loaded, a budget that is too
             small, activations that are not finite, or a model that another thread is fitting.
+        ProcessError: another process failed, ended, or does not answer.
 
     Example:
         See `FitModel` for a complete adapter.
@@ -88,8 +96,10 @@ def fit(
     components = list(model.components)
     check_weights(components)
     record = record_of(model, settings, components, *sides)
-    with prepared(model.modules.values(), frees_at_once=settings.memory_budget is not None):
-        walked = _Fit(model, components, settings, progress).run(*sides)
+    modules = model.modules.values()
+    with together() as processes, prepared(modules, frees_at_once=settings.memory_budget is not None):
+        processes.agree(prompts=record.prompts_sha256, settings=settings, models=record.base)
+        walked = _Fit(model, components, settings, progress, processes).run(*sides)
     used = {site.component for site in walked.transports}
     record = replace(
         record,
@@ -126,20 +136,31 @@ class _Fit(Generic[Sample]):
     components: Sequence[Component]
     settings: FitSettings
     progress: Progress
+    processes: together
 
     def run(self, source: list[Sample], target: list[Sample]) -> _Fitted:
         """Find the sites, then walk; if memory runs out, restart with less of it."""
         sites, memory = self._dry_run([*source, *target], metered=self.settings.memory_budget is not None)
+        """Find the sites, then walk; if memory runs out, halve the resident samples and restart."""
+        began = time.monotonic()
+        try:
+            sites, memory = self._dry_run([*source, *target])
+        except torch.cuda.OutOfMemoryError as error:
+            raise FitError(_OUT_OF_MEMORY) from error
         count, budget = len(source) + len(target), self.settings.memory_budget
         plan = BatchPlan(count, self.settings.batch_size)
         if budget is not None:
             plan = memory.plan(count, plan.batch, budget, [site.channels for site in sites])
+        # The dry run had two samples: all of them, one after the other, take this long.
+        self.processes.agree((time.monotonic() - began) * count / 2, sites=sites, batches=plan)
         by_rule = [part.name for part in self.components if is_by_rule(part, self.settings.sites)]
         notes = [f"sites of the {name.replace('_', ' ')} found by rule" for name in by_rule]
         if any(site.segment for site in sites):
             notes.append("text and picture tokens of joined streams steered apart")
         while True:
             parts = groups(source, target, plan.resident, self.settings.seed)
+            if len(parts) > 1 and self.processes.count > 1:
+                raise FitError(_STREAMED_IN_SEVERAL)
             try:
                 return _Fitted(self._walk(sites, parts, plan), len(parts), tuple(notes))
             except torch.cuda.OutOfMemoryError:
@@ -154,6 +175,16 @@ class _Fit(Generic[Sample]):
             plan = smaller
             notes.append(f"out of memory: restarted with {plan}")
             logger.warning("Fit %s.", notes[-1])
+                return _Fitted(self._walk(sites, parts, plan.batch), len(parts), tuple(notes))
+            except torch.cuda.OutOfMemoryError as error:
+                if self.processes.count > 1:
+                    raise FitError(OUT_OF_MEMORY) from error
+                plan = plan.halved()
+                if plan.resident < 4:
+                    raise FitError(_OUT_OF_MEMORY) from error
+                torch.cuda.empty_cache()
+                notes.append(f"out of memory: restarted with {plan.resident} prompts at a time")
+                logger.warning("Fit %s.", notes[-1])
 
     def _dry_run(self, samples: Sequence[Sample], *, metered: bool) -> tuple[list[Site], SampleMemory]:
         """The sites in execution order, and if metered the memory that a sample needs, from a short run."""
@@ -185,9 +216,12 @@ class _Fit(Generic[Sample]):
         done, total = 0, len(parts) * len(sites)
         for part in parts:
             source, target = (self.model.batches(side, plan.batch) if side else [] for side in part)
+            source, target = (self.model.batches(side, batch_size) if side else [] for side in part)
+            shares = self.processes.share({"source": source, "target": target})
 
             def fit_site(site: Site, values: dict[Side, list[Values]], is_last: bool = part is parts[-1]) -> Transport:
                 nonlocal done
+                values = self.processes.gathered(values)
                 seen[site].add(values, to_cpu=len(parts) > 1)
                 transports[site] = self._fit_site(site, seen[site], (values["source"] or values["target"])[0])
                 if is_last:
@@ -200,8 +234,8 @@ class _Fit(Generic[Sample]):
             Walk(
                 self.components,
                 sites,
-                source,
-                target,
+                shares["source"],
+                shares["target"],
                 moved=moved if settings.order == "causal" else set(),
                 keep=settings.interval if settings.support == "observed" else None,
                 gated=settings.support == "gated",
