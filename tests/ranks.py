@@ -19,6 +19,7 @@ import torch.distributed as dist
 from helpers import MIXED_SITES, TensorModel, mixed, prompts
 
 from act_core import ActMap, fit, save_map
+from act_core.cli import main
 from act_core.fitting import gather
 from act_core.interception import submodules
 
@@ -118,6 +119,15 @@ def streamed(folder: Path, rank: int) -> None:
         fit(mixed(), prompts("source", 400), prompts("target", 400), sites=MIXED_SITES, memory_budget=74 << 20)
     except Exception as error:  # noqa: BLE001
         (folder / f"{rank}.json").write_text(json.dumps(str(error)), "utf-8")
+
+
+def command_line(folder: Path, rank: int, port: int, arguments: list[str]) -> None:
+    """Run a command as under torchrun."""
+    dist.destroy_process_group()
+    os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    os.chdir(folder)
+    sys.exit(main(arguments))
 
 
 def start(count: int, folder: Path, task: Callable[..., None], *arguments: object) -> list[Any]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
-from ranks import FITS, fit_all, start, streamed, with_difference, with_fault
+from ranks import FITS, command_line, fit_all, start, streamed, with_difference, with_fault
 
 from act_core.fitting.gather import owner, together
 
@@ -128,11 +128,11 @@ def test_single_process_gathers_what_it_is_given() -> None:
 # --- the command line
 
 _KILLS_ITSELF = """
-import os, signal, sys
+import importlib, os, signal, sys
 from act_core.cli import main
-from act_core.fitting import fit
 
 if os.environ["RANK"] == sys.argv.pop(1):
+    fit = importlib.import_module("act_core.fitting.fit")
     fit.fit_transport = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 sys.exit(main())
 """
@@ -144,7 +144,7 @@ def torchrun(*command: object) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *map(str, command)],
         capture_output=True,
         text=True,
-        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
         timeout=120,
         check=False,
     )
@@ -165,28 +165,35 @@ def test_fit_under_torchrun_writes_and_prints_once(tmp_path: Path, tiny: Path, p
     assert sorted(path.name for path in tmp_path.iterdir()) == [several.name, single.name]
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_killed_process_under_torchrun_ends_all_with_one_message(
-    tmp_path: Path, tiny: Path, prompt_set: Path, rank: int
-) -> None:
+def test_killed_process_under_torchrun_ends_all_with_one_message(tmp_path: Path, tiny: Path, prompt_set: Path) -> None:
     script, out = tmp_path / "script.py", tmp_path / "maps"
     script.write_text(_KILLS_ITSELF, "utf-8")
     out.mkdir()
-    arguments = ["fit", "--model", tiny, "--prompts", prompt_set, "--out", out / "map.safetensors"]
-    done = torchrun(script, rank, *arguments)
+    # The first one, which would have printed the message.
+    done = torchrun(script, 0, "fit", "--model", tiny, "--prompts", prompt_set, "--out", out / "map.safetensors")
     assert done.returncode != 0
     assert len(messages(done)) == 1, done.stderr
     assert "has ended" in messages(done)[0]
     assert not list(out.iterdir())
 
 
-def test_wrong_arguments_under_torchrun_are_refused_once(tmp_path: Path) -> None:
-    for arguments, words in (
-        (["fit", "--out", tmp_path / "map.safetensors"], "Name a prompt set"),
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fit", "--out", "map.safetensors"], "Name a prompt set"),
         (["fit", "--prompts"], "expected one argument"),
-        (["inspect", tmp_path / "map.safetensors"], "Only 'fit' runs in several processes"),
-    ):
-        done = torchrun("-m", "act_core", *arguments)
-        assert done.returncode != 0
-        assert len(messages(done)) == 1, done.stderr
-        assert words in messages(done)[0]
+        (["inspect", "map.safetensors"], "Only 'fit' runs in several processes"),
+        (["fit", "--target-images", "folder", "--out", "map.safetensors"], "Pictures are fitted in a single process"),
+    ],
+)
+def test_wrong_arguments_in_several_processes_are_refused_once(
+    tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    # The store that torchrun would hold.
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)  # pyright: ignore[reportPrivateImportUsage]
+    processes = start(2, tmp_path / "ranks", command_line, store.port, arguments)
+    ended(processes, 30)
+    assert [process.exitcode for process in processes] == [2, 2]
+    printed = "".join((tmp_path / "ranks" / f"{rank}.txt").read_text("utf-8") for rank in range(2))
+    assert len(printed.splitlines()) == 1, printed
+    assert words in printed
