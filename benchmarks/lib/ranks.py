@@ -25,7 +25,7 @@ from .models import load_model, load_prompts
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit took: seconds and processor seconds of the walk, seconds of the whole fit, and a hash of the map's values."""
+    """What a fit took: (processor) seconds of the walk, seconds of the whole fit, and a hash of the map's values."""
 
     walk: float
     busy: float
