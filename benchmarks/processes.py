@@ -84,7 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
     costs = _Costs(one / (2 * args.prompts), latency, per_byte, per_compared, waiting, _copy_seconds(), channels)
     report.text(
         "The costs are predicted, not measured: from the unit costs, for an exact fit whose device holds one "
-        "micro-batch of each process at a time, all on machines and connections like this one. A pass is that of a micro-batch."
+        "micro-batch of each process at a time, all on machines and connections like this one. A pass is that of a "
+        "micro-batch."
     )
     report.table("units", "Unit costs", UNITS, costs.rows())
     cases = [(samples, count) for samples in (128, 10_000, 1_000_000) for count in (1, 2, 8, 64)]

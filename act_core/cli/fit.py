@@ -40,10 +40,9 @@ def add(commands: Commands) -> None:
         "fit",
         _run,
         "Fit a map from two lists of prompts, or from a folder of pictures.",
-        "--prompts gloomy_to_cheerful --out cheerful.safetensors\n\n"
-        "in several processes, one for each GPU or processor core:\n"
-        "  torchrun --nproc-per-node 2 -m act_core fit --prompts gloomy_to_cheerful --out cheerful.safetensors",
+        "--prompts gloomy_to_cheerful --out cheerful.safetensors",
     )
+    parser.description = f"{parser.description}\n\nIn several processes: torchrun --nproc-per-node 2 -m act_core fit"
     parser.set_defaults(in_processes=True)
     add_model(parser)
     add_size(parser)
