@@ -3,9 +3,8 @@
 `fit`: settings and samples in, a map out. `pictures`: the same at several noise levels. `refine`: follows a gradient
 instead. `lockstep`: the walk in which all samples pass the sites together. `samples`: the interface of a model.
 `pooling`: reduces activations to pooled values. `memory` and `room`: how many samples fit into memory. `parking`: where
-those wait that do not. `groups`: how samples are streamed that cannot be parked either.
-`pooling`: reduces activations to pooled values. `memory` and `groups`: how many samples fit into memory, and how the
-rest is streamed. `gather`: several processes that fit one map.
+those wait that do not. `groups`: how samples are streamed that cannot be parked either. `gather`: several processes
+that fit one map.
 """
 
 from .fit import Progress, fit

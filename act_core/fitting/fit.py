@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], object]
 
 _OUT_OF_MEMORY = "The model runs out of memory with few prompts at a time; use shorter prompts or smaller pictures."
-_OUT_OF_MEMORY = "The model runs out of memory even with two prompts per side; use shorter prompts or smaller pictures."
 _STREAMED_IN_SEVERAL = "Only a single process can stream prompts in groups; allow more memory, or use one process."
 
 
@@ -140,13 +139,8 @@ class _Fit(Generic[Sample]):
 
     def run(self, source: list[Sample], target: list[Sample]) -> _Fitted:
         """Find the sites, then walk; if memory runs out, restart with less of it."""
-        sites, memory = self._dry_run([*source, *target], metered=self.settings.memory_budget is not None)
-        """Find the sites, then walk; if memory runs out, halve the resident samples and restart."""
         began = time.monotonic()
-        try:
-            sites, memory = self._dry_run([*source, *target])
-        except torch.cuda.OutOfMemoryError as error:
-            raise FitError(_OUT_OF_MEMORY) from error
+        sites, memory = self._dry_run([*source, *target], metered=self.settings.memory_budget is not None)
         count, budget = len(source) + len(target), self.settings.memory_budget
         plan = BatchPlan(count, self.settings.batch_size)
         if budget is not None:
@@ -163,7 +157,9 @@ class _Fit(Generic[Sample]):
                 raise FitError(_STREAMED_IN_SEVERAL)
             try:
                 return _Fitted(self._walk(sites, parts, plan), len(parts), tuple(notes))
-            except torch.cuda.OutOfMemoryError:
+            except torch.cuda.OutOfMemoryError as error:
+                if self.processes.count > 1:
+                    raise FitError(OUT_OF_MEMORY) from error
                 logger.debug("Out of memory with %r.", plan)
             # Outside the clause, since the error holds the activations of its run.
             torch.cuda.empty_cache()
@@ -175,16 +171,6 @@ class _Fit(Generic[Sample]):
             plan = smaller
             notes.append(f"out of memory: restarted with {plan}")
             logger.warning("Fit %s.", notes[-1])
-                return _Fitted(self._walk(sites, parts, plan.batch), len(parts), tuple(notes))
-            except torch.cuda.OutOfMemoryError as error:
-                if self.processes.count > 1:
-                    raise FitError(OUT_OF_MEMORY) from error
-                plan = plan.halved()
-                if plan.resident < 4:
-                    raise FitError(_OUT_OF_MEMORY) from error
-                torch.cuda.empty_cache()
-                notes.append(f"out of memory: restarted with {plan.resident} prompts at a time")
-                logger.warning("Fit %s.", notes[-1])
 
     def _dry_run(self, samples: Sequence[Sample], *, metered: bool) -> tuple[list[Site], SampleMemory]:
         """The sites in execution order, and if metered the memory that a sample needs, from a short run."""
@@ -216,7 +202,6 @@ class _Fit(Generic[Sample]):
         done, total = 0, len(parts) * len(sites)
         for part in parts:
             source, target = (self.model.batches(side, plan.batch) if side else [] for side in part)
-            source, target = (self.model.batches(side, batch_size) if side else [] for side in part)
             shares = self.processes.share({"source": source, "target": target})
 
             def fit_site(site: Site, values: dict[Side, list[Values]], is_last: bool = part is parts[-1]) -> Transport:
