@@ -58,6 +58,50 @@ def rezipped(data: bytes, changes: Mapping[str, bytes | None], method: int = zip
     return out.getvalue()
 
 
+def _text(text: str) -> bytes:
+    return b"X" + struct.pack("<I", len(text.encode())) + text.encode()
+
+
+def hostile_pickles() -> dict[str, bytes]:
+    """Sound opcodes that describe more than their bytes hold: each of a few bombs in each place of a pickle.
+
+    A program that hashes, compares, prints or walks one of them crashes, runs for ever or fills the memory.
+    """
+    times = range(28)  # 2^28 items in 200 bytes
+    bombs = {
+        "deep tuple": b")" + b"\x85" * 300_000,
+        "deep list": b"]" * 5000 + b"a" * 4999,
+        "doubled tuple": b")" + b"".join(b"q%ch%c\x86" % (n, n) for n in times),
+        "doubled list": b"]" + b"".join(b"q%c](h%ch%ce" % (n, n, n) for n in times),
+        "list in itself": b"]q\x00h\x00a",
+        "tuple in itself": b"]q\x00(h\x00ta",
+    }
+    rebuild, storage = b"ctorch._utils\n_rebuild_tensor_v2\n", b"ctorch\nFloatStorage\n"
+    places = {
+        "key": b"}%sNs.",
+        "one of two keys": b"}(%sNK\x01Nu.",
+        "vector": b"}K\x01%ss.",
+        "kind of layer": b"}" + _text("layer_type") + b"%ss.",
+        "vectors": b"}" + _text("layer_activations") + b"%ss.",
+        "hook": b"}(" + _text("net.w1") + b"%s" + _text("net.b1") + b"%su.",
+        "support": b"}(" + _text("auroc") + b"N" + _text("quantiles_src") + b"%su.",
+        "whole": b"%s.",
+        "function": b"%s)R.",
+        "arguments": rebuild + b"%sR.",
+        "shape": rebuild + b"(NK\x00%s)NNtR.",
+        "dictionary": b"ccollections\nOrderedDict\n%s\x85R.",
+        "attributes": b"ccollections\nOrderedDict\n)R%sb.",
+        "name of storage": b"(" + _text("storage") + storage + b"%s" + _text("cpu") + b"K\x01tQ.",
+        "place of storage": b"%sQ.",
+    }
+    crossed = {
+        f"{bomb} as {place}": b"\x80\x02" + frame.replace(b"%s", content)
+        for bomb, content in bombs.items()
+        for place, frame in places.items()
+    }
+    return {**crossed, "many lists": b"\x80\x02(" + b"]" * 500_000 + b"t."}
+
+
 def gguf_bytes(
     vectors: Mapping[str, Tensor],
     values: Mapping[str, str] | None = None,

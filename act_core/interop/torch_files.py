@@ -1,14 +1,13 @@
 """Reads files of `torch.save` that hold tensors alone, in bounded memory.
 
-`torch.load` with ``weights_only=True`` runs no code, but unpacks compressed entries to any size and lets a pickle of a
-few bytes allocate gigabytes (``bytearray(10**10)``). So the container and the opcodes of the pickle are checked first.
+`torch.load` with ``weights_only=True`` runs no code, but unpacks compressed entries to any size, and a small pickle can
+make it crash or allocate gigabytes. So the container is checked first, and the pickle, see `act_core.interop.pickles`.
 """
 
 from __future__ import annotations
 
 import io
 import pickle
-import pickletools
 import re
 import struct
 import zipfile
@@ -21,35 +20,15 @@ from torch import Tensor
 
 from ..errors import MapFileError, first_line
 from ..mapfile.format import MAX_CHANNELS
+from .pickles import check_pickle
 
 # Far above the vectors of the largest language models, which have a few megabytes.
 MAX_FILE_BYTES = 1 << 26
-_MAX_PICKLE_BYTES = 1 << 20
 _MAX_ENTRIES = 10_000
 _ZIP = b"PK\x03\x04"
 _ENTRY = re.compile(r"[^/]*/(data\.pkl|version|byteorder|data/[0-9]{1,6})")
 _AGAIN = "download or save it again."
 
-# The protocol that torch.save writes.
-_PROTOCOL = 2
-_OPCODES = frozenset(
-    [
-        *("PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "BUILD", "BINPERSID", "NONE", "NEWTRUE", "NEWFALSE"),
-        *("BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "BINUNICODE"),
-        *("BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT"),
-        *("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "EMPTY_LIST", "APPEND", "APPENDS"),
-        *("EMPTY_DICT", "SETITEM", "SETITEMS"),
-    ]
-)
-_STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")
-_GLOBALS = frozenset(
-    [
-        "collections OrderedDict",
-        "torch._utils _rebuild_tensor_v2",
-        "torch._utils _rebuild_parameter",
-        *(f"torch {name}Storage" for name in _STORAGES),
-    ]
-)
 # What the unpickler raises for damaged files; not MemoryError, which the checks prevent.
 _DAMAGE = (
     pickle.UnpicklingError, RuntimeError, ValueError, KeyError, IndexError, AttributeError, TypeError, EOFError,
@@ -135,7 +114,7 @@ def _checked(data: bytes) -> bytes:
                 raise MapFileError("it is an archive, but not one of torch.save.")
             for name, entry in names.items():
                 clean.writestr(f"archive/{name}", archive.read(entry))
-            _check_pickle(archive.read(names["data.pkl"]))
+            check_pickle(archive.read(names["data.pkl"]))
             if "byteorder" in names and archive.read(names["byteorder"]) != b"little":
                 raise MapFileError("it was written on a big-endian machine; convert it there.")
     except (zipfile.BadZipFile, NotImplementedError, OSError, *_DAMAGE) as error:
@@ -145,27 +124,8 @@ def _checked(data: bytes) -> bytes:
     return checked.getvalue()
 
 
-def _check_pickle(data: bytes) -> None:
-    if len(data) > _MAX_PICKLE_BYTES:
-        raise MapFileError("it describes far more tensors than a steering vector has.")
-    try:
-        for opcode, argument, _ in pickletools.genops(data):
-            if opcode.name == "PROTO" and argument != _PROTOCOL:
-                raise MapFileError(f"its pickle has protocol {argument}; save it with torch.save as it is by default.")
-            if opcode.name == "GLOBAL" and argument not in _GLOBALS:
-                raise MapFileError(
-                    f"it holds more than tensors ({str(argument)[:60]!r}), which could run code; save tensors alone."
-                )
-            if opcode.name not in _OPCODES:
-                raise MapFileError(f"it holds more than tensors ({opcode.name}); save its tensors alone.")
-    except (ValueError, struct.error, OverflowError) as error:
-        if isinstance(error, MapFileError):
-            raise
-        raise MapFileError(f"it is damaged; {_AGAIN}") from error
-
-
 def _tensors(content: object) -> Iterator[Tensor]:
-    """All tensors in nested lists and dictionaries, which may contain themselves."""
+    """All tensors in nested lists and dictionaries, once each."""
     seen: set[int] = set()
     waiting = [content]
     while waiting:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import cast
@@ -77,8 +78,9 @@ def _by_layer(content: object, layers: Sequence[int]) -> dict[int, Tensor]:
 def _inner(content: Mapping[object, object]) -> object:
     """The vectors of a dictionary: those by layer, or the only tensor in it."""
     kind = content.get("layer_type", "decoder_block")
-    if kind != "decoder_block":
-        raise MapFileError(f"its vectors are for {str(kind)[:40]!r}, and only those for decoder_block can be imported.")
+    if not isinstance(kind, str) or kind != "decoder_block":
+        other = reprlib.repr(kind) if isinstance(kind, str) else "another kind of layer"
+        raise MapFileError(f"its vectors are for {other}, and only those for decoder_block can be imported.")
     inner = content.get("layer_activations", content)
     if not isinstance(inner, Mapping) or len(cast("Mapping[object, object]", inner)) > _MAX_LAYERS:
         raise MapFileError("it is a checkpoint or another kind of file, not a steering vector.")
@@ -95,7 +97,7 @@ def _is_number(key: object) -> bool:
 def _number(key: object) -> int:
     if not _is_number(key) or not -1 <= int(cast("str", key)) < _MAX_LAYERS * 10:
         raise MapFileError(
-            f"it holds {str(key)[:40]!r} in place of the number of a layer, so it is a checkpoint or another kind of "
+            f"it holds {reprlib.repr(key)} in place of the number of a layer, so it is a checkpoint or another kind of "
             "file, not a steering vector."
         )
     return int(cast("str", key))

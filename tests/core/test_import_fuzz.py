@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from hostile_files import confined, gguf_bytes, limited_memory, mutated, rezipped, torch_bytes
+from hostile_files import confined, gguf_bytes, hostile_pickles, limited_memory, mutated, rezipped, torch_bytes
 from map_files import assert_is_a_sentence
 
 from act_core import ActMap, MapError, load_map, save_map
@@ -103,6 +103,21 @@ def test_damaged_file_is_a_map_or_a_sentence(tmp_path: Path, name: str) -> None:
     assert os.listdir(tmp_path) == [file]
     # The damage goes deep enough to be refused in several places.
     assert len(set(outcomes)) > 3
+
+
+@pytest.mark.parametrize("name", ["ml-act", "pt"])
+def test_hostile_pickle_is_a_sentence(tmp_path: Path, name: str) -> None:
+    """Chance hardly finds these: every opcode is sound, and what they build together is not."""
+    file, build, read, _ = FORMATS[name]
+    path = tmp_path / file
+    sound = build(path)
+    assert outcome(path, sound, read) == "map"  # imports what reading needs, before it is watched
+    for description, content in hostile_pickles().items():
+        data = rezipped(sound, {"/data.pkl": content})
+        with limited_memory(), confined(tmp_path):
+            begin = time.process_time()
+            assert outcome(path, data, read) != "map", description
+            assert time.process_time() - begin < MAX_SECONDS, description
 
 
 def damaged(data: bytes, seed: int) -> bytes:

@@ -85,7 +85,7 @@ TORCH: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "zip bomb": (lambda _: bomb(), "unpack to more"),
     "zip that is no file of torch": (lambda _: zipped({"../../evil.pkl": b"x"}), "not one of torch.save"),
     "big-endian": (lambda _: rezipped(torch_bytes(ONES), {"/byteorder": b"big"}), "big-endian"),
-    "deep": (lambda _: torch_bytes({1: deep(300)}), "not a tensor"),
+    "deep": (lambda _: torch_bytes({1: deep(300)}), "9 levels deep"),
     "checkpoint": (lambda _: torch_bytes({"model.embed.weight": torch.ones(4, 4), "b": ONES}), "checkpoint"),
     "checkpoint of one matrix": (lambda _: torch_bytes({"weight": torch.ones(4, 4)}), "give --layer"),
     "whole numbers": (lambda _: torch_bytes({1: torch.ones(8, dtype=torch.int64)}), "floating-point"),
