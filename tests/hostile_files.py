@@ -111,6 +111,7 @@ def gguf_bytes(
     keys: int | None = None,
     kind: int = 0,
     shape: Sequence[int] | None = None,
+    overlapping: bool = False,
 ) -> bytes:
     """A GGUF file written by the format's description rather than by the code under test, with any field wrong."""
     if values is None:
@@ -129,10 +130,11 @@ def gguf_bytes(
         head += (
             text(name)
             + struct.pack(f"<I{len(sizes)}Q", len(sizes), *reversed(sizes))
-            + struct.pack("<IQ", kind, len(body))
+            + struct.pack("<IQ", kind, 0 if overlapping else len(body))
         )
         data = vector.numpy().astype("<f4").tobytes()
-        body += data + bytes(-len(data) % 32)
+        if not (overlapping and body):
+            body += data + bytes(-len(data) % 32)
     return head + bytes(-len(head) % 32) + body
 
 

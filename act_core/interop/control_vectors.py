@@ -8,6 +8,7 @@ scripts count from 1, which nothing in them shows: import those with an offset o
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -62,7 +63,7 @@ def _directions(path: Path, header: Gguf, offset: int) -> dict[int, Tensor]:
         found = _NAME.fullmatch(name)
         if not found:
             raise MapFileError(f"it has the tensor {shorten(plain_text(name), 60)!r}, which is not a direction.")
-        if not 0 < max(tensor.shape) <= MAX_CHANNELS:
+        if not 0 < math.prod(tensor.shape) <= MAX_CHANNELS:
             raise MapFileError(f"{name} has shape {list(tensor.shape)}, not that of a vector.")
         vectors[int(found[1]) + offset] = read_vector(path, tensor)
     return vectors

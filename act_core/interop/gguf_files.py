@@ -71,7 +71,7 @@ def read_header(path: Path) -> Gguf:
     """Read the header of a file, not its tensors.
 
     Raises:
-        MapFileError: it is damaged, or of another version.
+        MapFileError: it is damaged, or of another version, or its tensors overlap.
         OSError: it cannot be opened.
     """
     with path.open("rb") as file:
@@ -121,6 +121,11 @@ def _text(text: str) -> bytes:
     return struct.pack("<Q", len(data)) + data
 
 
+def _bytes(shape: tuple[int, ...], kind: int) -> int:
+    """The size of a tensor; 0 for types other than float32, whose sizes are not known here and which are not read."""
+    return 4 * math.prod(shape) if kind == _F32 else 0
+
+
 class _Reader:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -153,12 +158,14 @@ class _Reader:
         if not isinstance(alignment, int) or not 0 < alignment <= 1 << 16:
             raise MapFileError(f"its alignment is not a number of bytes; {_AGAIN}")
         start = -(-self._file.tell() // alignment) * alignment
-        return Gguf(values, {name: self._tensor(start, *rest) for name, rest in described.items()})
+        found = {name: self._tensor(start, *rest) for name, rest in described.items()}
+        # Each is inside the file, but they may overlap.
+        if sum(_bytes(tensor.shape, tensor.kind) for tensor in found.values()) > self._size:
+            raise MapFileError(f"its tensors have more values than the file holds; {_AGAIN}")
+        return Gguf(values, found)
 
     def _tensor(self, start: int, shape: tuple[int, ...], kind: int, offset: int) -> GgufTensor:
-        # The sizes of other types are not known here; their tensors are not read.
-        size = 4 * math.prod(shape) if kind == _F32 else 0
-        if start + offset + size > self._size:
+        if start + offset + _bytes(shape, kind) > self._size:
             raise MapFileError(f"a tensor of shape {list(shape)} is not inside the file; {_AGAIN}")
         return GgufTensor(shape, kind, start + offset)
 

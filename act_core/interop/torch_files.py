@@ -70,10 +70,13 @@ def read_torch(path: Path) -> object:
         if isinstance(error, MapFileError):
             raise
         raise MapFileError(f"it is damaged ({first_line(error)[:200].rstrip('.')}); {_AGAIN}") from error
-    for tensor in _tensors(content):
-        # Older versions of torch do not compare what a pickle declares with the size of the entry.
-        if tensor.layout != torch.strided or tensor.untyped_storage().nbytes() > len(data):
-            raise MapFileError(f"it declares a tensor that is larger than the file; {_AGAIN}")
+    tensors = [*_tensors(content)]
+    # Older versions of torch do not compare what a pickle declares with the size of the entry.
+    if any(tensor.layout != torch.strided or tensor.untyped_storage().nbytes() > len(data) for tensor in tensors):
+        raise MapFileError(f"it declares a tensor that is larger than the file; {_AGAIN}")
+    # Tensors may overlap, or repeat one value by a stride of 0; whoever copies them would need far more memory.
+    if sum(tensor.numel() * tensor.element_size() for tensor in tensors) > len(data):
+        raise MapFileError("its tensors have more values than the file holds; save a copy (clone) of each.")
     return content
 
 

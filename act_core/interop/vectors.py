@@ -62,8 +62,11 @@ def _by_layer(content: object, layers: Sequence[int]) -> dict[int, Tensor]:
     if isinstance(content, Mapping):
         if layers:
             raise MapFileError("it says which layers its vectors are for; leave out --layer.")
-        numbered = cast("Mapping[object, object]", content)
-        return {_number(key): vector_of(f"the vector of layer {_number(key)}", v) for key, v in numbered.items()}
+        numbered = {_number(key): value for key, value in cast("Mapping[object, object]", content).items()}
+        if len({id(value) for value in numbered.values()}) < len(numbered):
+            # Each layer gets a copy, so a small file could fill the memory.
+            raise MapFileError("it has one vector for several layers; save that alone, and give --layer for each.")
+        return {number: vector_of(f"the vector of layer {number}", value) for number, value in numbered.items()}
     if not layers:
         raise MapFileError("it does not say which layer its vector is for; give --layer.")
     if len(layers) > _MAX_LAYERS or len(set(layers)) < len(layers):

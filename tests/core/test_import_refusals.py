@@ -53,9 +53,16 @@ def with_pickle(content: bytes) -> bytes:
     return rezipped(torch_bytes(ONES), {"/data.pkl": content})
 
 
-def expanded() -> bytes:
-    """A tensor of 10^12 values that all lie in the same four bytes."""
-    return torch_bytes({1: torch.ones(1).expand(1_000_000_000_000)})
+def expanded(channels: int, layers: int = 1) -> bytes:
+    """Tensors whose values all lie in the same four bytes."""
+    one = torch.ones(1)
+    return torch_bytes({layer: one.expand(channels) for layer in range(layers)})
+
+
+def of_one_storage(layers: int) -> bytes:
+    """Vectors of one MiB each that are parts of one tensor and begin a value apart."""
+    numbers = torch.ones((1 << 18) + layers)
+    return torch_bytes({layer: numbers[layer : layer + (1 << 18)] for layer in range(layers)})
 
 
 def larger_than_its_entry() -> bytes:
@@ -79,7 +86,10 @@ TORCH: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "pickle of protocol 4": (lambda trap: with_pickle(pickle.dumps(Trap(trap), 4)), "protocol 4"),
     "unknown protocol": (lambda _: with_pickle(b"\x80\x05N."), "protocol 5"),
     "bytes that are allocated": (lambda _: torch_bytes(Greedy()), "holds more than tensors"),
-    "tensor of stride 0": (lambda _: expanded(), "shape [1000000000000]"),
+    "tensor of stride 0": (lambda _: expanded(1_000_000_000_000), "more values than the file holds"),
+    "many tensors of stride 0": (lambda _: expanded(1 << 20, 100), "more values than the file holds"),
+    "tensors that overlap": (lambda _: of_one_storage(100), "more values than the file holds"),
+    "one tensor for many layers": (lambda _: torch_bytes(dict.fromkeys(range(900), torch.ones(1 << 18))), "one vector"),
     "tensor larger than its entry": (lambda _: larger_than_its_entry(), "damaged"),
     "compressed": (lambda _: rezipped(torch_bytes(ONES), {}, zipfile.ZIP_DEFLATED), "compressed"),
     "zip bomb": (lambda _: bomb(), "unpack to more"),
@@ -177,6 +187,11 @@ GGUF: dict[str, tuple[bytes, str]] = {
     "matrix": (gguf_bytes({"direction.1": torch.ones(4, 2)}), "not one axis"),
     "no axes": (gguf_bytes(DIRECTION, shape=[]), "0 axes"),
     "empty tensor": (gguf_bytes({"direction.1": torch.ones(0)}), "not that of a vector"),
+    "empty matrix": (gguf_bytes({"direction.1": torch.ones(1, 0)}), "not that of a vector"),
+    "tensors that overlap": (
+        gguf_bytes({f"direction.{n}": torch.ones(1 << 18) for n in range(100)}, overlapping=True),
+        "more values than the file holds",
+    ),
     "half precision": (gguf_bytes(DIRECTION, kind=1), "type 1"),
     "quantised": (gguf_bytes(DIRECTION, kind=8), "type 8"),
     "other tensor": (gguf_bytes({"output.weight": ONES}), "not a direction"),
