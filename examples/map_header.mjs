@@ -6,10 +6,11 @@ const TABLES = JSON.parse(readFileSync(new URL("map_header.json", import.meta.ur
 export const isTable = (v) => v !== null && typeof v === "object" && !Array.isArray(v);
 const rises = (v) => v.every((x, i) => i === 0 || v[i - 1] < x), falls = (v) => rises(v.toReversed());
 const KINDS = {
-  number: Number.isFinite, whole: Number.isInteger, count: (v) => Number.isInteger(v) && v >= 0,
+  number: (v) => Number.isFinite(v) && Math.abs(v) <= (2 - 2 ** -23) * 2 ** 127, // the largest float32
+  whole: (v) => Number.isInteger(v) && Math.abs(v) <= 2 ** 64, count: (v) => Number.isSafeInteger(v) && v >= 0,
   text: (v) => typeof v === "string" && !/[\x00-\x08\x0b-\x1f\x7f-\x9f\p{Cs}]/u.test(v),
   name: (v) => typeof v === "string" && /^(?:[^\p{C}\p{Z}]| ){1,500}$/u.test(v),
-  channels: (v) => KINDS.count(v) && v >= 1 && v <= 1 << 20, positive: (v) => Number.isFinite(v) && v >= 0,
+  channels: (v) => KINDS.count(v) && v >= 1 && v <= 1 << 20, positive: (v) => KINDS.number(v) && v >= 0,
   bounded: (v) => Number.isFinite(v) && Math.abs(v) <= 1000, range: (v) => fits("number[]", v) && v.length === 2,
   levels: (v) => fits("number[]", v) && v.length <= 64 && v.every((x) => x > 0 && x <= 1) && falls(v),
   cover: (v) => fits("text[]", v) && (!v[0] || (/^\/9[g-j][A-Za-z0-9+/]*={0,2}$/.test(v[0]) && v[0].length % 4 === 0

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 from ..errors import MapError
 from ..levels import check_levels
 from ..text import is_unsafe
-from .format import MAX_COVER_BYTES, MAX_NAME
+from .format import MAX_COUNT, MAX_COVER_BYTES, MAX_NAME, MAX_NUMBER, MAX_WHOLE
 
 Value = TypeVar("Value")
 Validator = Callable[[str, object], Any]
@@ -76,7 +76,7 @@ def word(name: str, value: object, allowed: tuple[str, ...]) -> str:
 
 
 def integer(name: str, value: object) -> int:
-    """A whole number; True and False are refused.
+    """A whole number from -2^64 to 2^64; True and False are refused.
 
     Example:
         >>> integer("seed", -3)
@@ -84,23 +84,25 @@ def integer(name: str, value: object) -> int:
     """
     if type(value) is not int:
         raise ValueError(f"{name} is {reprlib.repr(value)}, not a whole number")
+    if abs(value) > MAX_WHOLE:
+        raise ValueError(f"{name} is {reprlib.repr(value)}, not from -2^64 to 2^64")
     return value
 
 
 def count(name: str, value: object) -> int:
-    """A whole number, 0 or greater.
+    """A whole number from 0 to 2^53 - 1.
 
     Example:
         >>> count("fallbacks", 2)
         2
     """
-    if integer(name, value) < 0:
-        raise ValueError(f"{name} is {reprlib.repr(value)}, below 0")
+    if not 0 <= integer(name, value) <= MAX_COUNT:
+        raise ValueError(f"{name} is {reprlib.repr(value)}, not from 0 to 2^53 - 1")
     return cast("int", value)
 
 
 def number(name: str, value: object) -> float:
-    """A finite number.
+    """A number in the range of float32.
 
     Example:
         >>> number("effect", 1)
@@ -110,8 +112,8 @@ def number(name: str, value: object) -> float:
         finite = type(value) in (int, float) and math.isfinite(float(cast("float", value)))
     except OverflowError:
         finite = False
-    if not finite:
-        raise ValueError(f"{name} is {reprlib.repr(value)}, not a finite number")
+    if not finite or abs(cast("float", value)) > MAX_NUMBER:
+        raise ValueError(f"{name} is {reprlib.repr(value)}, not a finite number of float32")
     return float(cast("float", value))
 
 

@@ -22,6 +22,11 @@ SUFFIX = ".safetensors"
 MAX_HEADER_BYTES = 1 << 20
 MAX_CHANNELS = 1 << 20
 MAX_NAME = 500
+# Of numbers in the header: the largest float32, below which squares and sums stay finite; the largest whole number that
+# every language reads exactly; and, since seeds may be longer, the size of other whole numbers.
+MAX_NUMBER = (2 - 2**-23) * 2.0**127
+MAX_COUNT = 2**53 - 1
+MAX_WHOLE = 2**64
 MAX_COVER_BYTES = 1 << 17
 
 FORMAT_KEY = "act.format"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,17 @@ from helpers import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from map_files import (
+    bare,
     metadata_of,
     refused,
     rewritten,
 )
 
 from act_core import ActMap, MapError, load_map, save_map
+from act_core.map_charts import depth_chart
+from act_core.mapfile.format import MAX_COUNT, MAX_NUMBER
+from act_core.plots import effect_chart
+from act_core.summary import describe
 
 
 def test_load_refuses_site_that_is_named_twice(path: Path, fitted: ActMap) -> None:
@@ -90,10 +96,14 @@ BAD_SITES: list[dict[str, Any]] = [
     {"fallbacks": -1},
     {"fallbacks": "many"},
     {"fallbacks": 1.5},
+    {"fallbacks": 2**53},
+    {"fallbacks": 10**4200},
     {"effect": "large"},
     {"effect": float("nan")},
     {"effect": float("-inf")},
     {"effect": 10**400},
+    {"effect": 1e200},
+    {"effect": 3.41e38},
     {"effect": [1.0]},
 ]
 
@@ -110,6 +120,7 @@ BAD_RECORDS: list[dict[str, Any]] = [
     {"walk": 1},
     {"seed": "0"},
     {"seed": 0.5},
+    {"seed": -(2**65)},
     {"source_count": None},
     {"source_prompts": 7},
     {"source_prompts": [7]},
@@ -143,6 +154,16 @@ def test_load_refuses_bad_strength_range(path: Path, fitted: ActMap, text: str) 
 
 def test_load_refuses_strength_range_of_huge_integers(path: Path, fitted: ActMap) -> None:
     refused(rewritten(path, fitted, metadata={"act.strength_range": f"[0, 1{'0' * 400}]"}))
+
+
+def test_map_with_largest_numbers_can_be_used(path: Path, fitted: ActMap) -> None:
+    largest: dict[str, Any] = {"fallbacks": MAX_COUNT, "effect": MAX_NUMBER}
+    without = replace(fitted, transports={site: bare(transport) for site, transport in fitted.transports.items()})
+    act_map = load_map(rewritten(path, without, site=largest, record={"seed": 2**64}))
+    assert str(MAX_COUNT)[:6] in describe(act_map)
+    assert depth_chart(act_map).height > 0
+    assert effect_chart(act_map).height > 0
+    assert len(act_map.pruned(0.9)) == 1
 
 
 BAD_COVERS = ["", "7", '{"a": 1}', "[7]", '"text"', '["not base64!"]', '["iVBORw0KGgo="]', f'["/9j/{"A" * 4 * 2**16}"]']
