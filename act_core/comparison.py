@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .errors import MapError
 from .sites import Site
+from .text import shorten
 from .transport import MIN_DEVIATION, Statistics, Transport
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def compare(first: ActMap, second: ActMap) -> MapComparison:
     both = [(site, theirs[site.key]) for site in first.transports if site.key in theirs]
     return MapComparison(
         (first.card.title or UNTITLED, second.card.title or UNTITLED),
+        (shorten(first.card.title, 60) or "untitled", shorten(second.card.title, 60) or "untitled"),
         tuple(_compared(site, first, second) for site, other in both if site == other),
         tuple(site.key for site in first.transports if site.key not in theirs),
         tuple(key for key in theirs if key not in mine),

@@ -11,6 +11,7 @@ from .architectures.kinds import Kind, kind_of
 from .comparison import MapComparison, SiteComparison, squared_displacements
 from .fonts import draw_text, line_height, text_width
 from .maps import ActMap
+from .plots import row_labels
 from .probe_chart import heat_map
 from .selection import block_of
 
@@ -42,11 +43,14 @@ def depth_chart(act_map: ActMap) -> Image.Image:
             float(values.mean()) ** 0.5
         )
     rows = list(dict.fromkeys(row for row, _ in cells))
+    numbers = {row: number for number, row in enumerate(rows)}
     kinds = [kind for kind in get_args(Kind) if any(kind == own for _, own in cells)]
     table = torch.full((len(rows), len(kinds)), torch.nan)
     for (row, kind), sizes in cells.items():
-        table[rows.index(row), kinds.index(kind)] = sum(sizes) / len(sizes)
-    return heat_map(f"displacement by depth and kind, {unit}", table, rows, kinds)
+        table[numbers[row], kinds.index(kind)] = sum(sizes) / len(sizes)
+    labels, note = row_labels(rows)
+    title = f"displacement by depth and kind, {unit}{note and f'; {note}'}"
+    return heat_map(title, table[: len(labels)], labels, kinds)
 
 
 def comparison_chart(comparison: MapComparison) -> Image.Image:
@@ -60,12 +64,12 @@ def comparison_chart(comparison: MapComparison) -> Image.Image:
         True
     """
     line, shared = line_height(_TEXT), comparison.shared
-    labels = [one.site.key for one in shared] or ["no site in both maps"]
+    labels, note = row_labels([one.site.key for one in shared] or ["no site in both maps"])
     left = 2 * _GAP + int(max(text_width(label, _TEXT) for label in labels))
     names = [f"{letter}: {name}" for letter, name in zip("AB", comparison.names, strict=True)]
     width = max(left + _CELL + _BAR + 2 * _GAP + 60, _GAP + 30 + int(max(text_width(name, _TEXT) for name in names)))
     top = _GAP + 3 * line
-    chart = Image.new("RGB", (width, top + line * len(labels) + _GAP), "white")
+    chart = Image.new("RGB", (width, top + line * (len(labels) + bool(note)) + _GAP), "white")
     draw = ImageDraw.Draw(chart)
     for number, (name, colour) in enumerate(zip(names, (_FIRST, _SECOND), strict=True)):
         y = _GAP + line * number
@@ -73,13 +77,13 @@ def comparison_chart(comparison: MapComparison) -> Image.Image:
         draw_text(draw, (_GAP + 20, y), name, _TEXT)
     draw_text(draw, (left, _GAP + 2 * line), "cosine", _TEXT)
     draw_text(draw, (left + _CELL + _GAP, _GAP + 2 * line), "size", _TEXT)
-    for number, label in enumerate(labels):
+    for number, label in enumerate([*labels, note]):
         draw_text(draw, (_GAP, top + line * number), label, _TEXT)
     # Maps with and without statistics have sizes in different units.
     most: dict[str, float] = {}
     for one in shared:
         most[one.unit] = max(most.get(one.unit, 0.0), one.first, one.second)
-    for number, one in enumerate(shared):
+    for number, one in enumerate(shared[: len(labels)]):
         _draw_row(draw, left, top + line * number, one, _BAR / (most[one.unit] or 1.0))
     return chart
 

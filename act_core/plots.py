@@ -11,12 +11,16 @@ from PIL import Image, ImageDraw
 from .calibration import Calibration
 from .fonts import draw_text, line_height, text_width, wrapped
 from .maps import ActMap
+from .text import shorten
 
 _GAP = 6
 _TEXT = 13
 _LEFT = 132
 FRAME_MILLISECONDS = 160
 _WEBP_SIDE = 16383  # pixels, by the format
+# Above what maps of today's models have; a file of a stranger may name thousands of sites, of 500 characters each.
+MAX_ROWS = 400
+MAX_LABEL = 60
 
 
 def grid(
@@ -87,6 +91,18 @@ def save_animation(
     )
 
 
+def row_labels(names: Sequence[str]) -> tuple[list[str], str]:
+    """Labels for the rows of a chart: shortened names, at most `MAX_ROWS`, and a note on how many are left out.
+
+    Example:
+        >>> row_labels(["layer.0", "layer.1"])
+        (['layer.0', 'layer.1'], '')
+    """
+    left_out = max(0, len(names) - MAX_ROWS)
+    note = f"{left_out} more are not shown" if left_out else ""
+    return [shorten(name, MAX_LABEL) for name in names[:MAX_ROWS]], note
+
+
 def effect_chart(act_map: ActMap) -> Image.Image:
     """A bar for each site in execution order: the median shift of the mean, in standard deviations of the source.
 
@@ -95,14 +111,17 @@ def effect_chart(act_map: ActMap) -> Image.Image:
         >>> effect_chart(ActMap({site: Transport(torch.ones(2), torch.ones(2), effect=0.5)})).height
         29
     """
-    effects = {site.key: transport.effect or 0.0 for site, transport in act_map.transports.items()}
-    line, left, bar = line_height(_TEXT), _GAP + int(max(text_width(key, _TEXT) for key in effects)), 320
-    most = max(effects.values()) or 1.0
-    chart = Image.new("RGB", (left + bar + 60, 2 * _GAP + line * len(effects)), "white")
+    effects = [transport.effect or 0.0 for transport in act_map.transports.values()]
+    labels, note = row_labels([site.key for site in act_map.transports])
+    line, left, bar = line_height(_TEXT), _GAP + int(max(text_width(label, _TEXT) for label in labels)), 320
+    most = max(effects) or 1.0
+    rows = len(labels) + bool(note)
+    chart = Image.new("RGB", (left + bar + 60, 2 * _GAP + line * rows), "white")
     draw = ImageDraw.Draw(chart)
-    for number, (key, effect) in enumerate(effects.items()):
+    draw_text(draw, (_GAP, _GAP + line * len(labels)), note, _TEXT)
+    for number, (label, effect) in enumerate(zip(labels, effects, strict=False)):
         y = _GAP + line * number
-        draw_text(draw, (_GAP, y), key, _TEXT)
+        draw_text(draw, (_GAP, y), label, _TEXT)
         end = left + 2 * _GAP + bar * effect / most
         draw.rectangle((left + 2 * _GAP, y + 3, end, y + line - 3), "steelblue")
         draw_text(draw, (end + 4, y), f"{effect:.2f}", _TEXT)

@@ -12,7 +12,10 @@ from helpers import MIXED_SITES, keys, mixed, prompts
 from act_core import ActMap, fit
 from act_core.architectures.kinds import kind_of
 from act_core.comparison import DEVIATIONS, compare, squared_displacements
+from act_core.fonts import line_height
 from act_core.map_charts import comparison_chart, depth_chart
+from act_core.plots import MAX_ROWS, effect_chart, row_labels
+from act_core.records import Card
 from act_core.sites import Site
 from act_core.transport import Statistics, Transport
 
@@ -142,3 +145,22 @@ def test_charts_grow_with_sites_and_blocks(fitted: ActMap) -> None:
     assert 0 < blocks * 2 == sites
     assert depth_chart(three).width == depth_chart(one).width
     assert comparison_chart(compare(fitted, three)).height > 0  # no site in both
+
+
+def test_charts_and_report_stay_small_for_maps_of_strangers() -> None:
+    sites = [site(f"{'x' * 480}{number}.0", 1) for number in range(3 * MAX_ROWS)]
+    card = Card(title="a\nB: forged " + "x" * 10_000)
+    many, full = (ActMap({one: shifting(1) for one in sites[:count]}, card=card) for count in (None, MAX_ROWS))
+    found = compare(many, many)
+    charts = [depth_chart(many), effect_chart(many), comparison_chart(found)]
+    assert all(chart.width < 1200 and chart.height < 25 * MAX_ROWS for chart in charts)
+    # One line more, which says how many are left out.
+    assert effect_chart(many).height - effect_chart(full).height == line_height(13)
+    assert charts[2].height - comparison_chart(compare(full, full)).height == line_height(13)
+    assert [line[:3] for line in str(found).splitlines()[:3]] == ["A: ", "B: ", "120"]
+
+
+def test_charts_say_how_many_rows_are_left_out() -> None:
+    assert row_labels(["a"] * MAX_ROWS)[1] == ""
+    labels, note = row_labels(["a" * 100] * (MAX_ROWS + 7))
+    assert (len(labels), len(labels[0]), note) == (MAX_ROWS, 60, "7 more are not shown")
