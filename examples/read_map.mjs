@@ -15,7 +15,7 @@ export function readMap(path) { // title, and sites with their tensors; throws a
   const { "act.levels": levels = [], "act.sites": described, "modelspec.title": title = "", ...map } = parseHeader(held);
   let end = start; // tensors follow each other without gaps
   for (const [key, entry] of Object.entries(entries).sort(([, a], [, b]) => a.data_offsets[0] - b.data_offsets[0])) {
-    const { dtype, shape, data_offsets: [from, to] } = entry, size = fits("count[]", shape) && shape.reduce((a, b) => a * b, 4);
+    const { dtype, shape, data_offsets: [from, to] } = entry, size = fits("count[]", shape) ? shape.reduce((a, b) => a * b, 4) : NaN;
     check(dtype === "F32" && start + from === end && to === from + size && start + to <= data.length, `its tensor ${key} is damaged`);
     tensors.set(key, { shape, values: new Float32Array(data.buffer.slice(data.byteOffset + end, data.byteOffset + (end = start + to))) });
     check(tensors.get(key).values.every(Number.isFinite), `its tensor ${key} has values that are not finite`);

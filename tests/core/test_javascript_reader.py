@@ -28,7 +28,7 @@ from test_mapfile_header import BAD_COVERS, BAD_JSON, BAD_RECORDS, BAD_SITES
 from act_core import ActMap, MapError, load_map, save_map
 from act_core.calibration import Calibration
 from act_core.gates import Gate
-from act_core.mapfile.format import MAX_HEADER_BYTES
+from act_core.mapfile.format import MAX_COUNT, MAX_HEADER_BYTES, MAX_NUMBER
 from act_core.projections import Projection
 from act_core.records import Evidence
 from act_core.sites import Segment, Site
@@ -99,6 +99,8 @@ def valid_maps(folder: Path, fitted: ActMap) -> Iterator[Path]:
         yield save_map(binned_map(bounded=bounded), folder / f"bins_{bounded}.safetensors")
     unknown: dict[str, Any] = {"metadata": {"act.later": "x"}, "record": {"later": {"a": 1}}, "site": {"later": [1]}}
     yield rewritten(folder / "unknown.safetensors", fitted, **unknown)
+    largest: dict[str, Any] = {"site": {"fallbacks": MAX_COUNT, "effect": MAX_NUMBER}, "record": {"seed": 2**64}}
+    yield rewritten(folder / "largest.safetensors", fitted, **largest)
 
 
 def test_javascript_reads_maps_as_python_does(tmp_path: Path, fitted: ActMap) -> None:
@@ -116,11 +118,18 @@ def damaged_containers(folder: Path, sound: bytes) -> Iterator[Path]:
     contents += [random.Random(seed).randbytes(length) for length in (8, 100, 10_000) for seed in range(5)]
     contents += [pickle.dumps({"omega": 1}, protocol) for protocol in range(pickle.HIGHEST_PROTOCOL + 1)]
     contents += [length.to_bytes(8, "little") + sound[8:] for length in (1 << 20, 1 << 31, 1 << 63, (1 << 64) - 1)]
+    site = {"component": "toy", "name": "a", "output": None, "layout": "tokens", "channels": 4}
+    described = json.dumps([{**site, "fallbacks": 0, "effect": None}])
+    tiny = {"act.format": "1", "act.sites": described, "act.record": "{}"}
     kinds = b"{}", b"[]", b"{", b"null", b"\xff\xfe", b'{"__metadata__":7}', b"{" * 5000, b'{"__metadata__":null}'
     contents += [packed(kind) for kind in kinds]
     for offsets in ([0, 1 << 60], [24, 0], [0, 0], [-24, 0], [1 << 63, 1 << 64], [0], None, "x"):
         changed = {**header, CONV: {**header[CONV], "data_offsets": offsets}}
         contents.append(packed(json.dumps(changed).encode(), body))
+    for shape in ("4", 4, [[4]], [4.5], [-1], ["4"], None):
+        empty = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
+        tensors = dict.fromkeys(("toy/a.omega", "toy/a.beta"), empty)
+        contents.append(packed(json.dumps({"__metadata__": tiny, **tensors}).encode()))
     # 10 GB of coefficients that are declared, but not there.
     huge = {**header, CONV: {"dtype": "F32", "shape": [10 << 28], "data_offsets": [0, 10 << 30]}}
     contents.append(packed(json.dumps(huge).encode(), body))
