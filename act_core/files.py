@@ -40,7 +40,7 @@ def write_whole(path: Path, data: bytes, check: Check | None = None) -> None:
         ...     [file.name for file in Path(folder).iterdir()]
         ['a.txt']
     """
-    path = path.resolve()
+    path = Path(os.path.realpath(path))  # Path.resolve raises for links in a loop; such a link is replaced
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     unnamed = _open_unnamed(path.parent)
     try:

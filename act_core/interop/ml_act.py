@@ -14,6 +14,7 @@ AurA scales channels and is not a transport, but it is affine: slope ``alpha``, 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -68,10 +69,11 @@ def read_hooks(
     """
     if len(files) > _MAX_FILES:
         raise MapFileError(f"it has {len(files)} files, more than any model has sites.")
-    inside = folder.resolve()
+    inside = os.path.realpath(folder)
     hooks: dict[Place, _Hook] = {}
     for file in files:
-        if not file.resolve().is_relative_to(inside) or not file.is_file():
+        # Unlike Path.resolve, this does not raise for links in a loop.
+        if not Path(os.path.realpath(file)).is_relative_to(inside) or not file.is_file():
             raise MapFileError(
                 f"{plain_text(file.name)} is a link out of the folder or not a file; copy the file there."
             )

@@ -75,7 +75,7 @@ def list_maps(folder: str | os.PathLike[str]) -> list[ListedMap]:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    root, count = folder.resolve(), 0
+    root, count = Path(os.path.realpath(folder)), 0
     for place, _, names in os.walk(folder):
         for name in names:
             count += 1
@@ -84,8 +84,8 @@ def _files(folder: Path) -> Iterator[Path]:
             path = Path(place, name)
             if path.suffix != SUFFIX or name.startswith("."):
                 continue
-            # Folders that are links are not entered.
-            if not path.is_symlink() or path.resolve().is_relative_to(root):
+            # Folders that are links are not entered. For links in a loop Path.resolve would raise.
+            if not path.is_symlink() or Path(os.path.realpath(path)).is_relative_to(root):
                 yield path
 
 

@@ -35,6 +35,10 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
     link.symlink_to(outside)
     refused(folder, "link out of the folder")
     link.unlink()
+    link.symlink_to(link.name)
+    refused(folder, "link out of the folder or not a file")
+    refused(link)
+    link.unlink()
     link.mkdir()
     refused(folder, "not a file")
 
