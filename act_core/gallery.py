@@ -10,6 +10,7 @@ import base64
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
@@ -60,7 +61,8 @@ def write_gallery(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -
         out: the page, an ``.html`` file, which is replaced.
 
     Returns:
-        The maps and other files that were found; those with a problem are not on the page.
+        The maps and other files that were found; those with a problem, also one of reading the whole file or its
+        sweep, are not on the page.
 
     Raises:
         MapFileError: this is not a folder, it has no usable map, or the page cannot be written.
@@ -74,27 +76,29 @@ def write_gallery(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -
     folder, out = Path(folder), Path(out)
     if out.suffix.lower() not in (".html", ".htm"):
         raise MapFileError(f"{out.name or out} is not a name for a page; it must end in .html.")
-    found = list_maps(folder)
-    if not any(listed.header for listed in found):
+    links = os.path.realpath(out.parent) == os.path.realpath(folder)
+    found: list[ListedMap] = []
+    cards: list[_Html] = []
+    for listed in list_maps(folder):
+        try:
+            cards += [_card(listed, listed.header, folder, links)] if listed.header else []
+            found.append(listed)
+        except OSError as error:
+            name = plain_text(Path(error.filename or listed.path).name)
+            problem = f"{name} cannot be read: {error.strerror or error}."
+            found.append(replace(listed, header=None, problem=problem))
+    if not cards:
         raise MapFileError(f"{folder} has no usable map; name the folder that has the maps.")
     try:
-        links = out.parent.resolve() == folder.resolve()
-        write_whole(out, gallery_page(found, folder, links=links).encode())
+        write_whole(out, _page(f"{plain_text(folder.resolve().name) or 'maps'}: ACT maps", cards).encode())
     except OSError as error:
         raise MapFileError(f"{out} could not be written: {error.strerror or error}; choose another folder.") from error
     return found
 
 
-def gallery_page(maps: Sequence[ListedMap], folder: Path, *, links: bool = False) -> str:
-    """The page as text; see `write_gallery`.
-
-    Raises:
-        OSError: a file can no longer be read.
-    """
-    title = f"{plain_text(folder.resolve().name) or 'maps'}: ACT maps"
+def _page(title: str, cards: Sequence[_Html]) -> str:
     style_hash = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'sha256-{style_hash}'; base-uri 'none'; form-action 'none'"
-    cards = [_card(listed, listed.header, folder, links) for listed in maps if listed.header]
     head = _tag(
         "head",
         _tag("meta", charset="utf-8"),
@@ -108,12 +112,13 @@ def gallery_page(maps: Sequence[ListedMap], folder: Path, *, links: bool = False
 
 
 def _card(listed: ListedMap, header: MapHeader, folder: Path, links: bool) -> _Html:
-    card, path = header.card, Path(folder, listed.name)
-    title = card.title or path.stem
+    card, path = header.card, listed.path
+    title = card.title or plain_text(path.stem)
     name: str = listed.name
     if links:
-        # The dot keeps a name with a colon from being read as an address.
-        name = _tag("a", listed.name, download=path.name, href=f"./{quote(listed.name)}")
+        # The name may have bytes that are not text. The dot keeps one with a colon from being read as an address.
+        address = quote(os.fsencode(path.relative_to(folder).as_posix()))
+        name = _tag("a", listed.name, download=plain_text(path.name), href=f"./{address}")
     prompts = [_tag("li", text, dir="auto") for text in _prompts(header)]
     evidence = [_tag("li", str(found), dir="auto") for found in header.evidence]
     rows: dict[str, str] = {

@@ -22,7 +22,8 @@ class ListedMap:
     """One file in a listing.
 
     Attributes:
-        name: path of the file inside the folder, with slashes.
+        path: of the file.
+        name: its path inside the folder, with slashes, as one line that a terminal can show.
         size: of the file, in bytes.
         header: what it says about its map; None if it is not a usable map.
         problem: why not, in one sentence; empty if it is.
@@ -30,6 +31,7 @@ class ListedMap:
 
     name: str
     size: int
+    path: Path
     header: MapHeader | None
     problem: str = ""
 
@@ -94,11 +96,11 @@ def list_map(path: Path, name: str) -> ListedMap:
     name = plain_text(name)
     try:
         header = read_header(path)
-        return ListedMap(name, path.stat().st_size, header)
+        return ListedMap(path, name, path.stat().st_size, header)
     except MapError as error:
-        return ListedMap(name, 0, None, str(error))
+        return ListedMap(path, name, 0, None, str(error))
     except OSError as error:
-        return ListedMap(name, 0, None, f"it cannot be read: {error.strerror or error}.")
+        return ListedMap(path, name, 0, None, f"it cannot be read: {error.strerror or error}.")
 
 
 def table_of(maps: Sequence[ListedMap]) -> str:

@@ -18,7 +18,7 @@ from command_line import Run, refused
 from map_files import jpeg
 from PIL import Image
 
-from act_core import ActMap, MapError, save_map
+from act_core import ActMap, MapError, gallery, save_map
 from act_core.calibration import Calibration
 from act_core.gallery import MAX_SWEEP_BYTES, write_gallery
 from act_core.records import Evidence
@@ -121,6 +121,35 @@ def test_page_leaves_out_sweeps_that_are_not_pictures_of_the_folder(folder: Path
     sweep.symlink_to(outside)
     write_gallery(folder, folder / "gallery.html")
     assert len(Elements(folder / "gallery.html").attributes("img")) == 1
+
+
+def test_page_leaves_out_only_what_cannot_be_read(
+    folder: Path, fitted: ActMap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = folder / "gallery.html"
+    (folder / "loop.safetensors").symlink_to("loop.safetensors")
+    names = os.fsencode(folder) + b"/bell\x07.safetensors", os.fsencode(folder) + b"/latin\xe9.safetensors"
+    for name in names:
+        os.rename(save_map(fitted, folder / "new.safetensors"), name)
+    Image.new("RGB", (30, 10), "red").save(folder / "bell\x07.sweep.png")
+    found = write_gallery(folder, out)
+    assert {listed.name for listed in found if listed.header is None} == {"lora.safetensors", "loop.safetensors"}
+    page = Elements(out)
+    addresses = [attributes["href"] for attributes in page.attributes("a")]
+    assert "./bell%07.safetensors" in addresses
+    assert "./latin%E9.safetensors" in addresses
+    assert len(page.attributes("img")) == 3
+    assert "bell\ufffd.safetensors" in page.text
+
+    def unreadable(path: Path) -> str:
+        if path.name == "calm.safetensors":
+            raise PermissionError(13, "Permission denied", str(path))
+        return "0" * 64
+
+    monkeypatch.setattr(gallery, "_sha256", unreadable)
+    (left_out,) = [listed for listed in write_gallery(folder, out) if listed.name == "more/calm.safetensors"]
+    assert left_out.problem == "calm.safetensors cannot be read: Permission denied."
+    assert "Calm" not in Elements(out).text
 
 
 def test_failed_gallery_keeps_old_page(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
