@@ -14,6 +14,7 @@ from .levels import as_level, check_levels, nearest
 from .records import Card, Evidence, FitRecord
 from .settings import as_strength
 from .sites import Site, matches
+from .text import shorten
 from .transport import Transport
 
 
@@ -64,7 +65,7 @@ class ActMap:
             raise MapError("The map has noise levels, but no site has bins for them.")
 
     def __repr__(self) -> str:
-        title = f" {self.card.title!r}" if self.card.title else ""
+        title = f" {shorten(self.card.title, 60)!r}" if self.card.title else ""
         sites = "1 site" if len(self) == 1 else f"{len(self)} sites"
         how = [self.record.estimator, self.record.order, *([f"{len(self.levels)} noise levels"] if self.levels else [])]
         return f"<ActMap{title}: {sites} of {', '.join(self.components)}, {', '.join(how)}>"
@@ -268,7 +269,7 @@ class ActMap:
     @property
     def called(self) -> str:
         """The map as the subject of an error message, with its title if it has one."""
-        return f"The map {self.card.title!r}" if self.card.title else "The map"
+        return f"The map {shorten(self.card.title, 60)!r}" if self.card.title else "The map"
 
     def edited(self, transports: Mapping[Site, Transport], edit: str) -> ActMap:
         """The map with other transports, whose effect has not been measured.

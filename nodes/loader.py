@@ -11,6 +11,7 @@ from comfy_api.latest import io, ui
 from PIL import Image
 
 from ..act_core import ActMap, load_map
+from ..act_core.text import shorten
 from .common import (
     CATEGORY,
     STRENGTH,
@@ -74,7 +75,7 @@ class ACTMapLoader(WithStrengths, io.ComfyNode):
 
 def _described(act_map: ActMap) -> str:
     ends = act_map.card.strength_range
-    title = act_map.card.title or "This map"
+    title = shorten(act_map.card.title, 60) or "This map"
     return f"{title}: no recommended range." if ends is None else f"{title}: {ends[0]:g} to {ends[1]:g} recommended."
 
 

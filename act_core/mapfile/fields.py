@@ -139,7 +139,8 @@ def table(name: str, value: object, each: Callable[[str, object], Value]) -> dic
         {'torch': '2.13'}
     """
     return {
-        text(f"a name in {name}", key): each(f"{key!r} in {name}", item) for key, item in record(name, value).items()
+        text(f"a name in {name}", key): each(f"{reprlib.repr(key)} in {name}", item)
+        for key, item in record(name, value).items()
     }
 
 

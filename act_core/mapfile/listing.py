@@ -15,6 +15,8 @@ from .header import MapHeader
 from .read import read_header
 
 MAX_FILES = 100_000
+_MAX_NAME = 120
+_MAX_TEXT = 40
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,9 @@ class ListedMap:
         problem: why not, in one sentence; empty if it is.
     """
 
+    path: Path
     name: str
     size: int
-    path: Path
     header: MapHeader | None
     problem: str = ""
 
@@ -93,7 +95,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 def list_map(path: Path, name: str) -> ListedMap:
     """One file, under the name by which it is listed."""
-    name = plain_text(name)
+    name = " ".join(plain_text(name).split())
     try:
         header = read_header(path)
         return ListedMap(path, name, path.stat().st_size, header)
@@ -116,7 +118,7 @@ def table_of(maps: Sequence[ListedMap]) -> str:
     rows += [_row(listed) for listed in maps if listed.header is not None]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines += [f"{listed.name}: {listed.problem}" for listed in maps if listed.header is None]
+    lines += [f"{shorten(listed.name, _MAX_NAME)}: {listed.problem}" for listed in maps if listed.header is None]
     return "\n".join(lines)
 
 
@@ -124,13 +126,12 @@ def _row(listed: ListedMap) -> tuple[str, ...]:
     assert listed.header is not None
     effect = "" if listed.effect is None else f"{listed.effect:.2f}"
     size = f"{listed.size / 1e6:.2f} MB"
-    title = shorten(listed.header.card.title, 40)
     return (
-        listed.name,
-        title,
-        listed.header.record.model,
+        shorten(listed.name, _MAX_NAME),
+        shorten(listed.header.card.title, _MAX_TEXT),
+        shorten(listed.header.record.model, _MAX_TEXT),
         effect,
         listed.strengths,
         size,
-        listed.header.tensors_sha256[:12],
+        shorten(listed.header.tensors_sha256[:12], 12),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import reprlib
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -116,7 +117,7 @@ class _Reader:
         rows = zip(self.header.sites, self.header.fallbacks, self.header.effects, strict=True)
         transports = {site: self._transport(site, fallbacks, effect) for site, fallbacks, effect in rows}
         if self.names:
-            raise MapFileError(f"it has a tensor that belongs to no site, {min(self.names)!r}; {AGAIN}")
+            raise MapFileError(f"it has a tensor that belongs to no site, {reprlib.repr(min(self.names))}; {AGAIN}")
         self._check_values(transports)
         return ActMap(
             transports,

@@ -16,6 +16,7 @@ from ..layers import output_channels
 from ..maps import ActMap
 from ..records import Fingerprint
 from ..sites import Segment, Site
+from ..text import shorten
 from .localised import Localised, shared_names
 
 
@@ -41,7 +42,8 @@ def find_sites(model: nn.Module | Mapping[str, nn.Module], local: Localised) -> 
     differing = [site for site, module in found.items() if output_channels(module) not in (None, site.channels)]
     if found and not differing:
         return found
-    base = " and ".join(f"{b.architecture} ({name})" for name, b in act_map.record.base.items()) or "another model"
+    bases = [f"{b.architecture} ({name})" for name, b in act_map.record.base.items()]
+    base = shorten(" and ".join(bases), 200) or "another model"
     given = [model] if isinstance(model, nn.Module) else model.values()
     kinds = " and ".join(type(root).__name__ for root in given) or "no component of the map"
     advice = "use it with the model it was fitted on, or fit a map for this one"
@@ -121,8 +123,8 @@ def check_variant(act_map: ActMap, component: Component) -> None:
 
 def _other_architecture(act_map: ActMap, component: str, fitted: str, given: str) -> MapMismatchError:
     return MapMismatchError(
-        f"{act_map.called} was fitted on {fitted} ({component}), but this model is {given}, another architecture whose "
-        "sites have the same names; use the map with its own model, fit one for this model, or set "
+        f"{act_map.called} was fitted on {shorten(fitted, 60)} ({component}), but this model is {given}, another "
+        "architecture whose sites have the same names; use the map with its own model, fit one for this model, or set "
         "allow_other_architecture on Load ACT Map (--allow-other-architecture on the command line, "
         "for_any_architecture() in Python)."
     )
@@ -147,8 +149,8 @@ def notes_for(local: Localised, found: Container[str]) -> Iterator[str]:
             )
         elif given in base.bases:
             yield (
-                f"{act_map.called} was fitted on {fitted} ({name}), which is built on the class of this model, "
-                f"{given}, so the map applies."
+                f"{act_map.called} was fitted on {shorten(fitted, 60)} ({name}), which is built on the class of this "
+                f"model, {given}, so the map applies."
             )
 
 
@@ -169,14 +171,14 @@ def warnings_for(local: Localised, found: Container[str], missing: tuple[str, ..
         same_weights = None if _has_other_names(local, name) else _has_weights(base, root)
         if not (_is_of_kind(base, root) or same_weights):
             yield (
-                f"{act_map.called} was fitted on {base.architecture} ({name}), but this model is "
+                f"{act_map.called} was fitted on {shorten(base.architecture, 60)} ({name}), but this model is "
                 f"{architecture_of(root).name}; it may have a different effect here, so fit a map for this model."
             )
         elif same_weights is False:
             # float16 has a smaller range than the bfloat16 of the hash.
             half = any(parameter.dtype == torch.float16 for parameter in root.parameters())
             yield (
-                f"{act_map.called} was fitted on other weights of {base.architecture} ({name})"
+                f"{act_map.called} was fitted on other weights of {shorten(base.architecture, 60)} ({name})"
                 f"{', or on these in another precision' * half}; it may work less well here, so try low strengths "
                 "first."
             )

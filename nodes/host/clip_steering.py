@@ -18,6 +18,7 @@ from ...act_core.components import DIFFUSION_MODEL
 from ...act_core.interception import find_submodules
 from ...act_core.settings import as_strength
 from ...act_core.steering import Steering
+from ...act_core.text import shorten
 from .models import KEY, log_remarks
 from .text_encoders import text_encoders
 
@@ -66,7 +67,8 @@ def _reporting(encode: Callable[..., Any], steering: Steering) -> Callable[..., 
     def encode_and_report(*args: Any, **kwargs: Any) -> Any:
         output = encode(*args, **kwargs)
         steering.check()
-        logging.info("ACT Steering: %s: %s.", steering.act_map.card.title or "map", steering.coverage)
+        title = shorten(steering.act_map.card.title, 60) or "map"
+        logging.info("ACT Steering: %s: %s.", title, steering.coverage)
         return output
 
     return encode_and_report

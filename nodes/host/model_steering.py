@@ -15,6 +15,7 @@ from ...act_core import ActMap, steer
 from ...act_core.components import DIFFUSION_MODEL, Component
 from ...act_core.settings import Branch, as_strength
 from ...act_core.steering import BatchRows, Steering, check_variant
+from ...act_core.text import shorten
 from .models import KEY, diffusion_model, forget_prompts, log_remarks
 from .noise_levels import level_of
 from .schedule import Window
@@ -171,7 +172,7 @@ class ModelSteering:
         self.outcome = " ".join(lines)
 
     def _fired(self, steering: Steering) -> str:
-        return f"{self.act_map.card.title or 'map'}: {steering.coverage}."
+        return f"{shorten(self.act_map.card.title, 60) or 'map'}: {steering.coverage}."
 
     def _why_not(self, run: _Run) -> str:
         if run.without_branch:

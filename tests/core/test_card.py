@@ -20,6 +20,7 @@ from act_core.calibration import Calibration
 from act_core.mapfile import list_maps, table_of, write_sidecars
 from act_core.mapfile.read import read_header
 from act_core.records import Card, Evidence
+from act_core.records import Evidence, Fingerprint
 from act_core.summary import describe
 
 EVIDENCE = Evidence(
@@ -125,6 +126,41 @@ def test_listing_shows_maps_and_reasons(tmp_path: Path, fitted: ActMap) -> None:
     text = table_of(list(found.values()))
     assert "Ink" in text
     assert "lora.safetensors: it is a LoRA" in text
+
+
+def test_listing_has_one_line_for_each_map_of_a_stranger(tmp_path: Path, fitted: ActMap) -> None:
+    forged = "\nofficial.safetensors  Official map  SDXL  1.00"
+    base = {"toy": Fingerprint(f"SDXL{forged}{'x' * 300_000}", "")}
+    hostile = replace(fitted, record=replace(fitted.record, base=base))
+    path = save_map(hostile, tmp_path / "a\n\u2028b.safetensors", title=f"Ink{forged}")
+    tensors, metadata = safetensors.torch.load_file(path), metadata_of(path)
+    safetensors.torch.save_file(tensors, path, {**metadata, "modelspec.hash_sha256": forged})
+    (tmp_path / "c\nd.safetensors").write_bytes(b"")
+    found = list_maps(tmp_path)
+    lines = table_of(found).splitlines()
+    assert len(lines) == 3
+    assert all(len(line) < 250 for line in lines)
+    assert [listed.path for listed in found] == [path, tmp_path / "c\nd.safetensors"]
+    assert [listed.name for listed in found] == ["a b.safetensors", "c d.safetensors"]
+
+
+def test_long_title_is_short_in_messages(fitted: ActMap) -> None:
+    act_map = replace(fitted, card=replace(fitted.card, title="Ink\nforged " + "x" * 10_000))
+    assert act_map.called.startswith("The map 'Ink forged ")
+    assert len(act_map.called) < 100
+    assert len(repr(act_map)) < 200
+
+
+def test_links_in_a_loop_are_listed_with_the_reason(tmp_path: Path, fitted: ActMap) -> None:
+    save_map(fitted, tmp_path / "calm.safetensors")
+    (tmp_path / "loop.safetensors").symlink_to("other.safetensors")
+    (tmp_path / "other.safetensors").symlink_to("loop.safetensors")
+    found = list_maps(tmp_path)
+    assert [listed.header is not None for listed in found] == [True, False, False]
+    assert "cannot be read: Too many levels of symbolic links." in found[1].problem
+    # Saving over such a link replaces it, as it has no target.
+    save_map(fitted, tmp_path / "loop.safetensors")
+    assert len(load_map(tmp_path / "loop.safetensors")) == len(fitted)
 
 
 def test_header_alone_says_the_same_as_the_map(path: Path, fitted: ActMap) -> None:
