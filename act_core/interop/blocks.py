@@ -132,6 +132,17 @@ def number_of(site: Site) -> int | None:
     return int(found[1]) if found and is_output else None
 
 
+def is_language_model(base: Fingerprint) -> bool:
+    """Whether a map was fitted on a causal language model; also for a family that has no record.
+
+    Example:
+        >>> [is_language_model(Fingerprint(name, "")) for name in ("llama", "WanModel", "unheard_of")]
+        [True, False, True]
+    """
+    known = [architecture for architecture in ARCHITECTURES if base.architecture in architecture.kinds]
+    return not known or any(architecture.block for architecture in known)
+
+
 def known_kind(text: str) -> str:
     """The kind of model that a text names, in any spelling; empty if none.
 

@@ -16,13 +16,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..components import DIFFUSION_MODEL
 from ..errors import MapFileError, MapMismatchError
 from ..files import write_whole
 from ..mapfile.format import MAX_CHANNELS
 from ..maps import ActMap
 from ..sites import Site
 from ..text import plain_text, shorten
-from .blocks import blocks_of, known_kind, number_of
+from .blocks import blocks_of, is_language_model, known_kind, number_of
 from .gguf_files import Gguf, packed, read_header, read_vector
 
 ARCHITECTURE = "controlvector"
@@ -118,6 +119,14 @@ def _vectors(act_map: ActMap) -> dict[int, Tensor]:
     if len(act_map.components) > 1:
         raise MapMismatchError(
             f"{act_map.called} steers {' and '.join(act_map.components)}; restrict it to one of them."
+        )
+    component = act_map.components[0]
+    base = act_map.record.base.get(component)
+    if component == DIFFUSION_MODEL or (base is not None and not is_language_model(base)):
+        model = shorten(base.architecture, 40) if base else component
+        raise MapMismatchError(
+            f"{act_map.called} steers {model}, which is not a language model; only maps of language models can be "
+            "control vectors."
         )
     for site, transport in act_map.transports.items():
         number = number_of(site)

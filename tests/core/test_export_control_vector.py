@@ -129,6 +129,18 @@ def test_other_maps_are_refused(tmp_path: Path, name: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("component", "architecture"),
+    [("diffusion_model", "WanModel"), ("diffusion_model", ""), ("clip_l", "clip_text_model"), ("t5xxl", "t5")],
+)
+def test_maps_of_other_models_are_refused(tmp_path: Path, component: str, architecture: str) -> None:
+    site = replace(block(3, name="blocks.{}"), component=component)
+    base = {component: Fingerprint(architecture, "")} if architecture else {}
+    with pytest.raises(MapError, match=f"steers {architecture or component}, which is not a language model; only"):
+        export_control_vector(ActMap({site: UNBOUND}, FitRecord(base=base)), tmp_path / "a.gguf")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_map_with_noise_levels_is_refused(tmp_path: Path) -> None:
     act_map = ActMap({block(1): stacked([UNBOUND, UNBOUND])}, levels=(0.9, 0.5))
     with pytest.raises(MapError, match="noise level"):
