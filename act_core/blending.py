@@ -166,15 +166,6 @@ def _check_alike(first: ActMap, other: ActMap) -> None:
             f"The maps are of different models: one steers {', '.join(first.components)}, the other "
             f"{', '.join(other.components)}; blend maps of one model."
         )
-    for component in shared:
-        bases = [m.record.base[component] for m in (first, other) if component in m.record.base]
-        kinds = [shorten(base.architecture, 60) for base in bases]
-        if len(set(kinds)) > 1:
-            raise MapError(f"The maps are of different models, {' and '.join(kinds)}; blend maps of one model.")
-    known = {site.key: site for site in first.transports}
-    for site in other.transports:
-        if known.get(site.key, site) != site:
-            raise MapError(f"The maps read site {site.key} differently, so they are of different models.")
     if first.levels != other.levels:
         raise MapError("The maps have different noise levels, so they cannot be blended; apply them together.")
     spatial = any(site.layout == "spatial" for site in (*first.transports, *other.transports))
@@ -196,9 +187,8 @@ def _check_one_model(maps: Sequence[ActMap]) -> None:
         for component, base in act_map.record.base.items():
             kind = kinds.setdefault(component, base.architecture)
             if kind != base.architecture:
-                raise MapError(
-                    f"The maps are of different models, {kind} and {base.architecture}; blend maps of one model."
-                )
+                both = " and ".join(shorten(name, 60) for name in (kind, base.architecture))
+                raise MapError(f"The maps are of different models, {both}; blend maps of one model.")
         for site in act_map.transports:
             if known.setdefault(site.key, site) != site:
                 raise MapError(f"The maps read site {site.key} differently, so they are of different models.")

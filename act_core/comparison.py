@@ -114,8 +114,7 @@ def compare(first: ActMap, second: ActMap) -> MapComparison:
     mine = {site.key for site in first.transports}
     both = [(site, theirs[site.key]) for site in first.transports if site.key in theirs]
     return MapComparison(
-        (first.card.title or UNTITLED, second.card.title or UNTITLED),
-        (shorten(first.card.title, 60) or "untitled", shorten(second.card.title, 60) or "untitled"),
+        (shorten(first.card.title, 60) or UNTITLED, shorten(second.card.title, 60) or UNTITLED),
         tuple(_compared(site, first, second) for site, other in both if site == other),
         tuple(site.key for site in first.transports if site.key not in theirs),
         tuple(key for key in theirs if key not in mine),

@@ -19,8 +19,7 @@ from act_core import ActMap, MapError, load_map, save_map
 from act_core.calibration import Calibration
 from act_core.mapfile import list_maps, table_of, write_sidecars
 from act_core.mapfile.read import read_header
-from act_core.records import Card, Evidence
-from act_core.records import Evidence, Fingerprint
+from act_core.records import Card, Evidence, Fingerprint
 from act_core.summary import describe
 
 EVIDENCE = Evidence(
