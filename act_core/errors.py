@@ -11,6 +11,9 @@ Every error is one or two plain sentences: what is wrong, with which file, site 
             └── ProcessError              another process of the same fit failed, ended, or does not answer
 """
 
+# What to do about a damaged file.
+AGAIN = "download or save it again."
+
 
 class MapError(ValueError):
     """Base class of all errors of this library; raised directly for invalid arguments, such as a NaN strength."""

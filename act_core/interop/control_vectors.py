@@ -130,7 +130,7 @@ def _vectors(act_map: ActMap) -> dict[int, Tensor]:
         )
     for site, transport in act_map.transports.items():
         number = number_of(site)
-        if reason := _reason_against(number, act_map, site, vectors):
+        if reason := _why_left_out(number, act_map, site, vectors):
             raise MapMismatchError(
                 f"{act_map.called} is not a control vector: {reason}. Fit it with estimator mean and sites blocks."
             )
@@ -141,7 +141,7 @@ def _vectors(act_map: ActMap) -> dict[int, Tensor]:
     return vectors
 
 
-def _reason_against(number: int | None, act_map: ActMap, site: Site, vectors: Mapping[int, Tensor]) -> str:
+def _why_left_out(number: int | None, act_map: ActMap, site: Site, vectors: Mapping[int, Tensor]) -> str:
     """Why a site cannot be in a control vector; empty if it can."""
     transport = act_map.transports[site]
     if number is None or number in vectors:

@@ -17,7 +17,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from ..errors import MapFileError
+from ..errors import AGAIN, MapFileError
 
 MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
@@ -36,7 +36,6 @@ _VALUES = {
     0: "B", 1: "b", 2: "H", 3: "h", _U32: "I", 5: "i", 6: "f", 7: "B", 10: "Q", 11: "q", 12: "d",
 }  # fmt: skip
 
-_AGAIN = "download or save it again."
 Value = int | float | str
 
 
@@ -133,7 +132,7 @@ class _Reader:
 
     def read(self) -> Gguf:
         if self._take(4) != MAGIC:
-            raise MapFileError(f"it is not a GGUF file; {_AGAIN}")
+            raise MapFileError(f"it is not a GGUF file; {AGAIN}")
         version = self._number("I")
         if version not in _VERSIONS:
             raise MapFileError(
@@ -142,7 +141,7 @@ class _Reader:
             )
         tensors, keys = self._number("Q"), self._number("Q")
         if keys > _MAX_KEYS or tensors > _MAX_TENSORS:
-            raise MapFileError(f"it declares {keys} values and {tensors} tensors, more than any model has; {_AGAIN}")
+            raise MapFileError(f"it declares {keys} values and {tensors} tensors, more than any model has; {AGAIN}")
         values: dict[str, Value] = {}
         for _ in range(keys):
             name, value = self._text(), self._value(self._number("I"))
@@ -152,27 +151,27 @@ class _Reader:
         for _ in range(tensors):
             name = self._text()
             if name in described:
-                raise MapFileError(f"it has two tensors of one name; {_AGAIN}")
+                raise MapFileError(f"it has two tensors of one name; {AGAIN}")
             described[name] = (self._shape(), self._number("I"), self._number("Q"))
         alignment = values.get("general.alignment", _ALIGNMENT)
         if not isinstance(alignment, int) or not 0 < alignment <= 1 << 16:
-            raise MapFileError(f"its alignment is not a number of bytes; {_AGAIN}")
+            raise MapFileError(f"its alignment is not a number of bytes; {AGAIN}")
         start = -(-self._file.tell() // alignment) * alignment
         found = {name: self._tensor(start, *rest) for name, rest in described.items()}
         # Each is inside the file, but they may overlap.
         if sum(_bytes(tensor.shape, tensor.kind) for tensor in found.values()) > self._size:
-            raise MapFileError(f"its tensors have more values than the file holds; {_AGAIN}")
+            raise MapFileError(f"its tensors have more values than the file holds; {AGAIN}")
         return Gguf(values, found)
 
     def _tensor(self, start: int, shape: tuple[int, ...], kind: int, offset: int) -> GgufTensor:
         if start + offset + _bytes(shape, kind) > self._size:
-            raise MapFileError(f"a tensor of shape {list(shape)} is not inside the file; {_AGAIN}")
+            raise MapFileError(f"a tensor of shape {list(shape)} is not inside the file; {AGAIN}")
         return GgufTensor(shape, kind, start + offset)
 
     def _shape(self) -> tuple[int, ...]:
         count = self._number("I")
         if not 0 < count <= _MAX_DIMENSIONS:
-            raise MapFileError(f"a tensor has {count} axes; {_AGAIN}")
+            raise MapFileError(f"a tensor has {count} axes; {AGAIN}")
         return tuple(self._number("Q") for _ in range(count))
 
     def _value(self, kind: int) -> Value | None:
@@ -183,13 +182,13 @@ class _Reader:
             self._skip_array()
             return None
         if kind not in _VALUES:
-            raise MapFileError(f"a value has the unknown type {kind}; {_AGAIN}")
+            raise MapFileError(f"a value has the unknown type {kind}; {AGAIN}")
         return self._number(_VALUES[kind])
 
     def _skip_array(self) -> None:
         kind, count = self._number("I"), self._number("Q")
         if count > _MAX_ARRAY or (kind not in _VALUES and kind != _TEXT):
-            raise MapFileError(f"it has an array of {count} values of type {kind}; {_AGAIN}")
+            raise MapFileError(f"it has an array of {count} values of type {kind}; {AGAIN}")
         if kind == _TEXT:
             for _ in range(count):
                 self._skip(self._number("Q"))
@@ -217,4 +216,4 @@ class _Reader:
 
     def _check_left(self, length: int) -> None:
         if length > self._size - self._file.tell():
-            raise MapFileError(f"it is cut short; {_AGAIN}")
+            raise MapFileError(f"it is cut short; {AGAIN}")

@@ -84,7 +84,7 @@ def _imported(
         return read_hooks(path.parent, [path], estimator, architecture, model)
     if head.startswith((b"\x93NUMPY", b"PK\x03\x04")):
         return read_vectors(path, architecture, model, layers, offset)
-    raise MapFileError(_reason_against(path, head))
+    raise MapFileError(_why_unreadable(path, head))
 
 
 def _hook_files(folder: Path) -> list[Path]:
@@ -101,7 +101,7 @@ def _hook_files(folder: Path) -> list[Path]:
     raise MapFileError("the folder holds no .statedict file; give the one that apple/ml-act wrote.")
 
 
-def _reason_against(path: Path, head: bytes) -> str:
+def _why_unreadable(path: Path, head: bytes) -> str:
     """Why a file of no known format cannot be imported."""
     if head[:1] == b"\x80" and head[1:2] in b"\x00\x01\x02\x03\x04\x05":
         return "it is a pickle, which could run code; save its tensors with torch.save, or ask for another format."

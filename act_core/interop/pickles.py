@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from ..errors import MapFileError
+from ..errors import AGAIN, MapFileError
 
 # The protocol that torch.save writes.
 _PROTOCOL = 2
@@ -76,7 +76,7 @@ def check_pickle(data: bytes) -> None:
     except MapFileError:
         raise
     except (ValueError, LookupError, struct.error, OverflowError) as error:
-        raise MapFileError("it is damaged; download or save it again.") from error
+        raise MapFileError(f"it is damaged; {AGAIN}") from error
 
 
 class _Replay:

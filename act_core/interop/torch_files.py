@@ -18,7 +18,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from ..errors import MapFileError, first_line
+from ..errors import AGAIN, MapFileError, first_line
 from ..mapfile.format import MAX_CHANNELS
 from .pickles import check_pickle
 
@@ -27,7 +27,6 @@ MAX_FILE_BYTES = 1 << 26
 _MAX_ENTRIES = 10_000
 _ZIP = b"PK\x03\x04"
 _ENTRY = re.compile(r"[^/]*/(data\.pkl|version|byteorder|data/[0-9]{1,6})")
-_AGAIN = "download or save it again."
 
 # What the unpickler raises for damaged files; not MemoryError, which the checks prevent.
 _DAMAGE = (
@@ -69,11 +68,11 @@ def read_torch(path: Path) -> object:
     except _DAMAGE as error:
         if isinstance(error, MapFileError):
             raise
-        raise MapFileError(f"it is damaged ({first_line(error)[:200].rstrip('.')}); {_AGAIN}") from error
+        raise MapFileError(f"it is damaged ({first_line(error)[:200].rstrip('.')}); {AGAIN}") from error
     tensors = [*_tensors(content)]
     # Older versions of torch do not compare what a pickle declares with the size of the entry.
     if any(tensor.layout != torch.strided or tensor.untyped_storage().nbytes() > len(data) for tensor in tensors):
-        raise MapFileError(f"it declares a tensor that is larger than the file; {_AGAIN}")
+        raise MapFileError(f"it declares a tensor that is larger than the file; {AGAIN}")
     # Tensors may overlap, or repeat one value by a stride of 0; whoever copies them would need far more memory.
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors) > len(data):
         raise MapFileError("its tensors have more values than the file holds; save a copy (clone) of each.")
@@ -123,7 +122,7 @@ def _checked(data: bytes) -> bytes:
     except (zipfile.BadZipFile, NotImplementedError, OSError, *_DAMAGE) as error:
         if isinstance(error, MapFileError):
             raise
-        raise MapFileError(f"it is a damaged archive; {_AGAIN}") from error
+        raise MapFileError(f"it is a damaged archive; {AGAIN}") from error
     return checked.getvalue()
 
 

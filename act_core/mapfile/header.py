@@ -10,7 +10,7 @@ from functools import cache, lru_cache, partial
 from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
 
 from ..calibration import Calibration, Negative
-from ..errors import MapError, MapFileError
+from ..errors import AGAIN, MapError, MapFileError
 from ..records import CARD_TEXTS, Card, Evidence, Fingerprint, FitRecord
 from ..sites import End, Layout, Segment, Site
 from . import fields
@@ -29,7 +29,6 @@ from .format import (
     SITES_KEY,
 )
 
-AGAIN = "download or save it again."
 # Parts of the names of tensors in a LoRA and its relatives.
 _LORA = ("lora", "dora_", "hada_", "lokr_", ":up", ":down")
 

@@ -14,14 +14,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from ..errors import MapError, MapFileError
+from ..errors import AGAIN, MapError, MapFileError
 from ..gates import Gate
 from ..maps import ActMap
 from ..projections import Projection
 from ..sites import Site
 from ..transport import Statistics, Transport
 from .format import BOUNDS, GATE, MAX_HEADER_BYTES, PROJECTION, STATISTICS
-from .header import AGAIN, MapHeader, parse_header
+from .header import MapHeader, parse_header
 
 
 def load_map(path: str | os.PathLike[str]) -> ActMap:
