@@ -114,9 +114,10 @@ def with_difference(folder: Path, rank: int, what: str) -> None:
 
 
 def streamed(folder: Path, rank: int) -> None:
-    """Fit with a budget that takes groups; save the error."""
+    """Fit with a budget that takes groups, since simultaneous fits are never parked; save the error."""
+    settings: dict[str, Any] = {"sites": MIXED_SITES, "memory_budget": 74 << 20, "order": "simultaneous"}
     try:
-        fit(mixed(), prompts("source", 400), prompts("target", 400), sites=MIXED_SITES, memory_budget=74 << 20)
+        fit(mixed(), prompts("source", 400), prompts("target", 400), **settings)
     except Exception as error:  # noqa: BLE001
         (folder / f"{rank}.json").write_text(json.dumps(str(error)), "utf-8")
 
