@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from comfy_api.latest import io
 
-from ..act_core.mapfile import list_map, table_of
+from ..act_core.errors import MapFileError
+from ..act_core.mapfile import ListedMap, list_map, table_of
+from ..act_core.text import plain_text
 from .common import CATEGORY, aliases
 from .host import folders
 
@@ -41,5 +45,12 @@ class ListACTMaps(io.ComfyNode):
 
 
 def _report(contains: str) -> str:
-    found = [list_map(folders.find(folders.MAPS, name), name) for name in folders.names(folders.MAPS)]
+    found = [_listed(name) for name in folders.names(folders.MAPS)]
     return table_of([listed for listed in found if listed.mentions(contains)])
+
+
+def _listed(name: str) -> ListedMap:
+    try:
+        return list_map(folders.find(folders.MAPS, name), name)
+    except MapFileError as error:  # the host lists links that lead nowhere, but does not find them
+        return ListedMap(Path(name), plain_text(name), 0, None, str(error))

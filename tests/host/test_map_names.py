@@ -54,6 +54,29 @@ def test_saved_map_does_not_replace_dangling_link(host: Host, saved: dict[str, s
         link.unlink()  # tests of the same host read all of its maps
 
 
+def test_list_names_links_that_lead_nowhere(host: Host, saved: dict[str, str]) -> None:
+    """The host follows links, also out of its folders: people keep their models elsewhere."""
+    folder = host.base / "models" / "act_maps"
+    elsewhere = host.base / "kept_elsewhere.safetensors"
+    elsewhere.write_bytes((PACK / "pretrained_maps" / "plain_to_ink.safetensors").read_bytes())
+    links = {"gone.safetensors": host.base / "gone", "loop.safetensors": folder / "loop.safetensors"}
+    links["elsewhere.safetensors"] = elsewhere
+    for name, target in links.items():
+        (folder / name).symlink_to(target)
+    try:
+        graph = Graph()
+        graph.add("ListACTMaps", contains="")
+        (output,) = host.run(graph).outputs.values()
+    finally:
+        for name in links:
+            (folder / name).unlink()
+    lines = output["text"][0].splitlines()
+    for name in ("gone.safetensors", "loop.safetensors"):
+        assert [line for line in lines if line.startswith(f"{name}: There is no file {name}")]
+    (line,) = [line for line in lines if line.startswith("elsewhere.safetensors")]
+    assert "hand-drawn" in line or "ink" in line
+
+
 def test_map_is_saved_in_linked_subfolder(host: Host, saved: dict[str, str]) -> None:
     elsewhere = host.base / "on_another_drive"
     elsewhere.mkdir()
