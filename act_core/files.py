@@ -21,9 +21,9 @@ Check = Callable[[Path], object]
 def write_whole(path: Path, data: bytes, check: Check | None = None) -> None:
     """Replace a file atomically: at any time it holds either all of the old content or all of the new.
 
-    The data is written to a file without a name, which nothing can leave behind, or where the system has no such files,
-    to a hidden one in the same folder. The file gets its name once it is on disk. Hidden files that killed processes
-    left in this folder are removed.
+    The data is written to a file without a name, or where the system has no such files, to a hidden one in the same
+    folder. The file gets its name once it is on disk; one without a name is hidden for the instant before. Hidden files
+    that killed processes left in this folder are removed.
 
     Args:
         path: the file; if it is a symbolic link, its target is replaced.
