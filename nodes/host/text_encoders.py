@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -16,6 +17,7 @@ from ...act_core.architectures import architecture_of
 from ...act_core.components import Component
 from ...act_core.errors import FitError
 from ...act_core.fitting import FitModel, MicroBatch
+from ...act_core.interception import own_forward, restore_forward
 from .caption_batches import run_together
 from .encoder_layers import measured_passes, unused_layers
 from .models import is_steered_clip, weight_patches
@@ -125,7 +127,7 @@ class TextEncoders(FitModel[str]):
         return self._encode_tokens(self._clip.tokenize(prompt))
 
     def _encode_tokens(self, tokens: Tokens) -> Conditioning:
-        conditioning, extra = self._clip.encode_from_tokens_scheduled(tokens)[0]
+        conditioning, extra = _keeping_forwards(self._clip).encode_from_tokens_scheduled(tokens)[0]
         return conditioning, extra
 
     def _masks(self, group: Sequence[Tokens]) -> dict[str, Tensor]:
@@ -143,7 +145,28 @@ class TextEncoders(FitModel[str]):
             for name, own in group[0].items()
         }
         with memory_errors():
-            self._clip.encode_from_tokens(tokens)
+            _keeping_forwards(self._clip).encode_from_tokens(tokens)
+
+
+def _keeping_forwards(clip: Any) -> Any:
+    """A CLIP like this one that, while it is loaded, encodes without touching the ``forward`` of any module.
+
+    Before each prompt the host removes the object patches and injections of other packs and puts them back, and with
+    that undoes every swap of those modules, as by a fit.
+    """
+    if not any(loaded.model is clip.patcher for loaded in comfy.model_management.current_loaded_models):
+        return clip
+    forwards = {module: own_forward(module) for module in clip.cond_stage_model.modules()}
+
+    def load_model(*args: Any, **kwargs: Any) -> Any:
+        patcher = clip.load_model(*args, **kwargs)
+        for module, forward in forwards.items():
+            restore_forward(module.__dict__, forward)
+        return patcher
+
+    kept = copy.copy(clip)
+    kept.load_model = load_model
+    return kept
 
 
 class _Encoder(NamedTuple):
