@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Generator
 from pathlib import Path
 
@@ -26,39 +27,8 @@ class ListOfLines:
 
 NODE_CLASS_MAPPINGS = {"ListOfLines": ListOfLines}
 """
-# Another pack that shows what is in the host's memory, and when the host has freed it.
-MEMORY = """
-import asyncio
-import gc
-
-import torch
-from aiohttp import web
-from server import PromptServer
-
-
-@PromptServer.instance.routes.get("/test/freed")
-async def freed(request):
-    # Right after a run the host does not listen, and would free its memory only seconds later.
-    queue = PromptServer.instance.prompt_queue
-    while queue.flags:
-        with queue.not_empty:
-            queue.not_empty.notify()
-        await asyncio.sleep(0.05)
-    return web.json_response(True)
-
-
-@PromptServer.instance.routes.get("/test/bytes_of_tensors")
-async def bytes_of_tensors(request):
-    # Looking at all objects keeps them alive for a moment: the host's own collection, which runs once, may meet it.
-    gc.collect()
-    tensors = [thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter)]
-    # Several tensors may share a storage.
-    storages = [tensor.untyped_storage() for tensor in tensors if tensor.device.type == "cpu"]
-    return web.json_response(sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values()))
-
-
-NODE_CLASS_MAPPINGS = {}
-"""
+# Further packs, as files that the host loads.
+PACKS = Path(__file__).with_name("packs")
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +48,8 @@ def host(host_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Generat
     run_inside(host_python, "tiny_models.py", base / "models")
     (base / "custom_nodes").mkdir()
     (base / "custom_nodes" / "list_of_lines.py").write_text(LIST_OF_LINES)
-    (base / "custom_nodes" / "memory.py").write_text(MEMORY)
+    for pack in PACKS.glob("*.py"):
+        shutil.copy(pack, base / "custom_nodes")
     (base / "models_elsewhere").mkdir()
     paths = base / "extra_model_paths.yaml"
     paths.write_text(f"elsewhere:\n  base_path: {base}\n  LLM: models_elsewhere\n")

@@ -99,9 +99,9 @@ class Host:
             raise AssertionError(f"{path} answered {error.code}: {error.read().decode()[:2000]}") from error
         return json.loads(text) if text else None
 
-    def queue(self, graph: Graph) -> str:
-        """Put a workflow into the queue; returns its id."""
-        return self.post("/prompt", {"prompt": graph.prompt, "client_id": uuid.uuid4().hex})["prompt_id"]
+    def queue(self, graph: Graph, client: str = "") -> str:
+        """Put a workflow into the queue, for a client that is connected or for none; returns its id."""
+        return self.post("/prompt", {"prompt": graph.prompt, "client_id": client or uuid.uuid4().hex})["prompt_id"]
 
     def wait(self, prompt_id: str) -> Run:
         end = time.monotonic() + RUN_SECONDS
@@ -173,17 +173,19 @@ def started(python: Path, base: Path, root: Path | None = None, *options: str | 
 
     Args:
         python: the host's own Python.
-        base: its base directory, made here.
+        base: its base directory, made here unless it exists.
         root: its folder, if not the one of the environment.
         *options: further command-line options.
     """
     root = root or python.parents[2]
     (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
-    (base / "custom_nodes" / "act-steering").symlink_to(PACK)
+    link = base / "custom_nodes" / "act-steering"
+    if not link.is_symlink():
+        link.symlink_to(PACK)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = base / "host.log"
+    log = base / f"host_{port}.log"  # other hosts may share the base directory
     command = [python, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port), "--base-directory", base]
     command += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch", "--disable-api-nodes"]
     # The other cache keeps results as long as memory lasts.

@@ -1,0 +1,63 @@
+"""A pack for tests, which the host loads: shows what its process holds, and when it has freed it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from aiohttp import web
+from server import PromptServer
+
+PACK = "act-steering"
+routes: Any = PromptServer.instance.routes
+
+
+async def freed(request: web.Request) -> web.Response:
+    # Right after a run the host does not listen, and would free its memory only seconds later.
+    queue = PromptServer.instance.prompt_queue
+    while queue.flags:
+        with queue.not_empty:
+            queue.not_empty.notify()
+        await asyncio.sleep(0.05)
+    return web.json_response(True)
+
+
+async def bytes_of_tensors(request: web.Request) -> web.Response:
+    # Looking at all objects keeps them alive for a moment: the host's own collection, which runs once, may meet it.
+    gc.collect()
+    return web.json_response(_bytes(gc.get_objects()))
+
+
+async def census(request: web.Request) -> web.Response:
+    """Threads, objects and memory of the process; those of the pack's own classes by class."""
+    gc.collect()
+    objects = gc.get_objects()
+    kinds = [type(thing) for thing in objects]
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    found = {
+        "threads": Counter(thread.name.rstrip("0123456789") for thread in threading.enumerate()),
+        "ours": Counter(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds if PACK in str(kind.__module__)),
+        "objects": len(objects),
+        "bytes of tensors": _bytes(objects),
+        "resident bytes": pages * 4096,
+    }
+    return web.json_response(found)
+
+
+def _bytes(objects: Iterable[Any]) -> int:
+    tensors = [thing for thing in objects if type(thing) in (torch.Tensor, torch.nn.Parameter)]
+    # Several tensors may share a storage.
+    storages = [tensor.untyped_storage() for tensor in tensors if tensor.device.type == "cpu"]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+routes.get("/test/freed")(freed)
+routes.get("/test/bytes_of_tensors")(bytes_of_tensors)
+routes.get("/test/census")(census)
+NODE_CLASS_MAPPINGS = {}
