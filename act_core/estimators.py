@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from .settings import Estimator
+from .coupling import coupling
+from .settings import ChannelEstimator
 
 
-def slopes(a: Tensor, b: Tensor, std_a: Tensor, std_b: Tensor, flat: Tensor, estimator: Estimator) -> Tensor:
+def slopes(a: Tensor, b: Tensor, std_a: Tensor, std_b: Tensor, flat: Tensor, estimator: ChannelEstimator) -> Tensor:
     """Slopes ``[channels]`` for centred values; 1 for channels that are constant.
 
     Args:
@@ -38,11 +37,10 @@ def _coupled_covariance(a: Tensor, b: Tensor) -> Tensor:
     a, b = _sorted(a), _sorted(b)
     if n == m:
         return (a * b).mean(0)
-    # Both step functions jump at multiples of 1/n and 1/m: counted in units of 1/(n m) these are whole numbers.
-    starts = torch.cat([torch.arange(0, n * m, m), torch.arange(0, n * m, n)])
-    edges = cast("Tensor", starts.unique()).to(a.device)
-    widths = torch.diff(edges, append=edges.new_tensor([n * m])).to(a) / (n * m)
-    return widths @ (a[edges // m] * b[edges // n])
+    paired = coupling(n, m)
+    first, second = paired.first.to(a.device), paired.second.to(a.device)
+    widths = paired.widths.to(a) / (n * m)
+    return widths @ (a[first] * b[second])
 
 
 def _sorted(values: Tensor) -> Tensor:

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, SupportsFloat, TypeVar, cast, get_args, get_type_hints
 
 from .errors import FitError, MapError
+from .numeric import as_integer, check_number
 
-Estimator = Literal["linear", "mean", "gaussian", "project"]
+# Fitted for each channel by itself; `end_to_end` fits all of them at once.
+ChannelEstimator = Literal["linear", "mean", "gaussian", "project"]
+Estimator = Literal[ChannelEstimator, "end_to_end"]
 Order = Literal["causal", "simultaneous"]
 Support = Literal["unbounded", "observed", "gated"]
 Interval = Literal["token", "pooled"]
@@ -97,7 +99,7 @@ class FitMethod:
         default="linear",
         metadata=_for(
             "linear shifts and scales each channel, mean only shifts it, gaussian matches mean and spread. project "
-            "removes something: it takes away only as much as is there."
+            "removes something: it takes away only as much as is there. end_to_end fits all layers at once by gradient."
         ),
     )
     order: Order = field(
@@ -150,6 +152,11 @@ class FitSettings(FitMethod):
             Samples that do not fit are parked while they wait: in main memory, or if the model runs on the CPU in a
             temporary file. The map stays exact. If main memory is short, too, they are streamed in groups, and the
             map's record notes it: such a map is a coarse approximation of the exact one.
+        memory_budget: bytes that the fit may use in addition to the model; None for no limit. Samples that do not fit
+            are streamed in groups, and the map's record notes it: such a map is a coarse approximation of the exact
+            one.
+        steps: of gradient descent, for the estimator ``end_to_end``.
+        sparsity: how much that estimator shrinks coefficients, and leaves out sites that hardly matter; 0 keeps all.
 
     Raises:
         FitError: a setting that is not allowed.
@@ -174,6 +181,10 @@ class FitSettings(FitMethod):
         default=None,
         metadata=_for("Memory that the fit may use on the model's device, beside the model; unlimited by default."),
     )
+    steps: int = field(default=60, metadata=_for("Steps of an end_to_end fit."))
+    sparsity: float = field(
+        default=0.0, metadata=_for("In an end_to_end fit, how much to shrink coefficients and leave out layers.")
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -181,6 +192,14 @@ class FitSettings(FitMethod):
         object.__setattr__(self, "batch_size", as_integer("batch_size", self.batch_size, 1))
         if self.memory_budget is not None:
             object.__setattr__(self, "memory_budget", as_integer("memory_budget", self.memory_budget, 1))
+        object.__setattr__(self, "steps", as_integer("steps", self.steps, 1))
+        check_number("sparsity", self.sparsity, 0, 100)
+        needed = {"order": "causal", "support": "unbounded", "moved": "source"}
+        for name, word in needed.items():
+            if self.estimator == "end_to_end" and getattr(self, name) != word:
+                raise FitError(f"The estimator end_to_end needs {name} {word}, not {getattr(self, name)}.")
+        if self.sparsity and self.estimator != "end_to_end":
+            raise FitError(f"sparsity has no effect on the estimator {self.estimator}; choose end_to_end.")
 
 
 @dataclass(frozen=True)
@@ -219,10 +238,8 @@ class RefineSettings:
         for name in ("steps", "batch_size"):
             object.__setattr__(self, name, as_integer(name, getattr(self, name), 1))
         object.__setattr__(self, "seed", as_integer("seed", self.seed, 0, MAX_SEED))
-        for name, low, high in (("rate", 1e-6, 1.0), ("held_back", 0.0, 0.9)):
-            value: object = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
-                raise FitError(f"{name} is {value!r}; it must be a number from {low:g} to {high:g}.")
+        check_number("rate", self.rate, 1e-6, 1)
+        check_number("held_back", self.held_back, 0, 0.9)
 
 
 Settings = TypeVar("Settings", FitSettings, RefineSettings)
@@ -256,26 +273,6 @@ def check_sites(sites: object) -> None:
     """
     if not isinstance(sites, str):
         raise FitError(f"sites is {sites!r}; give one string, such as 'norms' or 'attention, mlp'.")
-
-
-def as_integer(name: str, value: object, low: int, high: float = math.inf, error: type[MapError] = FitError) -> int:
-    """A whole number from `low` to `high`, of Python, numpy or torch.
-
-    Raises:
-        FitError: it is not one; or the class that `error` names.
-
-    Example:
-        >>> as_integer("seed", 3, 0)
-        3
-    """
-    try:
-        number = operator.index(cast("Any", value))
-    except (TypeError, ValueError, RuntimeError):
-        number = None
-    if number is None or isinstance(value, bool) or not low <= number <= high:
-        bounds = f"at least {low}" if math.isinf(high) else f"from {low} to {int(high)}"
-        raise error(f"{name} is {value!r}; it must be a whole number, {bounds}.")
-    return number
 
 
 def as_strength(value: object) -> float:

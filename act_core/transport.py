@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple, SupportsFloat
+from typing import NamedTuple, SupportsFloat, get_args
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from .errors import FitError, MapError
 from .estimators import slopes
 from .gates import Gate
 from .projections import Projection, fit_projection
-from .settings import Estimator, as_strength, check_choice, choices
+from .settings import ChannelEstimator, as_strength, check_choice
 
 # Inverting a slope below this would amplify rounding noise more than a thousandfold.
 MIN_INVERTIBLE_SLOPE = 1e-3
@@ -198,7 +198,7 @@ class Transport:
 def fit_transport(
     source: Tensor,
     target: Tensor,
-    estimator: Estimator = "linear",
+    estimator: ChannelEstimator = "linear",
     *,
     activation_dtype: torch.dtype | None = None,
     interval: tuple[Tensor, Tensor] | None = None,
@@ -221,7 +221,7 @@ def fit_transport(
     Raises:
         FitError: fewer than two values on a side, shapes that do not match, or values that are not finite.
     """
-    check_choice("estimator", estimator, choices("estimator"), FitError)
+    check_choice("estimator", estimator, get_args(ChannelEstimator), FitError)
     if source.ndim != 2 or target.ndim != 2 or source.shape[1] != target.shape[1]:
         raise FitError(
             f"Source {list(source.shape)} and target {list(target.shape)} must both be [values, channels] "

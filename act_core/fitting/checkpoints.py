@@ -25,6 +25,7 @@ class checkpointed(Restoring):  # noqa: N801  (used like a function)
     Args:
         roots: modules.
         parameters: everything else that gets a gradient, wherever it acts.
+        recorded: a list to which handlers inside the blocks append tensors that the loss depends on.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1))
@@ -35,15 +36,18 @@ class checkpointed(Restoring):  # noqa: N801  (used like a function)
         False
     """
 
-    def __init__(self, roots: Iterable[nn.Module], parameters: Sequence[Tensor]) -> None:
+    def __init__(
+        self, roots: Iterable[nn.Module], parameters: Sequence[Tensor], recorded: list[Tensor] | None = None
+    ) -> None:
         self._blocks = [block for root in roots for block in blocks(root)]
         self._parameters = parameters
+        self._recorded: list[Tensor] = [] if recorded is None else recorded
         self._before: dict[nn.Module, object] = {}
 
     def _patch(self) -> None:
         for block in self._blocks:
             self._before[block] = own_forward(block)
-            block.__dict__["forward"] = _Checkpoint(block.forward, self._parameters)
+            block.__dict__["forward"] = _Checkpoint(block.forward, self._parameters, self._recorded)
 
     def _restore(self) -> None:
         for block, forward in self._before.items():
@@ -74,9 +78,10 @@ def _items(container: nn.Module) -> list[nn.Module]:
 class _Checkpoint:
     """Stands in for the ``forward`` of a block."""
 
-    def __init__(self, forward: Callable[..., Any], parameters: Sequence[Tensor]) -> None:
+    def __init__(self, forward: Callable[..., Any], parameters: Sequence[Tensor], recorded: list[Tensor]) -> None:
         self._forward = forward
         self._parameters = parameters
+        self._recorded = recorded
         self._is_possible = True
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -91,8 +96,12 @@ class _Checkpoint:
             for place, tensor in zip(places, tensors, strict=True):
                 own[place] = tensor
             given, named = tree.tree_unflatten(own, spec)
+            before = len(self._recorded)
             form[:] = tree.tree_flatten(self._forward(*given, **named))
-            return tuple(leaf for leaf in form[0] if isinstance(leaf, Tensor))
+            # What was recorded inside gets its gradient as further outputs of the block.
+            inside = self._recorded[before:]
+            del self._recorded[before:]
+            return (*(leaf for leaf in form[0] if isinstance(leaf, Tensor)), *inside)
 
         # Tensors that were made in inference mode cannot be kept for a gradient.
         inputs = [leaf.clone() if leaf.is_inference() else leaf for leaf in (leaves[place] for place in places)]
@@ -102,7 +111,9 @@ class _Checkpoint:
             self._is_possible = False
             return self._forward(*args, **kwargs)
         values = iter(outputs)
-        return tree.tree_unflatten([next(values) if isinstance(leaf, Tensor) else leaf for leaf in form[0]], form[1])
+        whole = tree.tree_unflatten([next(values) if isinstance(leaf, Tensor) else leaf for leaf in form[0]], form[1])
+        self._recorded.extend(values)
+        return whole
 
 
 class _Function(torch.autograd.Function):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,16 @@ SPATIAL: Spatial = "pointwise"
 
 
 class Coefficients:
-    """Gain and offset of one site.
+    """Gain and offset of one site: an activation ``a`` moves by ``gain * (a - center) + offset * scale``.
 
     Offsets are in units of the activation: its root mean square when the site first runs. So one learning rate suits
     sites of every scale.
+
+    Args:
+        site: where they act.
+        start: the transport that they start from; no change if None.
+        spatial: rule for feature maps.
+        unit: center and scale of each channel, ``[channels]`` each, in place of 0 and the root mean square.
 
     Attributes:
         site: where they act.
@@ -33,31 +39,46 @@ class Coefficients:
         dtype: of the activation; None before the site first runs.
     """
 
-    def __init__(self, site: Site, start: Transport | None) -> None:
+    def __init__(
+        self,
+        site: Site,
+        start: Transport | None,
+        spatial: Spatial = SPATIAL,
+        unit: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
         self.site = site
         self.gain = torch.zeros(site.channels, requires_grad=True)
         self.offset = torch.zeros(site.channels, requires_grad=True)
         self.dtype: torch.dtype | None = None
         self._start = start
-        self._scale = torch.ones(())
+        self._spatial: Spatial = spatial
+        self._unit = unit
+        self._center, self._scale = torch.zeros(()), torch.ones(())
 
     def __call__(self, x: Tensor) -> Tensor:
         """The displaced activation."""
         if self.dtype is None:
             self._measure(x)
-        return displace_at(x, self.site.layout, SPATIAL, self.gain, self.offset * self._scale)
+        return displace_at(x, self.site.layout, self._spatial, self.gain, self._offset())
+
+    def _offset(self) -> Tensor:
+        """In the scale of the activation."""
+        return self.offset * self._scale - self.gain * self._center
 
     def _measure(self, x: Tensor) -> None:
         """Take scale and device from an activation, and the values from the starting map."""
         self.dtype = x.dtype
         with torch.no_grad():
-            scale = x.float().square().mean().sqrt()
-            self._scale = torch.where(scale > 0, scale, 1.0)
+            if self._unit is None:
+                scale = x.float().square().mean().sqrt()
+                self._scale = torch.where(scale > 0, scale, 1.0)
+            else:
+                self._center, self._scale = (values.to(x.device) for values in self._unit)
             for tensor in (self.gain, self.offset):
                 tensor.data = tensor.data.to(x.device)
             if self._start is not None:
                 self.gain.copy_(self._start.omega - 1)
-                self.offset.copy_(self._start.beta.to(x.device) / self._scale)
+                self.offset.copy_((self._start.beta.to(x.device) + self.gain * self._center) / self._scale)
 
     @property
     def is_changed(self) -> bool:
@@ -69,7 +90,7 @@ class Coefficients:
         if self.dtype is None and self._start is not None:
             return self._start
         with torch.inference_mode(False), torch.no_grad():
-            omega, beta = 1 + self.gain, self.offset * self._scale
+            omega, beta = 1 + self.gain, self._offset()
             return Transport(omega.to("cpu", copy=True), beta.to("cpu", copy=True))
 
 
@@ -106,18 +127,24 @@ def _check_start(sites: Sequence[Site], start: ActMap, known: Mapping[str, tuple
         )
 
 
-def handlers(
-    components: Sequence[Component], adjusted: Sequence[Coefficients]
-) -> dict[nn.Module, Callable[[Any], Any]]:
+class AtSite(Protocol):
+    """Something that replaces the activation of a site, such as `Coefficients`."""
+
+    site: Site
+
+    def __call__(self, x: Tensor, /) -> Tensor: ...
+
+
+def handlers(components: Sequence[Component], adjusted: Sequence[AtSite]) -> dict[nn.Module, Callable[[Any], Any]]:
     """What adds the displacement to the outputs of each module, for `act_core.interception.intercepted`."""
     named = {part.name: submodules(part.module) for part in components}
-    places: dict[nn.Module, list[Coefficients]] = {}
+    places: dict[nn.Module, list[AtSite]] = {}
     for one in adjusted:
         places.setdefault(named[one.site.component][one.site.name], []).append(one)
     return {module: _handler(own) for module, own in places.items()}
 
 
-def _handler(adjusted: Sequence[Coefficients]) -> Callable[[Any], Any]:
+def _handler(adjusted: Sequence[AtSite]) -> Callable[[Any], Any]:
     def adjust(output: Any) -> Any:
         for one in adjusted:
             output = with_output(output, one.site.output, one(output_tensors(output)[one.site.output]))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Generic
+from typing import Any, Generic, cast
 
 import torch
 
@@ -17,10 +18,11 @@ from ..errors import FitError
 from ..gates import MIN_GATE_SAMPLES, fit_gate
 from ..interrupts import raise_deferred
 from ..maps import ActMap
-from ..settings import FitSettings, changed
+from ..settings import ChannelEstimator, FitSettings, changed
 from ..sites import Site
 from ..transport import Transport, fit_transport
 from .gather import OUT_OF_MEMORY, together
+from .end_to_end import fit_end_to_end, start_settings
 from .groups import groups
 from .lockstep import Walk
 from .memory import BatchPlan, MemoryMeter, SampleMemory
@@ -36,6 +38,11 @@ Progress = Callable[[int, int, str], object]
 
 _OUT_OF_MEMORY = "The model runs out of memory with few prompts at a time; use shorter prompts or smaller pictures."
 _STREAMED_IN_SEVERAL = "Only a single process can stream prompts in groups; allow more memory, or use one process."
+from .samples import FitModel, Progress, Sample, Side, check_number
+
+logger = logging.getLogger(__name__)
+
+_OUT_OF_MEMORY = "The model runs out of memory even with two prompts per side; use shorter prompts or smaller pictures."
 
 
 def _no_progress(done: int, total: int, site: str) -> None:
@@ -55,7 +62,8 @@ def fit(
 
     A causal fit computes the transport of each site while those of all sites before it already act (paper,
     section 3.3), in one forward pass: see `act_core.fitting.lockstep`. The model runs in evaluation mode and without
-    gradients, and is restored afterwards, also after an error. Invalid input is refused before the model runs.
+    gradients, and is restored afterwards, also after an error. Invalid input is refused before the model runs. The
+    estimator ``end_to_end`` needs gradients, and fits all sites at once: see `act_core.fitting.end_to_end`.
 
     Where torch.distributed is initialised with several processes, as under `torchrun`, all of them must call this, with
     equal arguments. Each runs its part of the micro-batches, and all return the same map: that of a single process.
@@ -66,6 +74,8 @@ def fit(
         settings: how to fit; the defaults of `FitSettings` if None.
         progress: called as ``progress(done, total, site)`` after each site, in the caller's thread, and in each
             process. An exception it raises cancels the fit.
+        progress: called as ``progress(done, total, site)`` after each site (or step, with the distance that is left),
+            in the caller's thread. An exception it raises cancels the fit.
         **changes: individual settings, by their names in `FitSettings`: ``fit(model, a, b, sites="norms")``.
 
     Raises:
@@ -99,6 +109,13 @@ def fit(
     with together() as processes, prepared(modules, frees_at_once=settings.memory_budget is not None):
         processes.agree(prompts=record.prompts_sha256, settings=settings, models=record.base)
         walked = _Fit(model, components, settings, progress, processes).run(*sides)
+    with prepared(model.modules.values(), frees_at_once=settings.memory_budget is not None):
+        if settings.estimator == "end_to_end":
+            start = _Fit(model, components, start_settings(settings), _no_progress).run(*sides)
+            transports, note = fit_end_to_end(model, components, start.transports, settings, progress, sides)
+            walked = _Fitted(transports, 1, (*start.notes, note))
+        else:
+            walked = _Fit(model, components, settings, progress).run(*sides)
     used = {site.component for site in walked.transports}
     record = replace(
         record,
@@ -232,10 +249,9 @@ class _Fit(Generic[Sample]):
     def _fit_site(self, site: Site, seen: SiteValues, like: Values) -> Transport:
         device = like.pooled.device
         source, target = (torch.cat(seen.pooled[side]).to(device) for side in ("source", "target"))
+        estimator = cast("ChannelEstimator", self.settings.estimator)
         try:
-            transport = fit_transport(
-                source, target, self.settings.estimator, activation_dtype=like.dtype, interval=seen.interval
-            )
+            transport = fit_transport(source, target, estimator, activation_dtype=like.dtype, interval=seen.interval)
         except FitError as error:
             raise FitError(f"At site {site.key}: {error}") from error
         if self.settings.support != "gated":

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ..components import Component
 from ..discovery import discover
-from ..errors import FitError, NotDifferentiableError, first_line
+from ..errors import FitError, NotDifferentiableError
 from ..interception import intercepted
 from ..maps import ActMap
 from ..settings import FitMethod, RefineSettings, changed
@@ -38,6 +38,7 @@ from ..text import plain_text
 from ..transport import Transport
 from .checkpoints import checkpointed
 from .coefficients import SPATIAL, Coefficients, coefficients, handlers
+from .differentiable import try_gradient
 from .draws import Draws
 from .fit import Progress
 from .frozen import frozen
@@ -54,8 +55,6 @@ _CHECK_DRAWS = 4
 _PATIENCE = 3
 # The loss is multiplied by this where activations are float16, so that small gradients do not vanish.
 _FLOAT16_SCALE = 2.0**16
-# In the message of PyTorch's error.
-_CHANGED_IN_PLACE = "modified by an inplace operation"
 _OUT_OF_MEMORY = "The gradients do not fit into memory even for one sample", "use smaller pictures or transport"
 
 
@@ -223,21 +222,9 @@ class _Refinement(Generic[Sample]):
             torch.autograd.grad(loss, self._parameters, allow_unused=True)
 
         try:
-            try:
-                differentiate()
-            except RuntimeError as error:
-                if _CHANGED_IN_PLACE not in str(error):
-                    raise
-                # It makes each operation slower, so only for models that change activations that their gradient needs.
-                stack.enter_context(torch.autograd.graph.allow_mutation_on_saved_tensors())
-                differentiate()
+            try_gradient(differentiate, stack, "no map can be refined", "fit with transport, or from prompts")
         except torch.cuda.OutOfMemoryError as error:
             raise NotDifferentiableError(*_OUT_OF_MEMORY) from error
-        except RuntimeError as error:
-            raise NotDifferentiableError(
-                f"This model cannot be differentiated here, so no map can be refined ({first_line(error)})",
-                "fit with transport, or from prompts",
-            ) from error
         if any(one.dtype == torch.float16 for one in self._adjusted):
             self._scale = _FLOAT16_SCALE
 

@@ -20,6 +20,8 @@ from ..text import is_blank
 
 Side = Literal["source", "target"]
 Sample = TypeVar("Sample")
+# Called as ``progress(done, total, what)``.
+Progress = Callable[[int, int, str], object]
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from .branches import Branches, choose
 from .call_plan import CallPlan, examined
 from .loading import loading
 from .pipeline_arguments import PipelineArguments, checked_size
-from .pipeline_calls import STEPS, Call, first_call, watched
+from .pipeline_calls import STEPS, Call, called, first_call, watched
 from .pipelines import (
     OneEncoderPipeline,
     check_pipeline,
@@ -292,7 +292,7 @@ class DiffusersModel(SteerableModel[Image]):
         pipeline = watched(self._unguided(prompts, seeds)[0], dict.fromkeys(self._plan.tokens.places, encode))
         pipeline = with_own_schedule(pipeline, slice(1))
         # New arguments each time: the same noise.
-        return MicroBatch(len(prompts), lambda: pipeline(**self._unguided(prompts, seeds)[1]), masks)
+        return MicroBatch(len(prompts), lambda: called(pipeline, self._unguided(prompts, seeds)[1]), masks)
 
 
 def _picture(output: Any) -> Image:

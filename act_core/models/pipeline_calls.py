@@ -115,6 +115,13 @@ class FirstCall:
     encoded: list[tuple[Call, Any]] = field(default_factory=list[tuple[Call, Any]])
 
 
+def called(pipeline: Any, arguments: Mapping[str, Any]) -> Any:
+    """What a pipeline returns; gradients pass by it where they are recorded."""
+    # Pipelines turn gradients off by a decorator.
+    run = inspect.unwrap(type(pipeline).__call__) if torch.is_grad_enabled() else type(pipeline).__call__
+    return run(pipeline, **arguments)
+
+
 class _Reached(BaseException):
     """Ends the run of a pipeline at its diffusion model. Not an Exception, so that no pipeline swallows it."""
 
@@ -150,11 +157,9 @@ def first_call(
     if encoder is not None:
         around[encoder] = stop
     pipeline = watched(with_own_schedule(pipeline, slice(1)), around)
-    # Pipelines turn gradients off by a decorator.
-    run = inspect.unwrap(type(pipeline).__call__) if gradients else type(pipeline).__call__
     try:
         with nullcontext() if gradients else torch.no_grad():
-            run(pipeline, **arguments)
+            called(pipeline, arguments)
     except _Reached:
         return FirstCall(reached[0], encoded)
     except torch.cuda.OutOfMemoryError:
