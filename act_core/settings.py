@@ -18,6 +18,8 @@ from .numeric import as_integer, check_number
 # Fitted for each channel by itself; `end_to_end` fits all of them at once.
 ChannelEstimator = Literal["linear", "mean", "gaussian", "project"]
 Estimator = Literal[ChannelEstimator, "end_to_end"]
+# Not every fit offers it.
+END_TO_END_PURPOSE = "end_to_end fits all layers at once by gradient, which takes minutes."
 Order = Literal["causal", "simultaneous"]
 Support = Literal["unbounded", "observed", "gated"]
 Interval = Literal["token", "pooled"]
@@ -99,7 +101,7 @@ class FitMethod:
         default="linear",
         metadata=_for(
             "linear shifts and scales each channel, mean only shifts it, gaussian matches mean and spread. project "
-            "removes something: it takes away only as much as is there. end_to_end fits all layers at once by gradient."
+            "removes something: it takes away only as much as is there."
         ),
     )
     order: Order = field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..act_core import MapError
 from ..act_core.errors import FitError
 from ..act_core.prompts import prompt_lines
-from ..act_core.settings import SITE_PRESETS, FitSettings, choices, purpose
+from ..act_core.settings import END_TO_END_PURPOSE, SITE_PRESETS, ChannelEstimator, FitSettings, choices, purpose
 
 CATEGORY = "ACT steering"
 MAX_STRENGTH = 20.0  # limit of the widgets, as on LoRA loaders
@@ -90,9 +90,16 @@ def percent_input(name: str, default: float, tooltip: str) -> io.Float.Input:
     return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.001, tooltip=tooltip)
 
 
-def method_inputs() -> list[io.Combo.Input]:
-    """How a map is fitted: ``estimator``, ``order`` and ``support``, as `FitSettings` has them."""
-    return [_setting(name, choices(name)) for name in ("estimator", "order", "support")]
+def method_inputs(*, end_to_end: bool = False) -> list[io.Combo.Input]:
+    """How a map is fitted: ``estimator``, ``order`` and ``support``, as `FitSettings` has them.
+
+    Args:
+        end_to_end: whether to offer the estimator that needs gradients.
+    """
+    words, tooltip = choices("estimator"), f"{purpose('estimator')} {END_TO_END_PURPOSE}"
+    if not end_to_end:
+        words, tooltip = get_args(ChannelEstimator), ""
+    return [_setting("estimator", words, tooltip), *(_setting(name, choices(name)) for name in ("order", "support"))]
 
 
 def sites_input(tooltip: str = "") -> io.Combo.Input:

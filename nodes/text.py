@@ -69,7 +69,7 @@ class FitACTTextMap(io.ComfyNode):
                 sites_input(
                     "Which layers are steered. auto selects the attention outputs, which keeps the text fluent."
                 ),
-                *method_inputs(),
+                *method_inputs(end_to_end=True),
                 *_chat_inputs(),
             ],
             outputs=[

@@ -11,7 +11,7 @@ from ..demo import shipped
 from ..errors import MapError
 from ..prompts import PromptSet, load_prompt_set, read_lines
 from ..records import CARD_TEXTS
-from ..settings import Components, FitSettings, choices, purpose
+from ..settings import END_TO_END_PURPOSE, Components, FitSettings, choices, purpose
 from .arguments import (
     Commands,
     add_command,
@@ -57,7 +57,8 @@ def add(commands: Commands) -> None:
     add_pictures(parser)
     parser.add_argument("--out", type=Path, required=True, help="the map to write, a .safetensors file")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
-    add_settings(parser, *(field.name for field in fields(FitSettings)))
+    # `--steps` is an option of pictures, too.
+    add_settings(parser, *(field.name for field in fields(FitSettings) if field.name != "steps"))
     for key in CARD_TEXTS:
         option, text = f"--{key.replace('_', '-')}", key.replace("_", " ")
         parser.add_argument(option, type=words, default="", help=f"{text} to store in the file")
@@ -86,12 +87,12 @@ def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
         if field.name == "memory_budget":
             parser.add_argument("--memory", type=number, metavar="MIB", help=f"{text} In MiB.")
         elif field.name == "estimator":
-            text = f"{text} With pictures: refined (default), or transport, which is linear."
+            text = f"{text} {END_TO_END_PURPOSE} With pictures: refined (default), or transport, which is linear."
             parser.add_argument(option, choices=(*choices("estimator"), REFINED, TRANSPORT), help=text)
         elif allowed := choices(field.name):
             parser.add_argument(option, choices=allowed, default=field.default, help=f"{text} (%(default)s)")
         else:
-            kind = {"seed": seed, "batch_size": int}.get(field.name, words)
+            kind = {"seed": seed, "batch_size": int, "sparsity": number}.get(field.name, words)
             parser.add_argument(option, type=kind, default=field.default, help=f"{text} (%(default)s)")
 
 
@@ -124,9 +125,11 @@ def _from_prompts(args: argparse.Namespace) -> tuple[ActMap, str, str]:
     prompts = _prompts(args)
     check_no_pictures(args)
     args.estimator = args.estimator or FitSettings.estimator
-    names = {field.name for field in fields(FitSettings)} - {"memory_budget"}
+    names = {field.name for field in fields(FitSettings)} - {"memory_budget", "steps"}
     settings = FitSettings(
-        **{name: getattr(args, name) for name in names}, memory_budget=bytes_of_mebibytes(args.memory)
+        **{name: getattr(args, name) for name in names},
+        memory_budget=bytes_of_mebibytes(args.memory),
+        steps=FitSettings.steps if args.steps is None else args.steps,
     )
     from ..fitting.samples import check_number, check_prompts
 

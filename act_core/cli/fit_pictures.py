@@ -15,10 +15,10 @@ from .load import is_pipeline, pipeline
 if TYPE_CHECKING:
     from ..maps import ActMap
 
-REFINED, TRANSPORT = "refined", "transport"
+REFINED, TRANSPORT, END_TO_END = "refined", "transport", "end_to_end"
 # Options without an effect on the other estimator.
 _OF_REFINED = ("components", "steps", "name_pictures")
-_OF_TRANSPORT = ("order", "support", "interval", "moved", "spatial", "memory", "levels", "source_images")
+_OF_TRANSPORT = ("order", "support", "interval", "moved", "spatial", "memory", "levels", "source_images", "sparsity")
 
 
 def add_pictures(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,12 @@ def add_pictures(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="without --captions: let the model itself find words for what each picture shows (yes)",
     )
-    parser.add_argument("--steps", type=int, help=f"with pictures: steps of the refinement ({RefineSettings.steps})")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help=f"steps of the refinement from pictures ({RefineSettings.steps}), or of --estimator {END_TO_END} from "
+        f"prompts ({FitSettings.steps})",
+    )
     listed = ", ".join(f"{level:g}" for level in LEVELS)
     parser.add_argument(
         "--levels",
@@ -60,7 +65,7 @@ def check_no_pictures(args: argparse.Namespace) -> None:
     given = [
         name
         for name in ("captions", "name_pictures", "steps", "levels", "source_images")
-        if getattr(args, name) not in (None, False)
+        if getattr(args, name) not in (None, False) and not (name == "steps" and args.estimator == END_TO_END)
     ]
     if given or args.estimator in (REFINED, TRANSPORT):
         option = _option(given[0]) if given else f"--estimator {args.estimator}"
@@ -129,7 +134,7 @@ def _settings(args: argparse.Namespace) -> tuple[RefineSettings, FitSettings]:
         batch_size=defaults.batch_size if args.batch_size == FitSettings.batch_size else args.batch_size,
         seed=args.seed,
     )
-    names = ("sites", "order", "support", "interval", "moved", "spatial", "seed", "batch_size")
+    names = ("sites", "order", "support", "interval", "moved", "spatial", "seed", "batch_size", "sparsity")
     transported = FitSettings(
         **{name: getattr(args, name) for name in names},
         estimator=FitSettings.estimator if args.estimator in (None, REFINED, TRANSPORT) else args.estimator,

@@ -84,6 +84,8 @@ def fit_pictures(
     settings = changed(settings or FitSettings(), changes)
     if settings.support == "gated" or settings.estimator == "project":
         raise FitError("Gates and projections tell prompts apart, not pictures; choose another support and estimator.")
+    if settings.estimator == "end_to_end":
+        raise FitError("The estimator end_to_end is for prompts; choose linear, or refine the map on the pictures.")
     targets = list(target)
     model.check_samples(targets)
     notes: list[str] = []

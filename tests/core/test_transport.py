@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -12,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from act_core import MapError
-from act_core.settings import Estimator, choices
+from act_core.settings import ChannelEstimator
 from act_core.transport import fit_transport
 
-ESTIMATORS = choices("estimator")
+ESTIMATORS = get_args(ChannelEstimator)
 HALVES = (torch.float16, torch.bfloat16)
 DTYPES = (torch.float32, *HALVES)
 
@@ -41,7 +42,7 @@ def samples(draw: st.DrawFn, least: int = 2, most: int = 9) -> Tensor:
     return drawn.round(decimals=1) if draw(st.booleans()) else drawn
 
 
-def reference(a: np.ndarray, b: np.ndarray, estimator: Estimator) -> tuple[np.ndarray, np.ndarray]:
+def reference(a: np.ndarray, b: np.ndarray, estimator: ChannelEstimator) -> tuple[np.ndarray, np.ndarray]:
     """Slopes and offsets for equal numbers of values, as in the paper, channel by channel."""
     omega, beta = np.ones(a.shape[1]), np.zeros(a.shape[1])
     for channel in range(a.shape[1]):
@@ -55,7 +56,7 @@ def reference(a: np.ndarray, b: np.ndarray, estimator: Estimator) -> tuple[np.nd
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_estimators_follow_their_formulas(estimator: Estimator) -> None:
+def test_estimators_follow_their_formulas(estimator: ChannelEstimator) -> None:
     a, b = values(11, seed=1), values(11, seed=2, scale=2, shift=1)
     omega, beta = reference(a.double().numpy(), b.double().numpy(), estimator)
     t = fit_transport(a, b, estimator)
@@ -65,7 +66,7 @@ def test_estimators_follow_their_formulas(estimator: Estimator) -> None:
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @given(a=samples())
-def test_equal_sides_give_the_identity(estimator: Estimator, a: Tensor) -> None:
+def test_equal_sides_give_the_identity(estimator: ChannelEstimator, a: Tensor) -> None:
     t = fit_transport(a, a, estimator)
     # The products of the coupling are summed in another order than the squares of the deviation.
     assert torch.allclose(t.omega, torch.ones(4), rtol=KEPT)
@@ -75,7 +76,7 @@ def test_equal_sides_give_the_identity(estimator: Estimator, a: Tensor) -> None:
 @pytest.mark.parametrize("estimator", ["linear", "gaussian"])
 @given(seed=st.integers(0, 10**6), slope=st.floats(0.01, 100), offset=st.floats(-100, 100), rows=st.integers(2, 9))
 def test_an_exact_affine_relation_is_recovered(
-    estimator: Estimator, seed: int, slope: float, offset: float, rows: int
+    estimator: ChannelEstimator, seed: int, slope: float, offset: float, rows: int
 ) -> None:
     a = values(rows, seed=seed).double()
     t = fit_transport(a, a * slope + offset, estimator)
@@ -95,7 +96,7 @@ def test_linear_slope_lies_between_zero_and_the_ratio_of_deviations(a: Tensor, b
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @given(a=samples(), b=samples(), seed=st.integers(0, 99))
-def test_order_of_values_does_not_matter(estimator: Estimator, a: Tensor, b: Tensor, seed: int) -> None:
+def test_order_of_values_does_not_matter(estimator: ChannelEstimator, a: Tensor, b: Tensor, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     t = fit_transport(a, b, estimator)
     x, y = (v[torch.randperm(len(v), generator=generator)] for v in (a, b))
@@ -107,7 +108,9 @@ def test_order_of_values_does_not_matter(estimator: Estimator, a: Tensor, b: Ten
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 @given(a=samples(most=7), b=samples(most=7))
-def test_unequal_numbers_couple_as_if_each_side_were_repeated(estimator: Estimator, a: Tensor, b: Tensor) -> None:
+def test_unequal_numbers_couple_as_if_each_side_were_repeated(
+    estimator: ChannelEstimator, a: Tensor, b: Tensor
+) -> None:
     common = math.lcm(len(a), len(b))
     x, y = (v.double().repeat_interleave(common // len(v), 0) for v in (a, b))
     t, u = fit_transport(a, b, estimator), fit_transport(x, y, estimator, activation_dtype=torch.float32)
@@ -127,7 +130,7 @@ def test_unequal_numbers_are_coupled_by_quantiles() -> None:
 
 
 @pytest.mark.parametrize("estimator", ["linear", "gaussian"])
-def test_constant_channels_shift_their_mean_and_are_counted(estimator: Estimator) -> None:
+def test_constant_channels_shift_their_mean_and_are_counted(estimator: ChannelEstimator) -> None:
     a, b = values(6, seed=1, shift=5), values(6, seed=2)
     a[:, 1] = 5.0
     a[:, 2] = 5.0 + torch.tensor([0, 1, 0, 1, 0, 1]) * 4.8e-7  # one rounding step of float32 at 5
@@ -152,7 +155,7 @@ def test_mean_estimator_has_no_fallbacks() -> None:
 @pytest.mark.parametrize("estimator", ["linear", "gaussian"])
 @given(a=samples(), b=samples(), shift=st.floats(-10, 10), scale=st.floats(0.1, 10))
 def test_shift_and_scale_of_either_side_change_the_map_accordingly(
-    estimator: Estimator, a: Tensor, b: Tensor, shift: float, scale: float
+    estimator: ChannelEstimator, a: Tensor, b: Tensor, shift: float, scale: float
 ) -> None:
     a, b = a.double(), b.double()
     t = fit_transport(a, b, estimator)

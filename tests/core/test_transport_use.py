@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 from torch import Tensor
 
 from act_core import MapError
-from act_core.settings import Estimator, choices
+from act_core.settings import ChannelEstimator
 from act_core.transport import Transport, fit_transport
 
-ESTIMATORS = choices("estimator")
+ESTIMATORS = get_args(ChannelEstimator)
 HALVES = (torch.float16, torch.bfloat16)
 DTYPES = (torch.float32, *HALVES)
 
@@ -86,7 +88,7 @@ def test_transport_from_inference_mode_supports_gradients() -> None:
 
 
 @pytest.mark.parametrize("estimator", sorted({*ESTIMATORS} - {"project"}))
-def test_inverse_undoes_the_transport(estimator: Estimator) -> None:
+def test_inverse_undoes_the_transport(estimator: ChannelEstimator) -> None:
     t, a = fit_transport(values(6), values(6, seed=1, scale=2, shift=3), estimator), values(9, seed=2)
     assert torch.allclose(t.inverse().apply(t.apply(a)), a, atol=1e-5)  # float32 activations of size 10
     assert t.inverse().fallbacks == 0
