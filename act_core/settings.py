@@ -154,9 +154,6 @@ class FitSettings(FitMethod):
             Samples that do not fit are parked while they wait: in main memory, or if the model runs on the CPU in a
             temporary file. The map stays exact. If main memory is short, too, they are streamed in groups, and the
             map's record notes it: such a map is a coarse approximation of the exact one.
-        memory_budget: bytes that the fit may use in addition to the model; None for no limit. Samples that do not fit
-            are streamed in groups, and the map's record notes it: such a map is a coarse approximation of the exact
-            one.
         steps: of gradient descent, for the estimator ``end_to_end``.
         sparsity: how much that estimator shrinks coefficients, and leaves out sites that hardly matter; 0 keeps all.
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,8 +20,8 @@ from ..maps import ActMap
 from ..settings import ChannelEstimator, FitSettings, changed
 from ..sites import Site
 from ..transport import Transport, fit_transport
-from .gather import OUT_OF_MEMORY, together
 from .end_to_end import fit_end_to_end, start_settings
+from .gather import OUT_OF_MEMORY, together
 from .groups import groups
 from .lockstep import Walk
 from .memory import BatchPlan, MemoryMeter, SampleMemory
@@ -30,19 +29,13 @@ from .pooling import SiteValues, Values
 from .prepare import check_weights, prepared
 from .record import record_of
 from .room import room_to_park
-from .samples import FitModel, Sample, Side, check_number
-
-logger = logging.getLogger(__name__)
-
-Progress = Callable[[int, int, str], object]
-
-_OUT_OF_MEMORY = "The model runs out of memory with few prompts at a time; use shorter prompts or smaller pictures."
-_STREAMED_IN_SEVERAL = "Only a single process can stream prompts in groups; allow more memory, or use one process."
 from .samples import FitModel, Progress, Sample, Side, check_number
 
 logger = logging.getLogger(__name__)
 
-_OUT_OF_MEMORY = "The model runs out of memory even with two prompts per side; use shorter prompts or smaller pictures."
+_OUT_OF_MEMORY = "The model runs out of memory with few prompts at a time; use shorter prompts or smaller pictures."
+_STREAMED_IN_SEVERAL = "Only a single process can stream prompts in groups; allow more memory, or use one process."
+_GRADIENT_IN_SEVERAL = "The estimator end_to_end fits in a single process; choose another, or use one process."
 
 
 def _no_progress(done: int, total: int, site: str) -> None:
@@ -72,10 +65,8 @@ def fit(
         model: an adapter, such as `act_core.models.transformers.TransformersModel`.
         source, target: at least two samples each (prompts, for most adapters); their numbers may differ.
         settings: how to fit; the defaults of `FitSettings` if None.
-        progress: called as ``progress(done, total, site)`` after each site, in the caller's thread, and in each
-            process. An exception it raises cancels the fit.
         progress: called as ``progress(done, total, site)`` after each site (or step, with the distance that is left),
-            in the caller's thread. An exception it raises cancels the fit.
+            in the caller's thread, and in each process. An exception it raises cancels the fit.
         **changes: individual settings, by their names in `FitSettings`: ``fit(model, a, b, sites="norms")``.
 
     Raises:
@@ -108,14 +99,14 @@ def fit(
     modules = model.modules.values()
     with together() as processes, prepared(modules, frees_at_once=settings.memory_budget is not None):
         processes.agree(prompts=record.prompts_sha256, settings=settings, models=record.base)
-        walked = _Fit(model, components, settings, progress, processes).run(*sides)
-    with prepared(model.modules.values(), frees_at_once=settings.memory_budget is not None):
         if settings.estimator == "end_to_end":
-            start = _Fit(model, components, start_settings(settings), _no_progress).run(*sides)
+            if processes.count > 1:
+                raise FitError(_GRADIENT_IN_SEVERAL)
+            start = _Fit(model, components, start_settings(settings), _no_progress, processes).run(*sides)
             transports, note = fit_end_to_end(model, components, start.transports, settings, progress, sides)
             walked = _Fitted(transports, 1, (*start.notes, note))
         else:
-            walked = _Fit(model, components, settings, progress).run(*sides)
+            walked = _Fit(model, components, settings, progress, processes).run(*sides)
     used = {site.component for site in walked.transports}
     record = replace(
         record,
