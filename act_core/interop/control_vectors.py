@@ -116,11 +116,11 @@ def export_control_vector(act_map: ActMap, path: str | os.PathLike[str]) -> tupl
 
 def _vectors(act_map: ActMap) -> dict[int, Tensor]:
     vectors: dict[int, Tensor] = {}
-    if len(act_map.components) > 1:
+    component, *others = act_map.components
+    if others:
         raise MapMismatchError(
             f"{act_map.called} steers {' and '.join(act_map.components)}; restrict it to one of them."
         )
-    component = act_map.components[0]
     base = act_map.record.base.get(component)
     if component == DIFFUSION_MODEL or (base is not None and not is_language_model(base)):
         model = shorten(base.architecture, 40) if base else component

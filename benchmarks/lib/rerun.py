@@ -17,7 +17,7 @@ from act_core.fitting.pooling import pool
 from act_core.fitting.samples import Sample, Side
 from act_core.interception import intercepted, output_tensors, submodules, with_output
 from act_core.records import FitRecord
-from act_core.settings import Estimator, Moved
+from act_core.settings import ChannelEstimator, Moved
 from act_core.sites import Site
 from act_core.transport import Transport, fit_transport
 
@@ -35,7 +35,7 @@ def fit_by_rerunning(
     source: Sequence[Sample],
     target: Sequence[Sample],
     sites: str,
-    estimator: Estimator = "linear",
+    estimator: ChannelEstimator = "linear",
     moved: Moved = "source",
     batch_size: int = 32,
 ) -> ActMap:
