@@ -34,20 +34,30 @@ async def bytes_of_tensors(request: web.Request) -> web.Response:
     return web.json_response(_bytes(gc.get_objects()))
 
 
+async def threads(request: web.Request) -> web.Response:
+    return web.json_response(_threads())
+
+
 async def census(request: web.Request) -> web.Response:
     """Threads, objects and memory of the process; those of the pack's own classes by class."""
     gc.collect()
     objects = gc.get_objects()
     kinds = [type(thing) for thing in objects]
+    ours = [kind for kind in kinds if PACK in str(kind.__module__)]
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     found = {
-        "threads": Counter(thread.name.rstrip("0123456789") for thread in threading.enumerate()),
-        "ours": Counter(f"{kind.__module__}.{kind.__qualname__}" for kind in kinds if PACK in str(kind.__module__)),
+        "threads": _threads(),
+        "ours": Counter(f"{kind.__module__}.{kind.__qualname__}".partition(f"{PACK}.")[2] for kind in ours),
         "objects": len(objects),
-        "bytes of tensors": _bytes(objects),
-        "resident bytes": pages * 4096,
+        "tensors": _bytes(objects),
+        "resident": pages * 4096,
     }
     return web.json_response(found)
+
+
+def _threads() -> Counter[str]:
+    """How many there are, by name without its number."""
+    return Counter(thread.name.rstrip("0123456789") for thread in threading.enumerate())
 
 
 def _bytes(objects: Iterable[Any]) -> int:
@@ -59,5 +69,6 @@ def _bytes(objects: Iterable[Any]) -> int:
 
 routes.get("/test/freed")(freed)
 routes.get("/test/bytes_of_tensors")(bytes_of_tensors)
+routes.get("/test/threads")(threads)
 routes.get("/test/census")(census)
 NODE_CLASS_MAPPINGS = {}
