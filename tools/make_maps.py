@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import os
 from collections.abc import Sequence
+
+import torch
 
 from . import fit_demo_maps, fit_text_maps
 from .results import ROOT
@@ -19,6 +22,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.make_maps", description="Fit all shipped maps.")
     parser.add_argument("--check", action="store_true", help="exit with status 1 if a file has changed")
     args = parser.parse_args(arguments)
+    # Sums in several threads round differently. For this process and for ComfyUI, which it starts.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
     before = _hashes()
     fit_text_maps.main([])
     fit_demo_maps.main([])
