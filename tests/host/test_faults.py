@@ -146,7 +146,7 @@ def test_out_of_memory_always_in_a_fit(host: Host, control: Control) -> None:
     parts.model = faulty_model(parts, parts.model, "out of memory", call=0)
     graph.add("InspectACTMap", act_map=parts.fit(components="model"))
     run = host.fail(graph)
-    assert run.error.startswith("The model runs out of memory even with two prompts per side; ")
+    assert run.error.startswith("The model runs out of memory with few prompts at a time; ")
     assert is_one_sentence(run.error)
     control.check()
 
