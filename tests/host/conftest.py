@@ -8,6 +8,7 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from controls import Control
 from graphs import KINDS, Parts
 from in_host import run_inside
 
@@ -90,6 +91,12 @@ def saved(host: Host) -> dict[str, str]:
         assert text.startswith("Saved ")
         names[kind] = Path(text.split(" (")[0].removeprefix("Saved ")).name
     return names
+
+
+@pytest.fixture(scope="session")
+def control(host: Host, saved: dict[str, str]) -> Control:
+    """Pictures that stay the same whatever happens."""
+    return Control(host, saved["demo"])
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

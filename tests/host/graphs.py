@@ -76,6 +76,19 @@ def apply(graph: Graph, model: Node, act_map: Node, clip: Node | None = None, **
     return graph.add("ApplyACTSteering", model=model, act_map=act_map, **clips, **settings | changes)
 
 
+def sweep(graph: Graph, parts: Parts, act_map: Node) -> None:
+    """A small sweep of a map over the text encoders, too."""
+    latent = graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=1)
+    inputs: dict[str, Any] = {
+        "positive": parts.encoded("a cat on a mat"),
+        "negative": parts.encoded(""),
+        "latent": latent,
+    }
+    inputs |= {"vae": parts.vae, "strengths": "0, 0.5, 1", "clip": parts.clip, "prompt": "a cat on a mat"}
+    sampling = {"seed": 0, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
+    graph.add("ACTStrengthSweep", model=parts.model, act_map=act_map, **inputs, **sampling)
+
+
 def plain(host: Host, kind: str, **changes: Any) -> torch.Tensor:
     graph = Graph()
     Parts(graph, kind).sampled(**changes)

@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-import torch
-from clients import Client, post_and_drop
 from controls import PROMPT, Control
-from graphs import Parts, apply, free
+from graphs import Parts, apply, sweep
 
 from tools.comfyui.server import Graph, Host, Node, started
 
 LAYER = "joint_blocks.1.x_block.mlp.fc2"  # that the map steers
 TEXT_LAYER = "text_model.encoder.layers.1.mlp.fc2"
 DETAILS = {"title": "", "author": "", "description": "", "license": "", "strength_low": 0.0, "strength_high": 1.0}
-
-
-@pytest.fixture(scope="module")
-def control(host: Host, saved: dict[str, str]) -> Control:
-    return Control(host, saved["demo"])
 
 
 def faulty_model(parts: Parts, model: Node, fault: str, call: int = 1) -> Node:
@@ -59,9 +51,10 @@ def test_node_after_ours_fails(host: Host, saved: dict[str, str], control: Contr
     control.check()
 
 
-@pytest.mark.parametrize("fault", ["error", "out of memory"])
-@pytest.mark.parametrize("place", ["before", "after"])
-@pytest.mark.parametrize("call", [1, 3])
+@pytest.mark.parametrize(
+    ("fault", "place", "call"),
+    [("error", "before", 3), ("error", "after", 1), ("out of memory", "before", 1), ("out of memory", "after", 3)],
+)
 def test_layer_fails_while_sampling(
     host: Host, saved: dict[str, str], control: Control, fault: str, place: str, call: int
 ) -> None:
@@ -77,8 +70,7 @@ def test_layer_fails_while_sampling(
     control.check()
 
 
-@pytest.mark.parametrize("fault", ["error", "out of memory"])
-@pytest.mark.parametrize("place", ["before", "after"])
+@pytest.mark.parametrize(("fault", "place"), [("error", "before"), ("out of memory", "after")])
 def test_text_encoder_fails_while_encoding(
     host: Host, saved: dict[str, str], control: Control, fault: str, place: str
 ) -> None:
@@ -149,14 +141,6 @@ def test_out_of_memory_always_in_a_fit(host: Host, control: Control) -> None:
     assert run.error.startswith("The model runs out of memory with few prompts at a time; ")
     assert is_one_sentence(run.error)
     control.check()
-
-
-def sweep(graph: Graph, parts: Parts, act_map: Node) -> None:
-    latent = graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=1)
-    inputs: dict[str, Any] = {"positive": parts.encoded(PROMPT), "negative": parts.encoded(""), "latent": latent}
-    inputs |= {"vae": parts.vae, "strengths": "0, 0.5, 1", "clip": parts.clip, "prompt": PROMPT}
-    sampling = {"seed": 0, "steps": 2, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
-    graph.add("ACTStrengthSweep", model=parts.model, act_map=act_map, **inputs, **sampling)
 
 
 def calibration(graph: Graph, parts: Parts, act_map: Node) -> None:
@@ -238,77 +222,4 @@ def test_host_is_killed_while_saving(host: Host, host_python: Any, control: Cont
     assert "killed" not in str(listed)
     host.run(graph)
     assert set(folder.iterdir()) == before | {folder / "killed.safetensors"}
-    control.check()
-
-
-# --- clients
-
-
-def fit_and_draw(seed: int) -> Graph:
-    graph = Graph()
-    parts = Parts(graph, "demo")
-    applied = apply(graph, parts.model, parts.fit(seed=seed), parts.clip)
-    parts.sampled(applied[0], parts.encoded(PROMPT, applied[1]), steps=2)
-    return graph
-
-
-def steered_graph(name: str, steps: int, strength: float) -> Graph:
-    graph = Graph()
-    parts = Parts(graph, "demo")
-    applied = apply(graph, parts.model, graph.add("LoadACTMap", name=name), parts.clip, strength=strength)
-    parts.sampled(applied[0], parts.encoded(PROMPT, applied[1]), steps=steps)
-    return graph
-
-
-@pytest.mark.parametrize("work", ["fit", "sampling", "sweep"])
-def test_client_disconnects_while_its_workflow_runs(
-    host: Host, saved: dict[str, str], control: Control, work: str
-) -> None:
-    client = Client(host)
-    if work == "fit":
-        graph = fit_and_draw(seed=11)
-    elif work == "sampling":
-        graph = steered_graph(saved["demo"], 60, strength=0.4)
-    else:
-        graph = Graph()
-        parts = Parts(graph, "demo")
-        sweep(graph, parts, graph.add("LoadACTMap", name=saved["demo"]))
-    prompt_id = host.queue(graph, client.id)
-    client.wait_for('"progress"')  # of a node
-    client.drop()
-    assert not host.wait(prompt_id).error
-    control.check()
-
-
-@pytest.mark.parametrize("share", [0.5, 1.0])
-def test_client_disconnects_while_it_queues(host: Host, saved: dict[str, str], control: Control, share: float) -> None:
-    graph = steered_graph(saved["demo"], 2, strength=0.2 + share)
-    post_and_drop(host, "/prompt", {"prompt": graph.prompt}, share=share)
-    after = steered_graph(saved["demo"], 2, strength=0.3 + share)
-    assert not host.wait(host.queue(after)).error
-    control.check()
-
-
-def test_two_clients_fit_at_once(host: Host, control: Control) -> None:
-    seeds = (21, 22)
-    alone: list[torch.Tensor] = []
-    for seed in seeds:
-        free(host, unload_models=False)
-        alone.append(host.latent(host.run(fit_and_draw(seed))))
-    assert not torch.equal(*alone)
-    free(host, unload_models=False)
-    clients = [Client(host) for _ in seeds]
-    together: dict[int, torch.Tensor] = {}
-
-    def work(seed: int, client: Client) -> None:
-        together[seed] = host.latent(host.wait(host.queue(fit_and_draw(seed), client.id)))
-
-    threads = [threading.Thread(target=work, args=pair) for pair in zip(seeds, clients, strict=True)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    for client in clients:
-        client.drop()
-    assert all(torch.equal(together[seed], latent) for seed, latent in zip(seeds, alone, strict=True))
     control.check()
