@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import ExitStack, contextmanager
 from types import MethodType
 from typing import Any
 from weakref import ref
 
+import comfy.model_management
 import comfy.utils
 from torch import nn
 
@@ -47,11 +49,26 @@ def steered_clip(clip: Any, act_map: ActMap, strength: float) -> tuple[Any, Stee
     def before(component: str, site: str) -> Callable[..., Any]:
         return _callable_at(patcher, _path(component, roots[component], site))
 
-    for (component, site), forward in steering.forwards(before).items():
-        patcher.add_object_patch(_path(component, roots[component], site), forward)
-    patcher.add_object_patch(_ENCODE, _reporting(_callable_at(patcher, _ENCODE), steering))
+    with _without_injections(patcher):
+        for (component, site), forward in steering.forwards(before).items():
+            patcher.add_object_patch(_path(component, roots[component], site), forward)
+        patcher.add_object_patch(_ENCODE, _reporting(_callable_at(patcher, _ENCODE), steering))
     patcher.set_attachments(KEY, True)
     return clone, steering
+
+
+@contextmanager
+def _without_injections(patcher: Any) -> Generator[None, None, None]:
+    """Take injections off while forwards are read: those of LoRAs in bypass mode, if the loaded clone has some.
+
+    The host puts the injections of a clone over its object patches. One that is part of a patch, too, would act twice,
+    or in a clone that does not have it.
+    """
+    with ExitStack() as stack:
+        for loaded in comfy.model_management.current_loaded_models:
+            if loaded.model is not None and patcher.is_clone(loaded.model):
+                stack.enter_context(loaded.model.use_ejected())
+        yield
 
 
 def _path(component: str, root: nn.Module, site: str) -> str:
