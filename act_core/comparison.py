@@ -99,9 +99,8 @@ class MapComparison:
 def compare(first: ActMap, second: ActMap) -> MapComparison:
     """Compare two maps of one model: which sites they share, and how far and in which direction they move them.
 
-    At sites where one of the maps has no statistics, it is read at the source mean of the other; where neither has, the
-    sizes and angles are those of slopes and offsets, see `act_core.comparison`. Noise levels of either map count
-    equally.
+    If a map lacks statistics at a site, it is read at the source mean of the other. If both lack them, the sizes and
+    angles are those of slopes and offsets, see `act_core.comparison`. Noise levels of either map count equally.
 
     Example:
         >>> site = Site("toy", "layer", None, "tokens", 2)
@@ -198,7 +197,10 @@ def squared_displacements(act_map: ActMap) -> tuple[dict[Site, Tensor], str]:
 
 
 def squared_displacement(transport: Transport) -> Tensor:
-    """The mean over the source of ``((T(a) - a) / std a) ** 2``, from statistics; 0 for channels that are constant.
+    """The mean over the source of ``((T(a) - a) / std a) ** 2``; 0 for channels that are constant.
+
+    Args:
+        transport: with statistics.
 
     Returns:
         float64 ``[channels]``, the mean over the bins.

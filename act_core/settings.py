@@ -19,7 +19,7 @@ from .numeric import as_integer, check_number
 ChannelEstimator = Literal["linear", "mean", "gaussian", "project"]
 Estimator = Literal[ChannelEstimator, "end_to_end"]
 # Not every fit offers it.
-END_TO_END_PURPOSE = "end_to_end fits all layers at once by gradient, which takes minutes."
+END_TO_END_PURPOSE = "end_to_end fits all layers at once by gradient, which takes longer."
 Order = Literal["causal", "simultaneous"]
 Support = Literal["unbounded", "observed", "gated"]
 Interval = Literal["token", "pooled"]

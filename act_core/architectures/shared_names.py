@@ -10,6 +10,8 @@ from ..sites import End, Segment, Site
 
 Parts = Mapping[str, str]
 
+# Classes of models whose layers have one name in diffusers and ComfyUI.
+SAME_NAMES = ("QwenImageTransformer2DModel",)
 _OPPOSITE: Mapping[End, End] = {"leading": "trailing", "trailing": "leading"}
 
 

@@ -133,7 +133,7 @@ def number_of(site: Site) -> int | None:
 
 
 def is_language_model(base: Fingerprint) -> bool:
-    """Whether a map was fitted on a causal language model; also for a family that has no record.
+    """Whether a map was fitted on a causal language model, also one of a family without a record.
 
     Example:
         >>> [is_language_model(Fingerprint(name, "")) for name in ("llama", "WanModel", "unheard_of")]

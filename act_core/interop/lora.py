@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from ..architectures import architecture_of
-from ..architectures.shared_names import Translator
+from ..architectures.shared_names import SAME_NAMES, Translator
 from ..components import DIFFUSION_MODEL
 from ..errors import MapFileError
 from ..files import write_whole
@@ -41,8 +41,6 @@ from ..records import CARD_TEXTS
 from ..steering.weights import FoldedMap, Place
 
 LinearLayers = Literal["compact", "whole"]
-# Diffusion models whose layers have one name in diffusers and ComfyUI.
-_SAME_NAMES = ("QwenImageTransformer2DModel",)
 
 
 def comfyui_key(component: str, name: str) -> str:
@@ -75,7 +73,8 @@ def lora_tensors(folded: FoldedMap, *, linear_layers: LinearLayers = "compact") 
     for (component, name), fold in folded.folds.items():
         base = comfyui_key(component, name)
         if fold.changes_weight:
-            tensors.update(_change(base, fold) if is_whole(fold, linear_layers) else _rescaling(base, fold))
+            whole = is_whole(fold.weight, len(fold.gain), linear_layers)
+            tensors.update(_change(base, fold) if whole else _rescaling(base, fold))
         if fold.bias is not None:
             tensors[f"{base}.diff_b"] = fold.bias
     return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -89,22 +88,21 @@ def storable(folded: FoldedMap, linear_layers: LinearLayers = "compact") -> Fold
     """
 
     def reason(_: Place, fold: Fold) -> str:
-        if fold.changes_weight and fold.is_quantised and is_whole(fold, linear_layers):
+        if fold.changes_weight and fold.is_quantised and is_whole(fold.weight, len(fold.gain), linear_layers):
             return "its weight is quantised, so its change cannot be stored whole"
         return ""
 
     return folded.without(reason)
 
 
-def is_whole(fold: Fold, linear_layers: LinearLayers) -> bool:
+def is_whole(weight: Tensor, channels: int, linear_layers: LinearLayers) -> bool:
     """Whether the change of a weight is stored whole: also with an odd number of channels, which has no blocks of two.
 
     Example:
-        >>> site = Site("model", "0", None, "tokens", 3)
-        >>> is_whole(Fold(site, torch.ones(3), None, torch.ones(3, 2)), "compact")
-        True
+        >>> is_whole(torch.ones(3, 2), 3, "compact"), is_whole(torch.ones(4, 2), 4, "compact")
+        (True, False)
     """
-    return fold.is_norm or linear_layers == "whole" or len(fold.gain) % 2 == 1
+    return weight.ndim == 1 or linear_layers == "whole" or channels % 2 == 1
 
 
 def _change(base: str, fold: Fold) -> dict[str, Tensor]:
@@ -191,7 +189,7 @@ def comfyui_name(component: str, name: str, root: nn.Module) -> str | None:
         return canonical_name(name)
     if component != DIFFUSION_MODEL:
         return None
-    if type(root).__name__ in _SAME_NAMES:
+    if type(root).__name__ in SAME_NAMES:
         return name
     translators = (Translator(shared, "ComfyUI", submodules(root)) for shared in architecture_of(root).shared)
     return next((found for translator in translators if (found := translator.name(name))), None)

@@ -113,7 +113,7 @@ def _site(entry: Mapping[str, object]) -> Site:
     place = entry["component"], entry["name"], entry["output"], entry["layout"], entry["channels"]
     try:
         site = _known_site(*place)
-    except TypeError:  # a list or a table, which has no hash, instead of a value
+    except TypeError:  # a list or a table in place of a value cannot be hashed
         site = _whole_site(*place)
     segment = entry.get("segment")
     if segment is None:

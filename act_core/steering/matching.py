@@ -200,8 +200,8 @@ def _has_other_names(local: Localised, component: str) -> bool:
 def _is_of_kind(base: Fingerprint, root: nn.Module) -> bool:
     """Whether a map was fitted on the family of a model, its class, a base of its class, or a class built on it.
 
-    The class decides where an adapter names its architecture as it likes. Maps of version 0.1 do not have it; if their
-    architecture has no record, only the weights can show that this is their model.
+    The class decides where an adapter names its architecture as it likes. Maps of version 0.1 do not have it; without
+    a record of their architecture, only the weights can show that this is their model.
     """
     if family(base.architecture) == architecture_of(root).name or classes_of(root)[0] in base.bases:
         return True

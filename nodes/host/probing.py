@@ -85,7 +85,7 @@ def probe_model(
     """How far a map moves the diffusion model at each step, and the report of applying the map.
 
     At each step the model runs twice on the same latent, without the map and with it, and sampling goes on with what
-    the map makes of it. Both read the steered prompt. There is no guidance.
+    the map makes of it. Both read the steered prompt, without guidance.
 
     Args:
         model, clip: MODEL and CLIP.

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...act_core import ActMap, MapError
 from ...act_core.components import DIFFUSION_MODEL
-from ...act_core.interop.lora import LinearLayers, comfyui_key, lora_tensors, storable
+from ...act_core.interop.lora import LinearLayers, comfyui_key, is_whole, lora_tensors, storable
 from ...act_core.settings import Branch
 from ...act_core.steering import check_variant
 from ...act_core.steering.weights import FoldedMap, fold_map
@@ -46,13 +46,13 @@ def folded(
     if clip is not None:
         roots |= {name: part.transformer for name, part in text_encoders(clip).items()}
         patched.append(("", clip.patcher))
-    result = fold_map(act_map, roots, level=level, parameters=_parameters(patched, whole=linear_layers == "whole"))
+    result = fold_map(act_map, roots, level=level, parameters=_parameters(patched, linear_layers))
     if DIFFUSION_MODEL in act_map.components:
         check_variant(act_map, component)
     return storable(result, linear_layers)
 
 
-def _parameters(patched: list[tuple[str, Any]], *, whole: bool) -> Callable[[str, str], Tensor | None]:
+def _parameters(patched: list[tuple[str, Any]], linear_layers: LinearLayers) -> Callable[[str, str], Tensor | None]:
     """Reads parameters as they are with the patches on a MODEL or CLIP, loaded or not."""
     entries: dict[str, list[Any]] = {}
     for prefix, patcher in patched:
@@ -64,8 +64,7 @@ def _parameters(patched: list[tuple[str, Any]], *, whole: bool) -> Callable[[str
             return None
         (weight, convert), *patches = entries[path]
         # Compact slopes multiply what is in the weight of a linear layer at the time, so it need not be computed here.
-        is_stored = weight.ndim == 1 or whole or len(weight) % 2
-        if not patches or not is_stored:
+        if not patches or not is_whole(weight, len(weight), linear_layers):
             return weight
         start = convert(weight, inplace=False).to(torch.float32, copy=True)
         found = comfy.lora.calculate_weight(patches, start, path)
