@@ -8,6 +8,8 @@ import torch
 
 from act_core import ActMap
 
+RANDOM_CONTROLS = 10
+
 
 def permuted(act_map: ActMap, seed: int = 0) -> ActMap:
     """The map with the coefficients of each site shuffled over its channels: the same sizes, no direction."""
@@ -18,3 +20,21 @@ def permuted(act_map: ActMap, seed: int = 0) -> ActMap:
         for order in (torch.randperm(transport.channels, generator=generator),)
     }
     return replace(act_map, transports=shuffled)
+
+
+def flipped(act_map: ActMap, seed: int = 0) -> ActMap:
+    """The map with the displacement of each channel reversed or kept, by chance: the same size for every activation."""
+    generator = torch.Generator().manual_seed(seed)
+    reversed_ = {
+        site: replace(transport, omega=1 + sign * (transport.omega - 1), beta=sign * transport.beta, statistics=None)
+        for site, transport in act_map.transports.items()
+        for sign in (2.0 * torch.randint(2, (transport.channels,), generator=generator) - 1,)
+    }
+    return replace(act_map, transports=reversed_)
+
+
+def random_controls(act_map: ActMap, count: int = RANDOM_CONTROLS) -> dict[str, ActMap]:
+    """Maps of the same size without a direction, by name: one half permuted, the other half flipped."""
+    makers = {"permuted": permuted, "flipped": flipped}
+    names = [(list(makers)[number % 2], number // 2) for number in range(count)]
+    return {f"{name} {seed + 1}": makers[name](act_map, seed) for name, seed in names}
