@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -25,11 +26,12 @@ settings.load_profile("suite")
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind() -> Iterator[None]:
-    """Every test starts from the same random state, and must not leave worker threads behind."""
+    """Every test starts from the same random state, and must not leave worker threads or our SIGINT handler behind."""
     torch.manual_seed(0)
-    before = set(walkers())
+    threads, handler = set(walkers()), signal.getsignal(signal.SIGINT)
     yield
-    assert set(walkers()) == before
+    assert set(walkers()) == threads
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 @pytest.fixture

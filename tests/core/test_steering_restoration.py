@@ -31,6 +31,7 @@ from torch.testing import assert_close
 
 from act_core import MapError, steer
 from act_core.errors import MapMismatchError
+from act_core.interrupts import end
 
 
 @pytest.mark.parametrize("make", [chain, mixed])
@@ -125,6 +126,8 @@ def test_block_that_is_never_left_does_not_keep_modules_alive(runs: bool, keep_s
     if kept is not None:
         assert len(kept.coverage.fired) == (len(act_map) if runs else 0)
         kept.__exit__(KeyboardInterrupt)
+    else:
+        end(True)  # in place of the block, so that later tests find Python's SIGINT handler
 
 
 # --- wrappers of other libraries
