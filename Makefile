@@ -5,7 +5,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test demo-model clean
+# A line break, for recipes that are made by a loop.
+define newline
+
+
+endef
+
+.PHONY: demo test evidence demo-model clean
 
 # The model comes as a package: nothing may be downloaded at run time.
 export HF_HUB_OFFLINE = 1
@@ -18,6 +24,23 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --warnings
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# The benchmarks of docs/evidence.md, in its order. About four hours on two cores.
+EVIDENCE = styles style_control picture_styles removal negation digits text_maps toxicity concepts truthfulness \
+	prompt_counts end_to_end
+TRUTHFULQA = TruthfulQA.csv
+MNIST_MODEL = mnist_diffusion_vit.pth
+OPTIONS_truthfulness = --questions $(TRUTHFULQA)
+OPTIONS_digits = --weights $(MNIST_MODEL)
+
+# A benchmark exits with 1 if a target is not met, which its tables report.
+evidence: $(INSTALLED)
+	$(PIP) --no-deps --requirement benchmarks/requirements.txt
+	$(PIP) --requirement tools/train_demo_model/requirements.txt
+	npm install --prefix tools/train_demo_model --no-package-lock --no-audit --no-fund
+	$(foreach name,$(EVIDENCE),$(BIN)/python -m benchmarks.$(name) $(OPTIONS_$(name)) || test $$? -eq 1$(newline))
+	$(BIN)/python -m tools.make_tables
+	$(BIN)/python -m tools.make_plots
 
 # Hours: see tools/train_demo_model/README.md.
 demo-model: $(INSTALLED)

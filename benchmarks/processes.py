@@ -14,7 +14,7 @@ from act_core.transport import fit_transport
 from tools.results import Cell, Column
 
 from .lib.models import load_model, load_prompts
-from .lib.ranks import Fitted, Ranks
+from .lib.ranks import BATCH, Fitted, Ranks
 from .lib.report import Report, at_most, parse
 from .lib.timing import timed
 
@@ -25,6 +25,7 @@ TIMES = (
     Column("median walk", "s", ".2f"),
     Column("processor time of a process", "s", ".2f"),
     Column("fastest fit", "s", ".2f"),
+    Column("fastest plain passes", "s", ".2f"),
     Column("runs", format="d"),
 )
 UNITS = (Column("unit"), Column("cost", format=".3g"), Column("of"))
@@ -40,7 +41,6 @@ COSTS = (
     Column("parking", "s", ",.0f"),
     Column("all", "s", ",.0f"),
 )
-BATCH = 32
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -55,22 +55,30 @@ def main(arguments: list[str] | None = None) -> int:
         f"SmolLM2-135M, float32, {args.prompts} + {args.prompts} prompts in batches of {BATCH}, 60 norms, causal. Each "
         "process has one thread and its own model; one process and two take turns, after a fit of each that does not "
         "count. The walk is the fit without fingerprint and dry run. Other programs can only add to the time, so the "
-        "fastest run counts; the processor time of the busier process hardly depends on them."
+        "fastest run counts; the processor time of the busier process hardly depends on them. Plain passes of the same "
+        "prompts, divided among the processes in the same way, exchange nothing: they show how much two processes "
+        "that run side by side slow each other down on this machine."
     )
     single, double = Ranks(1, args.prompts, SITES), Ranks(2, args.prompts, SITES)
     runs: dict[int, list[list[Fitted]]] = {1: [], 2: []}
+    passes: dict[int, list[float]] = {1: [], 2: []}
     for number in range(args.repeats + 1):
         for count, ranks in ((1, single), (2, double)):
-            found = ranks.fit()
+            found, plain = ranks.fit(), ranks.passes()
             if number:
                 runs[count].append(found)
+                passes[count].append(plain)
     few, many = 64, 16384
     latency = min(double.gather(1, 1) for _ in range(20))
     per_byte = (min(double.gather(many, 576) for _ in range(3)) - latency) / (2 * many * 576 * 4)
     single.stop()
     double.stop()
 
-    report.table("times", "Time of a fit", TIMES, [_times(count, found) for count, found in runs.items()])
+    report.table(
+        "times", "Time of a fit", TIMES, [_times(count, found, passes[count]) for count, found in runs.items()]
+    )
+    plain = min(passes[2]) / min(passes[1])
+    report.figure("passes", Column("the same of plain passes, which exchange nothing", format=".2f"), plain)
     one, two = (min(_slowest(found, "walk") for found in runs[count]) for count in (1, 2))
     report.figure("walk", Column("walk of two processes / of one", format=".2f"), two / one, at_most(0.6))
     one, two = (min(_slowest(found, "busy") for found in runs[count]) for count in (1, 2))
@@ -97,10 +105,10 @@ def _slowest(found: list[Fitted], what: str) -> float:
     return max(getattr(fitted, what) for fitted in found)
 
 
-def _times(count: int, runs: list[list[Fitted]]) -> list[Cell]:
+def _times(count: int, runs: list[list[Fitted]], passes: list[float]) -> list[Cell]:
     walks = [_slowest(found, "walk") for found in runs]
     busy, whole = (min(_slowest(found, what) for found in runs) for what in ("busy", "whole"))
-    return [f"{count} of one thread", min(walks), median(walks), busy, whole, len(runs)]
+    return [f"{count} of one thread", min(walks), median(walks), busy, whole, min(passes), len(runs)]
 
 
 def _activations() -> tuple[int, list[int]]:

@@ -26,7 +26,7 @@ Definitions = dict[str, dict[str, Any]]
 
 
 def english(listed: Mapping[str, Any]) -> Definitions:
-    """The texts of our nodes, by node, from a host's ``/object_info``. Outputs that are named after their type keep it."""
+    """The texts of our nodes, by node, from a host's ``/object_info``. Outputs with the name of their type keep it."""
     return {name: _node(info) for name, info in sorted(listed.items()) if info["category"] == CATEGORY}
 
 

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
@@ -19,8 +19,15 @@ from act_core.fitting import fit
 from act_core.fitting.gather import together
 from act_core.fitting.lockstep import Walk
 from act_core.fitting.pooling import Values
+from act_core.fitting.samples import MicroBatch, Side
+from act_core.models.transformers import TransformersModel
+from act_core.prompts import PromptSet
 
 from .models import load_model, load_prompts
+from .timing import timed
+
+# Rows of a micro-batch, the default of a fit.
+BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,10 @@ class Ranks:
         """Fit once; what it took in each process."""
         return self._all("fit")
 
+    def passes(self) -> float:
+        """Seconds of plain passes of all prompts, which the processes share as a fit does, without an exchange."""
+        return max(self._all("passes"))
+
     def gather(self, rows: int, channels: int) -> float:
         """Seconds to gather the values of a site, `rows` of each process."""
         return max(self._all(("gather", rows, channels)))
@@ -92,6 +103,8 @@ def _serve(pipe: Connection, rank: int, count: int, port: int, prompts: int, sit
             whole = time.perf_counter() - begin
             values = torch.cat([part for t in act_map.transports.values() for part in (t.omega, t.beta)])
             pipe.send(Fitted(*spent.pop(), whole, hashlib.sha256(values.numpy().tobytes()).hexdigest()))
+        elif order == "passes":
+            pipe.send(timed(lambda: _pass(model, lines)))
         elif isinstance(order, tuple):
             pipe.send(_gather(*order[1:]))
         else:
@@ -110,6 +123,17 @@ def _time_walks(spent: list[tuple[float, float]]) -> None:
         spent.append((time.perf_counter() - begin[0], time.process_time() - begin[1]))
 
     Walk.run = run
+
+
+def _pass(model: TransformersModel, lines: PromptSet) -> None:
+    batches: dict[Side, Sequence[MicroBatch]] = {
+        "source": model.batches(lines.source, BATCH),
+        "target": model.batches(lines.target, BATCH),
+    }
+    with together() as processes, torch.inference_mode():
+        for own in processes.share(batches).values():
+            for batch in own:
+                batch.run()
 
 
 def _gather(rows: int, channels: int) -> float:
