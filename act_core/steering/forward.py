@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from ..errors import MapMismatchError
 from ..interception import Forward, output_tensor, own_forward, restore_forward, with_output
-from .composition import Gauge, Layer, Slot
+from .composition import Slot
+from .layer import Gauge, Layer
 
 # Held while maps are added and removed. Callers must not run the model in another thread meanwhile.
 LOCK = threading.RLock()
@@ -47,8 +48,8 @@ class SteeredForward:
             for index, gauge in self.gauges.items():
                 gauge.read(output_tensor(output, index))
         for index, slot in self.slots.items():
-            if slot.layers and slot.steps:
-                output = with_output(output, index, slot(_tensor_at(output, index, slot)))
+            if slot.layers and (slot.steps or slot.idle):
+                output = _through(slot, output, index)
         return output
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
@@ -211,10 +212,17 @@ def _is_copied_by_state(module: nn.Module) -> bool:
     return by_state and not hasattr(kind, "__deepcopy__") and "__getstate__" not in module.__dict__
 
 
-def _tensor_at(output: Any, index: int | None, slot: Slot) -> Tensor:
-    tensor = output_tensor(output, index)
+def _through(slot: Slot, output: Any, index: int) -> Any:
+    """An output with the tensor at an index sent through a slot."""
+    tensor = output if index == 0 and isinstance(output, Tensor) else output_tensor(output, index)
     if tensor is None:
-        raise MapMismatchError(
-            f"Site {slot.layers[0].site.key} does not return the activation that is steered; fit a map for this model."
-        )
-    return tensor
+        if slot.steps:
+            raise MapMismatchError(
+                f"Site {slot.layers[0].site.key} does not return the activation that is steered; fit a map for this "
+                "model."
+            )
+        return output
+    steered = slot(tensor)
+    if output is tensor:
+        return steered
+    return output if steered is tensor else with_output(output, index, steered)

@@ -17,8 +17,8 @@ from ..interrupts import begin, critical, end, raise_deferred
 from ..maps import ActMap
 from ..settings import Strength, as_strength
 from ..sites import Coverage, Site
-from .composition import Layer
 from .forward import LOCK, SteeredForward, add_gauge, add_layer, remove_layer
+from .layer import Layer
 from .localised import Localised, localised
 from .matching import check_architectures, find_gauges, find_sites, notes_for, warnings_for
 from .rows import BatchRows
@@ -50,7 +50,7 @@ def steer(
     Ctrl-C. A copy of the model that is made or saved inside the block (`copy.deepcopy`, `torch.save`) is not steered.
 
     A map with noise levels acts as at its noisiest one until ``steering.level`` is set. Adapters of diffusion models
-    and ComfyUI set it at each call of the model.
+    and ComfyUI set it at each call of the model. Compiled and captured graphs follow, see `act_core.steering`.
 
     Threads: inside the block *every* call of the model is steered, whichever thread makes it, and the blocks of two
     threads stack. A server that shares one model between requests must let a steered request run alone (one lock
@@ -192,7 +192,8 @@ class Steering:
         Raises:
             MapMismatchError: no site fired although the strength is not 0, or the branch to steer was absent.
         """
-        if self._fires() > self._fires_before or not any(layer.strength for layer in self._layers.values()):
+        layers = self._layers.values()
+        if self._fires() > self._fires_before or not any(layer.strength and not layer.is_captured for layer in layers):
             return
         if not self._is_due:
             raise MapMismatchError(self._absent_branch)

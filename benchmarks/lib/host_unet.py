@@ -28,7 +28,7 @@ from tools.results import Cell, Column, Estimate
 from .report import Report, at_most
 from .timing import added, alternate
 
-MAX_COST: dict[Support, float] = {"unbounded": 0.04, "observed": 0.06}
+MAX_COST: dict[Support, float] = {"unbounded": 0.04, "observed": 0.02}
 MAX_GATE_COST = 0.03
 GATE_REPEATS = 20
 COLUMNS = (
