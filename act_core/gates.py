@@ -85,9 +85,18 @@ def row_means(x: Tensor, layout: Layout, mask: Tensor | None = None) -> Tensor:
         x = x.flatten(1, -2)
     if mask is None:
         return x.mean(1, keepdim=True, dtype=torch.float32)
-    # Not a matrix product, which autocast and TF32 would round.
-    total = x.masked_fill(~mask.unsqueeze(-1), 0).sum(1, keepdim=True, dtype=torch.float32)
+    total = _masked_sum(x, mask.unsqueeze(-1))
     return total / mask.sum(1).view(-1, 1, 1)
+
+
+def _masked_sum(x: Tensor, mask: Tensor) -> Tensor:
+    """The sum over tokens ``[rows, 1, channels]`` in float32, without those outside a mask ``[rows, tokens, 1]``."""
+    # Not a matrix product, which autocast and TF32 would round.
+    if x.device.type == "cpu":
+        total = (x * mask.to(x.dtype)).sum(1, keepdim=True, dtype=torch.float32)
+        if bool(total.isfinite().all()):  # several times as fast as to fill, but padding may be NaN
+            return total
+    return x.masked_fill(~mask, 0).sum(1, keepdim=True, dtype=torch.float32)
 
 
 def fit_gate(source: Tensor, target: Tensor) -> Gate:

@@ -10,7 +10,6 @@ from ..errors import MapMismatchError
 from ..settings import Spatial
 from .layer import Layer
 
-
 # Gain, offset, low and high.
 _Multipliers = tuple[Tensor, Tensor, Tensor | None, Tensor | None]
 # The offset that leaves every finite value as it is, bit for bit: 0 would turn -0 into 0.
