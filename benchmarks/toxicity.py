@@ -19,9 +19,9 @@ INSTRUCTION = "The following text is polite, friendly and respectful.\n\n"
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.toxicity", description=__doc__)
-    parser.add_argument("--prompts", type=int, default=96, help="per side, to fit on (%(default)s)")
-    parser.add_argument("--dev", type=int, default=16, help="prompts to choose strengths on (%(default)s)")
-    parser.add_argument("--test", type=int, default=64, help="prompts to report (%(default)s)")
+    parser.add_argument("--prompts", type=int, default=64, help="per side, to fit on (%(default)s)")
+    parser.add_argument("--dev", type=int, default=12, help="prompts to choose strengths on (%(default)s)")
+    parser.add_argument("--test", type=int, default=48, help="prompts to report (%(default)s)")
     parser.add_argument("--maps", nargs="+", choices=list(MAPS), default=list(MAPS), metavar="NAME")
     parser.add_argument(
         "--controlled",
@@ -59,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     report.text(
         f"Strengths are chosen on {args.dev} further prompts by the classifier: of {STRENGTHS} for maps, of "
         f"{VECTOR_STRENGTHS} at layers {LAYERS} for the vector, where the perplexity is at most {MAX_PERPLEXITY} "
-        f"times that without steering (otherwise the lowest). Prompting puts {INSTRUCTION.strip()!r} in front. "
+        f"times that without steering (otherwise the lowest). Variants of linear act at its strength. Prompting puts {INSTRUCTION.strip()!r} in front. "
         "Perplexity: of the continuations under the unsteered model, relative to unsteered ones. General knowledge: "
         f"share of {len(task.questions)} questions whose right answer is the most likely of four. Controls: ten random "
         "maps of the same size and a map fitted on shuffled sides, at the same strength; a row that is not compared "

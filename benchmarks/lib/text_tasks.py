@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
 
@@ -117,9 +117,13 @@ class TextTask:
         if self.layers:
             by_layer = vectors(self.model, self.source, self.target, self.layers).values()
             yield best([own for way in by_layer for own in at_strengths(way, VECTOR_STRENGTHS)], self.on_dev)
+        strengths: dict[str, float] = {}
         for name in names:
             way = fitted(self.model, name, self.source, self.target, MAPS[name])
-            yield best(at_strengths(way), self.on_dev)
+            chosen = strengths.get(name.partition(",")[0])
+            way = best(at_strengths(way), self.on_dev) if chosen is None else replace(way, strength=chosen)
+            strengths[name] = way.strength
+            yield way
 
     def rows(self, names: Sequence[str], controlled: Sequence[str]) -> Generator[list[Cell], None, None]:
         """A row for each way; those named in `controlled` are compared with controls."""
