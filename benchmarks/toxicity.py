@@ -59,7 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     report.text(
         f"Strengths are chosen on {args.dev} further prompts by the classifier: of {STRENGTHS} for maps, of "
         f"{VECTOR_STRENGTHS} at layers {LAYERS} for the vector, where the perplexity is at most {MAX_PERPLEXITY} "
-        f"times that without steering (otherwise the lowest). Variants of linear act at its strength. Prompting puts {INSTRUCTION.strip()!r} in front. "
+        "times that without steering (otherwise the lowest). Variants of linear act at its strength. Prompting puts "
+        f"{INSTRUCTION.strip()!r} in front. "
         "Perplexity: of the continuations under the unsteered model, relative to unsteered ones. General knowledge: "
         f"share of {len(task.questions)} questions whose right answer is the most likely of four. Controls: ten random "
         "maps of the same size and a map fitted on shuffled sides, at the same strength; a row that is not compared "

@@ -20,8 +20,8 @@ VECTOR_STRENGTHS = (1.0, 2.0, 4.0)
 # A strength that costs more than this multiple of the unsteered perplexity is not chosen.
 MAX_PERPLEXITY = 1.25
 UNSTEERED, PROMPTING, VECTOR = "unsteered", "prompting", "mean-difference vector"
-# Maps by name, with the settings that they are fitted with; the defaults are linear, causal and unbounded. A name with a
-# comma is that of a variant, which acts at the strength of the map that it varies.
+# Maps by name, with the settings that they are fitted with; the defaults are linear, causal and unbounded. A name with
+# a comma is that of a variant, which acts at the strength of the map that it varies.
 MAPS: dict[str, dict[str, Any]] = {
     "linear": {},
     "mean": {"estimator": "mean"},
