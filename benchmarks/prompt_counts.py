@@ -48,8 +48,9 @@ def language(report: Report, args: argparse.Namespace) -> None:
     report.text(
         "Texts: SmolLM2-135M-Instruct, gloomy to cheerful, linear, causal. The prompt sets contain "
         f"{len(gloomy)} prompts per side, so there is no row beyond; the first rows use the first prompts of one "
-        f"random order. VADER score (from -1 to 1) of {NEW_TOKENS} tokens after each of {args.openings} held-out openings, 1 "
-        f"seed; change from unsteered texts, paired by opening. Strengths are chosen on {args.dev} other openings, of "
+        f"random order. VADER score (from -1 to 1) of {NEW_TOKENS} tokens after each of {args.openings} held-out "
+        "openings, 1 seed; change from unsteered texts, paired by opening. Strengths are chosen on "
+        f"{args.dev} other openings, of "
         f"{STRENGTHS}, where the perplexity is at most {MAX_PERPLEXITY} times that without steering (otherwise the "
         "lowest). Controls: ten random maps of the same size and a map fitted on shuffled sides, at the same strength. "
         f"Intervals: 95%, bootstrap over openings, {RESAMPLES} resamples."
