@@ -141,7 +141,7 @@ class TextTask:
                 if controls:
                     signed = {name: scorer.sign * scores[scorer.name] for name, scores in controls.items()}
                     found = cleared(scorer.sign * own, signed)
-                    cells += [scorer.sign * found.score, found.cells[1]]
+                    cells += [scorer.sign * found.score + 0.0, found.cells[1]]  # no negative zero
                 else:
                     cells += [NOT_MEASURED, NOT_MEASURED]
             perplexity = written.perplexity(self.model) / self._test_perplexity
