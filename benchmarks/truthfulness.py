@@ -15,11 +15,11 @@ from act_core.models.transformers import TransformersModel
 from tools.results import Cell, Column
 
 from .lib.choices import FORMAT, Question, accuracy, general_knowledge, log_likelihoods
-from .lib.evidence import CLEARS_COLUMNS, cleared
+from .lib.evidence import CLEARS_COLUMNS
 from .lib.intervals import RESAMPLES, interval
 from .lib.models import load_model, stop
 from .lib.report import Report, parse
-from .lib.text_tasks import NOT_MEASURED
+from .lib.text_tasks import comparison, gain
 from .lib.ways import (
     MAPS,
     PROMPTING,
@@ -99,8 +99,9 @@ def main(arguments: list[str] | None = None) -> int:
         "MC1: share of the questions whose best answer is more likely than all wrong ones. MC2: the probability of all "
         "right answers, of that of all answers; likelihoods are sums over tokens. Change: from the unsteered model, "
         "paired by question. General knowledge: share of 200 questions whose right answer is the most likely of four, "
-        f"with the maps of the first fold. Intervals: 95%, bootstrap over questions, {RESAMPLES} resamples. Controls, "
-        "for linear: ten random maps of the same size and a map fitted on shuffled sides, at the same strength."
+        f"with the maps of the first fold. Intervals: 95%, bootstrap over questions, {RESAMPLES} resamples. Controls: "
+        "ten random maps of the same size and a map fitted on shuffled sides, at the same strength, for each map or "
+        "vector that raises MC1 or MC2; others have no effect to compare."
     )
     report.table("ways", "Ways of steering", COLUMNS, rows(model, folds, args.maps))
     return report.finish()
@@ -180,16 +181,15 @@ def rows(model: TransformersModel, folds: Sequence[Fold], names: Sequence[str]) 
     for both in zip(*(ways(model, fold, names) for fold in folds), strict=True):
         found = joined(model, folds, both)
         unsteered = unsteered or found
+        changes = [interval(own - before) for own, before in zip(found, unsteered, strict=True)]
         controls: dict[str, Scores] = {}
-        if both[0].name == "linear":
+        if both[0].act_map is not None and max(map(gain, changes)) > 0:
             made = [controls_of(model, way, fold.source, fold.target) for way, fold in zip(both, folds, strict=True)]
             controls = {name: joined(model, folds, [own[name] for own in made]) for name in made[0]}
         cells: list[Cell] = [both[0].name, " and ".join(f"{way.strength:g}" for way in both)]
-        for name in Scores._fields:
-            own = getattr(found, name)
-            cells += [interval(own), interval(own - getattr(unsteered, name))]
-            compared = {control: getattr(other, name) for control, other in controls.items()}
-            cells += cleared(own, compared).cells if compared else [NOT_MEASURED, NOT_MEASURED]
+        for at, own in enumerate(found):
+            compared = {name: control[at] for name, control in controls.items()}
+            cells += [interval(own), changes[at], *comparison(both[0], own, compared)]
         yield [*cells, float(accuracy(model, both[0], knowledge).mean())]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from act_core.models.transformers import TransformersModel
-from tools.results import Cell, Column
+from tools.results import Cell, Column, Estimate
 
 from .choices import Question, accuracy
 from .continuations import Continuations
@@ -20,7 +20,6 @@ from .ways import (
     MAPS,
     PROMPTING,
     UNSTEERED,
-    VECTOR,
     VECTOR_STRENGTHS,
     Way,
     at_strengths,
@@ -35,7 +34,7 @@ COSTS = (
     Column("distinct-2", format=".2f"),
     Column("general knowledge", format=".3f"),
 )
-NOT_MEASURED = "not compared"
+NOT_COMPARED = "not compared"
 
 
 class Scorer(NamedTuple):
@@ -97,10 +96,6 @@ class TextTask:
     def _dev_perplexity(self) -> float:
         return self._write(Way(UNSTEERED), self.dev).perplexity(self.model)
 
-    @cached_property
-    def _test_perplexity(self) -> float:
-        return self._write(Way(UNSTEERED), self.test).perplexity(self.model)
-
     def _write(self, way: Way, prompts: Sequence[str]) -> Continuations:
         return way.write(self.model, prompts, self.new_tokens)
 
@@ -114,9 +109,8 @@ class TextTask:
         """No steering, the baselines, and the maps, each at its best strength on the development prompts."""
         yield Way(UNSTEERED)
         yield Way(PROMPTING, instruction=self.instruction)
-        if self.layers:
-            by_layer = vectors(self.model, self.source, self.target, self.layers).values()
-            yield best([own for way in by_layer for own in at_strengths(way, VECTOR_STRENGTHS)], self.on_dev)
+        by_layer = vectors(self.model, self.source, self.target, self.layers).values()
+        yield best([own for way in by_layer for own in at_strengths(way, VECTOR_STRENGTHS)], self.on_dev)
         strengths: dict[str, float] = {}
         for name in names:
             way = fitted(self.model, name, self.source, self.target, MAPS[name])
@@ -125,33 +119,53 @@ class TextTask:
             strengths[name] = way.strength
             yield way
 
-    def rows(self, names: Sequence[str], controlled: Sequence[str]) -> Generator[list[Cell], None, None]:
-        """A row for each way; those named in `controlled` are compared with controls."""
+    def rows(self, names: Sequence[str] = tuple(MAPS)) -> Generator[list[Cell], None, None]:
+        """A row for each way. Maps and vectors that change a score for the better are compared with controls."""
         unsteered: dict[str, np.ndarray] = {}
+        unsteered_perplexity = 0.0
         for way in self.ways(names):
             written = self._write(way, self.test)
-            units = {scorer.name: scorer.score(written.all) for scorer in self.scorers}
-            unsteered = unsteered or units
-            kind = VECTOR if way.name.startswith(VECTOR) else way.name
-            controls = self._controls(way) if kind in controlled else {}
+            units, perplexity = self._units(written), written.perplexity(self.model)
+            if not unsteered:  # the first way
+                unsteered, unsteered_perplexity = units, perplexity
+            changes = {name: interval(own - unsteered[name]) for name, own in units.items()}
+            better = any(gain(changes[scorer.name], scorer.sign) > 0 for scorer in self.scorers)
+            controls = self._controls(way) if way.act_map is not None and better else {}
             cells: list[Cell] = [way.name, way.strength]
-            for scorer in self.scorers:
-                own = units[scorer.name]
-                cells += [interval(own), interval(own - unsteered[scorer.name])]
-                if controls:
-                    signed = {name: scorer.sign * scores[scorer.name] for name, scores in controls.items()}
-                    found = cleared(scorer.sign * own, signed)
-                    cells += [scorer.sign * found.score + 0.0, found.cells[1]]  # no negative zero
-                else:
-                    cells += [NOT_MEASURED, NOT_MEASURED]
-            perplexity = written.perplexity(self.model) / self._test_perplexity
+            for name, _, sign in self.scorers:
+                cells += [interval(units[name]), changes[name]]
+                compared = {control: own[name] for control, own in controls.items()}
+                cells += comparison(way, units[name], compared, sign)
             known = float(accuracy(self.model, way, self.questions).mean())
-            yield [*cells, perplexity, written.distinct_2(), known]
+            yield [*cells, perplexity / unsteered_perplexity, written.distinct_2(), known]
+
+    def _units(self, written: Continuations) -> dict[str, np.ndarray]:
+        """The scores of each continuation, by scorer."""
+        return {scorer.name: scorer.score(written.all) for scorer in self.scorers}
 
     def _controls(self, way: Way) -> dict[str, dict[str, np.ndarray]]:
         """The scores of each control, by scorer."""
-        found: dict[str, dict[str, np.ndarray]] = {}
-        for name, control in controls_of(self.model, way, self.source, self.target).items():
-            texts = self._write(control, self.test).all
-            found[name] = {scorer.name: scorer.score(texts) for scorer in self.scorers}
-        return found
+        controls = controls_of(self.model, way, self.source, self.target)
+        return {name: self._units(self._write(control, self.test)) for name, control in controls.items()}
+
+
+def gain(change: Estimate, sign: int = 1) -> float:
+    """The end of the interval of a change that is closer to none; above 0 if the change is one for the better."""
+    return change.low if sign > 0 else -change.high
+
+
+def comparison(way: Way, units: np.ndarray, controls: Mapping[str, np.ndarray], sign: int = 1) -> list[Cell]:
+    """Cells for `CLEARS_COLUMNS`.
+
+    Args:
+        way: of the row.
+        units: its scores.
+        controls: those of each control; none if the way changes no score for the better.
+        sign: -1 if the scores should fall.
+    """
+    if way.act_map is None:
+        return [NOT_COMPARED, NOT_COMPARED]
+    if not controls:
+        return [NOT_COMPARED, "**no** (no effect)"]
+    found = cleared(sign * units, {name: sign * own for name, own in controls.items()})
+    return [sign * found.score + 0.0, found.cells[1]]  # no negative zero
