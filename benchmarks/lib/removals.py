@@ -25,6 +25,7 @@ class Removal(NamedTuple):
     Attributes:
         has: whether the name of each concept has the word, bool ``[concepts]``.
         asking, others: held-out prompts that ask for it, and that do not.
+        kept: the concepts of `others`.
         both: prompts that name a thing of `asking` and one of `others`, in this order.
         source, target: prompts to fit on, with and without the word.
     """
@@ -32,6 +33,7 @@ class Removal(NamedTuple):
     has: Tensor
     asking: list[str]
     others: list[str]
+    kept: list[int]
     both: list[str]
     source: list[str]
     target: list[str]
@@ -53,6 +55,7 @@ class Removal(NamedTuple):
             has,
             [bench.captions(style_of(number), [concept])[0] for number, concept in enumerate(asking)],
             [bench.captions(style_of(number), [concept])[0] for number, concept in enumerate(others)],
+            others,
             [f"{names[a]} and {names[b]}, {STYLES[style_of(n)].phrase}" for n, (a, b) in enumerate(pairs)],
             source,
             target,
