@@ -21,7 +21,7 @@ from tools.results import Cell, Column
 from .lib.controls import random_controls
 from .lib.evidence import CLEARS_COLUMNS, cleared
 from .lib.intervals import interval
-from .lib.judge import as_tensor, load_pictures
+from .lib.judge import TRAININGS, as_tensor, load_pictures
 from .lib.pictures import BATCH, FIT_BATCH, GUIDANCE, Judged, StyleBench
 from .lib.removals import FIT_PROMPTS, NEAREST, Removal, style_of
 from .lib.report import Report, at_least, parse
@@ -156,13 +156,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--words", nargs="+", default=list(WORDS), help="concepts to negate (%(default)s)")
     parser.add_argument("--asking", type=int, default=8, help="most prompts that ask for a word (%(default)s)")
     parser.add_argument("--others", type=int, default=10, help="prompts that do not ask for it (%(default)s)")
-    args = parse(parser, arguments)
+    parser.add_argument("--judge", choices=TRAININGS, default="full", help="how it was trained (%(default)s)")
+    args = parse(parser, arguments, quick={"judge": "short"})
 
     report = Report("negation", "Concept negation", args, "diffusers", "peft")
     pictures = load_pictures()
-    bench = StyleBench(args.others, 1, pictures, steps=STEPS)
-    development = StyleBench(args.others, 1, pictures, last=True, steps=STEPS)
+    bench = StyleBench(args.others, 1, pictures, steps=STEPS, judge=args.judge)
+    development = StyleBench(args.others, 1, pictures, last=True, steps=STEPS, judge=args.judge)
     real = torch.stack([bench.judge.ask(images)[1] for images in pictures.images])
+    report.text(bench.describe_judge())
     report.text(
         "The measures of UnlearnCanvas (arXiv 2402.11846), as shares of pictures. Unlearned: of prompts that name the "
         f"concept, those whose picture no longer shows it: not most of the {NEAREST} nearest real emoji of its style, "

@@ -14,7 +14,7 @@ from tools.results import Cell, Column
 from .lib.controls import random_controls
 from .lib.evidence import CLEARS_COLUMNS, cleared
 from .lib.intervals import interval
-from .lib.judge import load_pictures
+from .lib.judge import TRAININGS, load_pictures
 from .lib.learned_styles import content_kept, drawn_with
 from .lib.pictures import FIT_BATCH, StyleBench, style_pair
 from .lib.report import Report, at_least, parse
@@ -39,10 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prompt_counts_pictures", description=__doc__)
     parser.add_argument("--concepts", type=int, default=8, help="held-out concepts to draw (%(default)s)")
     parser.add_argument("--pairs", type=int, default=len(PAIRS), help="pairs of styles (%(default)s)")
-    args = parse(parser, arguments)
+    parser.add_argument("--judge", choices=TRAININGS, default="full", help="how it was trained (%(default)s)")
+    args = parse(parser, arguments, quick={"judge": "short"})
 
     report = Report("prompt_counts_pictures", "Number of prompts, on pictures", args, "diffusers")
-    bench = StyleBench(args.concepts, 1, load_pictures(), steps=STEPS)
+    bench = StyleBench(args.concepts, 1, load_pictures(), steps=STEPS, judge=args.judge)
+    report.text(bench.describe_judge())
     report.text(
         f"Maps with the default settings, at strength 1, nothing chosen. {len(bench.concepts)} held-out concepts, one "
         f"seed, {STEPS} denoising steps, guidance 3. Probability of the target style by a judge that was not trained "

@@ -18,7 +18,7 @@ from tools.results import Cell, Column
 from .lib.controls import random_controls
 from .lib.evidence import CLEARS_COLUMNS, cleared
 from .lib.intervals import interval
-from .lib.judge import load_pictures
+from .lib.judge import TRAININGS, load_pictures
 from .lib.learned_styles import content_kept, drawn_with, examples
 from .lib.pictures import FIT_BATCH, Judged, StyleBench, draw, style_pair
 from .lib.report import Report, at_least, parse
@@ -83,12 +83,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--concepts", type=int, default=8, help="held-out concepts to draw (%(default)s)")
     parser.add_argument("--development", type=int, default=5, help="concepts to choose strengths on (%(default)s)")
     parser.add_argument("--pairs", type=int, default=len(PAIRS), help="pairs of styles (%(default)s)")
-    args = parse(parser, arguments)
+    parser.add_argument("--judge", choices=TRAININGS, default="full", help="how it was trained (%(default)s)")
+    args = parse(parser, arguments, quick={"judge": "short"})
 
     report = Report("style_control", "Style control, against other ways to it", args, "diffusers", "peft")
     pictures = load_pictures()
-    bench = StyleBench(args.concepts, 1, pictures, steps=STEPS)
-    development = StyleBench(args.development, 1, pictures, last=True, steps=STEPS)
+    bench = StyleBench(args.concepts, 1, pictures, steps=STEPS, judge=args.judge)
+    development = StyleBench(args.development, 1, pictures, last=True, steps=STEPS, judge=args.judge)
+    report.text(bench.describe_judge())
     report.text(
         f"{len(bench.concepts)} held-out concepts, one seed, {STEPS} denoising steps, guidance 3. Maps of {PROMPTS} + "
         f"{PROMPTS} prompts, and of {PICTURES} pictures of the target style at five noise levels by transport. The "

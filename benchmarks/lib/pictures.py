@@ -73,7 +73,9 @@ class PictureSetting(NamedTuple):
 class StyleBench:
     """The demo model, the judge, and held-out concepts to draw; prompted pictures are drawn once."""
 
-    def __init__(self, count: int, seeds: int, pictures: Emoji, *, last: bool = False, steps: int = STEPS) -> None:
+    def __init__(
+        self, count: int, seeds: int, pictures: Emoji, *, last: bool = False, steps: int = STEPS, judge: str = "full"
+    ) -> None:
         """Choose the concepts.
 
         Args:
@@ -82,6 +84,7 @@ class StyleBench:
             pictures: all emoji.
             last: whether to take concepts from the end of the list, which are used to choose settings.
             steps: denoising steps of each picture.
+            judge: how it was trained, see `load_judge`.
         """
         complete = [c for c in range(len(pictures.names)) if pictures.seen[:, c].all()]
         held_out = [c for c in complete if not is_training_concept(c)]
@@ -92,11 +95,19 @@ class StyleBench:
         self.pictures = pictures
         self.seeds = seeds
         self.steps = steps
-        self.judge: Judge = load_judge(pictures)
+        self.judge: Judge = load_judge(pictures, judge)
+        self._training = judge
         pipeline = DiffusersModel.from_pretrained(ROOT / "demo_model").pipeline
         self.models = {components: PerStep(pipeline, components=components) for components in COMPONENTS}
         self.model = self.models["both"]
         self._prompted: dict[int, Judged] = {}
+
+    def describe_judge(self) -> str:
+        """How good the judge is, for the setup of a report."""
+        return (
+            f"The judge's training was {self._training}. It recognises the style of "
+            f"{self.judge.accuracy(self.pictures):.0%} of the real emoji of concepts that it was not trained on."
+        )
 
     def captions(self, style: int | None, concepts: Iterable[int]) -> list[str]:
         """The names of concepts in a style; without a style if it is None."""
