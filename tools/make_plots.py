@@ -73,6 +73,18 @@ PLOTS = (
         "judge's probability of the target style",
         ("unsteered", "prompted"),
     ),
+    Plot("style_control", "methods", "target style", ("styles", "method"), "judge's probability of the target style"),
+    Plot(
+        "digits",
+        "pairs",
+        "steered",
+        ("sites", "digits"),
+        "classifier's probability of the target digit",
+        ("unsteered", "class swapped"),
+    ),
+    Plot(
+        "toxicity", "ways", "classifier: change", ("steered by",), "change of the probability that a text is offensive"
+    ),
 )
 
 
