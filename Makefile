@@ -25,12 +25,9 @@ test: $(INSTALLED)
 	$(BIN)/pyright --warnings
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-# The benchmarks of docs/evidence.md, in its order. About four hours on two cores.
-EVIDENCE = styles style_control picture_styles removal negation digits text_maps toxicity concepts truthfulness \
-	prompt_counts end_to_end
-TRUTHFULQA = TruthfulQA.csv
+# The benchmarks of docs/evidence.md, in its order; hours on two cores.
+EVIDENCE = styles style_control picture_styles negation digits text_maps toxicity end_to_end
 MNIST_MODEL = mnist_diffusion_vit.pth
-OPTIONS_truthfulness = --questions $(TRUTHFULQA)
 OPTIONS_digits = --weights $(MNIST_MODEL)
 
 # A benchmark exits with 1 if a target is not met, which its tables report.
