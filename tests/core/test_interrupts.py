@@ -29,13 +29,7 @@ from act_core.steering.forward import layers_on
 _OTHERS = (signal.__file__, enum.__file__)
 
 
-@pytest.fixture(autouse=True)
-def default_handler() -> Generator[None]:
-    """Python's default handler, since a parent process that ignores SIGINT passes that on."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    after = signal.signal(signal.SIGINT, before)
-    assert after is signal.default_int_handler
+pytestmark = pytest.mark.usefixtures("default_handler")
 
 
 def press() -> None:

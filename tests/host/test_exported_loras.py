@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -60,7 +61,10 @@ def test_lora_equals_steering_of_text_encoders(found: dict[str, Any], name: str,
     assert max(result["deviations"].values()) < ROUNDING
     assert result["restored"]
     if left_out:  # T5 has neither biases nor norms with a shift
-        assert "Left out, 24.2% of the map's squared displacement" in result["report"]
+        share = re.search(r"Left out, (.+)% of the map's squared displacement", result["report"])
+        assert share
+        # The last digit depends on how the processor rounds in the random model: 24.1 or 24.2.
+        assert float(share[1]) == pytest.approx(24.15, abs=0.1)
         assert "t5xxl/encoder.block.0.layer.0.SelfAttention.o: it has no bias" in result["report"]
 
 
