@@ -19,8 +19,8 @@ from tools.train_demo_model.emoji import Emoji, load_emoji
 from .models import ROOT, stop
 
 TRAINING = ROOT / "tools" / "train_demo_model"
-# Steps and batch size of the training on styles: the judge of most benchmarks, and one that is trained in a fifth of
-# the time, for processors that take hours for the other.
+# Steps and batch size of the training on styles: the judge of most benchmarks, and a weaker one with a quarter of the
+# steps, for processors without bfloat16 instructions.
 TRAININGS = {"full": (1500, 160), "short": (400, 96)}
 FEATURE_STEPS = 900
 CONCEPTS = 48
@@ -171,7 +171,7 @@ def _minimise(net: nn.Module, loss: Callable[[], Tensor], steps: int, rate: floa
 
 
 def _half_precision() -> torch.autocast:
-    """Bfloat16 where the processor has instructions for it; elsewhere it takes seven times as long as float32."""
+    """Bfloat16 where the processor has instructions for it; elsewhere it is slower than float32."""
     return torch.autocast("cpu", torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 

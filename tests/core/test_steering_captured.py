@@ -124,7 +124,7 @@ def test_captured_graph_follows_maps_of_later_blocks() -> None:
     assert torch.equal(graph.replay(), plain)
     for later in (act_map, act_map.inverse(), act_map.scaled(0.3)):
         with steer(model.module, later, 0.5):
-            # Only the graph runs: leaving the block is no error, although no site is seen to fire.
+            # Only the graph runs: leaving the block raises no error, although no site is seen to fire.
             replayed = graph.replay()
         with steer(model.module, later, 0.5):
             assert torch.equal(replayed, model.module(rows))
