@@ -30,8 +30,12 @@ def measure_against_rerunning(
     sites: str,
     batch_size: int,
     repeats: int,
+    goal: float | None = None,
 ) -> float:
-    """Report times and differences of one walk and of one pass per site; return the seconds of the walk."""
+    """Report times and differences of one walk and of one pass per site; return the seconds of the walk.
+
+    The target is `goal` times as fast, by default 0.4 times for each site.
+    """
     maps: dict[str, ActMap] = {}
 
     def lockstep() -> None:
@@ -42,11 +46,13 @@ def measure_against_rerunning(
 
     times = alternate({"lockstep": lockstep, "one pass per site": rerunning}, repeats)
     count = len(maps["lockstep"])
-    report_speed_up(report, times, count, max(maps["lockstep"].difference(maps["one pass per site"]).values()))
+    report_speed_up(report, times, count, max(maps["lockstep"].difference(maps["one pass per site"]).values()), goal)
     return median(times["lockstep"])
 
 
-def report_speed_up(report: Report, times: dict[str, list[float]], sites: int, difference: float) -> None:
+def report_speed_up(
+    report: Report, times: dict[str, list[float]], sites: int, difference: float, goal: float | None = None
+) -> None:
     """Report the table of times and the two figures of a comparison.
 
     Args:
@@ -54,9 +60,11 @@ def report_speed_up(report: Report, times: dict[str, list[float]], sites: int, d
         times: seconds of ``lockstep`` and of ``one pass per site``.
         sites: number of sites of the map.
         difference: the largest relative difference of a coefficient.
+        goal: the target of the speed-up; None for one by the number of sites.
     """
     rows: list[list[Cell]] = [[name, median(own), len(own)] for name, own in times.items()]
     report.table("rerunning", f"Lockstep against one pass per site ({sites} sites)", FIT_COLUMNS, rows)
-    goal = at_least(SPEED_UP_PER_SITE * sites, why=f"{SPEED_UP_PER_SITE:g} x sites")
-    report.figure("speed_up", SPEED_UP, ratio(times["one pass per site"], times["lockstep"]), goal)
+    by_sites = at_least(SPEED_UP_PER_SITE * sites, why=f"{SPEED_UP_PER_SITE:g} x sites")
+    target = by_sites if goal is None else at_least(goal, why=f"{sites / 2:g} is the bound")
+    report.figure("speed_up", SPEED_UP, ratio(times["one pass per site"], times["lockstep"]), target)
     report.figure("difference", DIFFERENCE, difference, at_most(1e-6))
