@@ -39,8 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
     fitted = len(concepts[0].sentences)
     references = {concept.name: concept.references for concept in concepts}
     nearest = NearestReference({**references, GENERAL: general[fitted:]})
-    knowledge = general_knowledge()
-    knowledge = knowledge[:: max(1, len(knowledge) // args.questions)]
+    knowledge = general_knowledge(args.questions)
     report.text(
         f"SmolLM2-135M-Instruct; {fitted} general sentences and {fitted} about the concept to fit on; continuations of "
         f"{NEW_TOKENS} tokens of {args.test} held-out openings, 1 seed. Words: share of the texts with a word of the "
