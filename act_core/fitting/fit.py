@@ -96,7 +96,7 @@ def fit(
     components = list(model.components)
     check_weights(components)
     record = record_of(model, settings, components, *sides)
-    modules = model.modules.values()
+    modules = [*model.modules.values(), *(part.module for copy in model.replicas for part in copy)]
     with together() as processes, prepared(modules, frees_at_once=settings.memory_budget is not None):
         processes.agree(prompts=record.prompts_sha256, settings=settings, models=record.base)
         if settings.estimator == "end_to_end":
@@ -234,6 +234,7 @@ class _Fit(Generic[Sample]):
                 gated=settings.support == "gated",
                 spatial=settings.spatial,
                 parks=plan.parked,
+                replicas=self.model.replicas,
             ).run(fit_site)
         return transports
 

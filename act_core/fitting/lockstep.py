@@ -1,12 +1,13 @@
 """The lockstep walk: many micro-batches pass the same sites together, one at a time.
 
-Each micro-batch runs the model in its own thread, and only one thread runs at a time::
+Each micro-batch runs the model in its own thread, and one thread at a time runs each replica of the model::
 
     Walk.run          the scheduler, in the caller's thread
       for each site:
-        Worker.advance     each micro-batch in turn runs until it reaches the site
+        Worker.advance     each micro-batch in turn (of each replica, at the same time) runs to the site
           Walk._visit        called by the patched module, in the worker's thread: measures the activation, ...
           Worker.wait_at_site    ... and waits there
+        Worker.arrive      the scheduler waits for it
         fit_site           now the values of all samples are known: returns the transport of the site
       the micro-batches continue with the transported activations (`Walk._visit` returns them)
 
@@ -17,11 +18,13 @@ are restored.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from itertools import zip_longest
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from ..components import Component
@@ -39,6 +42,25 @@ from .workers import GaugePlace, Worker, started, thread_state
 FitSite = Callable[[Site, dict[Side, list[Values]]], Transport]
 
 
+class _Coefficients(NamedTuple):
+    """What a transport gives to `displace_at`."""
+
+    gain: Tensor
+    offset: Tensor
+    low: Tensor | None
+    high: Tensor | None
+    gate: Tensor | None
+    projection: Tensor | None
+
+    @classmethod
+    def of(cls, t: Transport) -> _Coefficients:
+        gate, projection = (part and part.packed() for part in (t.gate, t.projection))
+        return cls(t.omega - 1, t.beta, t.low, t.high, gate, projection)
+
+    def to(self, device: torch.device) -> _Coefficients:
+        return _Coefficients(*(part if part is None else part.to(device) for part in self))  # pyright: ignore
+
+
 class Walk:
     """Source and target micro-batches that walk past the sites of a model in lockstep.
 
@@ -50,7 +72,9 @@ class Walk:
         keep: which intervals of the source values to keep, if any.
         gated: whether to keep what gates read.
         spatial: rule for feature maps.
-        parks: whether micro-batches are parked while they wait, see `act_core.fitting.parking`.
+        parks: whether micro-batches are parked while they wait, see `act_core.fitting.parking`. Then only one runs at a
+            time, whatever its replica.
+        replicas: the components of further copies of the model, by `MicroBatch.replica` - 1.
     """
 
     def __init__(
@@ -65,8 +89,10 @@ class Walk:
         gated: bool,
         spatial: Spatial,
         parks: bool = False,
+        replicas: Sequence[Sequence[Component]] = (),
     ) -> None:
         self._components = {component.name: component for component in components}
+        self._copies = components, *replicas
         self._sites = sites
         self._index = {site.key: index for index, site in enumerate(sites)}
         sides: dict[Side, Sequence[MicroBatch]] = {"source": source, "target": target}
@@ -76,8 +102,9 @@ class Walk:
         self._gated = gated
         self._spatial: Spatial = spatial
         self._parking = Parking() if parks else None
-        self._transports: list[Transport] = []
-        self._running: Worker | None = None
+        # By site, on each device that it runs on: what `displace_at` takes.
+        self._coefficients: list[dict[torch.device, _Coefficients]] = []
+        self._workers: list[Worker] = []
 
     def run(self, fit_site: FitSite) -> None:
         """Walk past all sites.
@@ -92,35 +119,64 @@ class Walk:
         """
         state = thread_state()
         parking = self._parking
-        workers = [Worker(batch, side, state, parking and parking.lot()) for batch, side in self._batches]
+        workers = self._workers = [
+            Worker(batch, side, state, parking and parking.lot()) for batch, side in self._batches
+        ]
         with intercepted(self._handlers()), parking or nullcontext(), started(workers):
             for index, site in enumerate(self._sites):
-                values: dict[Side, list[Values]] = {"source": [], "target": []}
-                for worker in workers:
-                    self._running = worker
-                    worker.advance()
-                    if worker.values is None or worker.position != index:
-                        raise FitError(
-                            f"Some {worker.side} prompts never run site {site.key} with one row for each prompt, "
-                            "unlike the first prompts; choose other sites, or leave those prompts out."
-                        )
-                    values[worker.side].append(worker.values)
-                self._transports.append(fit_site(site, values))
+                for group in self._groups():
+                    for worker in group:
+                        worker.advance()
+                    for worker in group:
+                        worker.arrive()
+                        if worker.values is None or worker.position != index:
+                            raise FitError(
+                                f"Some {worker.side} prompts never run site {site.key} with one row for each prompt, "
+                                "unlike the first prompts; choose other sites, or leave those prompts out."
+                            )
+                self._coefficients.append(self._fitted(site, fit_site))
+
+    def _groups(self) -> Iterator[list[Worker]]:
+        """All workers, those that run at the same time together: at most one of each replica."""
+        if self._parking is not None:
+            yield from ([worker] for worker in self._workers)
+            return
+        lanes: defaultdict[int, list[Worker]] = defaultdict(list)
+        for worker in self._workers:
+            lanes[worker.batch.replica].append(worker)
+        for group in zip_longest(*lanes.values()):
+            yield [worker for worker in group if worker is not None]
+
+    def _fitted(self, site: Site, fit_site: FitSite) -> dict[torch.device, _Coefficients]:
+        """Fit the transport of the site at which all wait, and copy it to the device of each."""
+        values: dict[Side, list[Values]] = {"source": [], "target": []}
+        devices: dict[torch.device, None] = {}
+        for worker in self._workers:
+            assert worker.values is not None
+            devices[worker.values.pooled.device] = None
+            values[worker.side].append(worker.values.to(next(iter(devices))))
+        coefficients = _Coefficients.of(fit_site(site, values))
+        return {device: coefficients.to(device) for device in devices}
 
     def _handlers(self) -> dict[nn.Module, Callable[[Any], Any]]:
         sites: defaultdict[nn.Module, list[Site]] = defaultdict(list)
         gauges: defaultdict[nn.Module, set[GaugePlace]] = defaultdict(set)
-        modules = {name: submodules(component.module) for name, component in self._components.items()}
-        for site in self._sites:
-            sites[modules[site.component][site.name]].append(site)
-            if site.segment is not None:
-                module = modules[site.component][site.segment.gauge]
-                gauges[module].add((site.component, site.segment.gauge, site.segment.output))
+        for components in self._copies:
+            modules = {component.name: submodules(component.module) for component in components}
+            for site in self._sites:
+                sites[modules[site.component][site.name]].append(site)
+                if site.segment is not None:
+                    module = modules[site.component][site.segment.gauge]
+                    gauges[module].add((site.component, site.segment.gauge, site.segment.output))
         return {module: partial(self._pass, sites[module], gauges[module]) for module in {*sites, *gauges}}
 
+    def _current(self) -> Worker | None:
+        """The worker whose thread this is; None elsewhere, as in a progress callback that draws a preview."""
+        return next((worker for worker in self._workers if worker.is_current_thread()), None)
+
     def _pass(self, sites: Sequence[Site], gauges: Set[GaugePlace], output: Any) -> Any:
-        worker = self._running
-        if gauges and worker is not None and worker.is_current_thread():
+        worker = self._current()
+        if gauges and worker is not None:
             tensors = output_tensors(output)
             found = {place: tensors.get(place[2]) for place in gauges}
             worker.gauges.update({place: x.shape[1] for place, x in found.items() if x is not None and x.ndim == 3})
@@ -131,9 +187,9 @@ class Walk:
         return output
 
     def _visit(self, site: Site, x: Tensor) -> Tensor:
-        worker, index = self._running, self._index[site.key]
-        if worker is None or not worker.is_current_thread():
-            return x  # not a worker: for example a progress callback that draws a preview
+        worker, index = self._current(), self._index[site.key]
+        if worker is None:
+            return x
         if worker.position < index:
             if x.shape[0] == worker.batch.rows:
                 worker.passed[site.key] += 1
@@ -150,15 +206,12 @@ class Walk:
         # A later pass of the same site, as in a second denoising step, is steered but not measured.
         if worker.side not in self._moved:
             return x
-        t = self._transports[index]
-        gate, projection = (part and part.packed() for part in (t.gate, t.projection))
+        on_device = self._coefficients[index][x.device]
         present = self._present(site, x, worker)
         return displace_tokens(
             x,
             self._tokens(site, x, worker),
-            lambda part: displace_at(
-                part, site.layout, self._spatial, t.omega - 1, t.beta, t.low, t.high, gate, present, projection
-            ),
+            lambda part: displace_at(part, site.layout, self._spatial, **on_device._asdict(), present=present),
         )
 
     def _tokens(self, site: Site, x: Tensor, worker: Worker) -> slice | None:

@@ -34,6 +34,14 @@ class Values:
         """All of them."""
         return [t for t in (self.pooled, *(self.interval or ()), self.gated) if t is not None]
 
+    def to(self, device: torch.device) -> Values:
+        """The same values on a device."""
+        if self.pooled.device == device:
+            return self
+        interval = None if self.interval is None else (self.interval[0].to(device), self.interval[1].to(device))
+        gated = None if self.gated is None else self.gated.to(device)
+        return Values(self.pooled.to(device), interval, gated, self.dtype)
+
 
 def pool(x: Tensor, layout: Layout, mask: Tensor | None) -> Tensor:
     """Mean over tokens, or over height and width, in float32: ``[rows, channels]``."""

@@ -35,12 +35,15 @@ class MicroBatch:
             padding. All tokens of the other components count.
         present: by component, bool ``[rows, tokens]``: False at padding that only fills a sample up to the length of
             others in its batch. A gate in a live model reads all other tokens, whether they count or not.
+        replica: which copy of the model runs them: 0 for the model itself, n for number n - 1 of
+            `FitModel.replicas`.
     """
 
     rows: int
     run: Callable[[], object]
     masks: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
     present: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+    replica: int = 0
 
 
 class FitModel(Generic[Sample]):
@@ -49,6 +52,8 @@ class FitModel(Generic[Sample]):
     Attributes:
         patches: other changes that act on the model, for the record of a map.
         notes: what the user should know about how the model is fitted, for the record and the console.
+        replicas: the components of each further copy of the model, such as those on other devices. Micro-batches of
+            different replicas walk at the same time.
 
     Example:
         >>> from functools import partial
@@ -68,6 +73,7 @@ class FitModel(Generic[Sample]):
 
     patches: Sequence[str] = ()
     notes: Sequence[str] = ()
+    replicas: Sequence[Sequence[Component]] = ()
 
     @property
     def components(self) -> Sequence[Component]:

@@ -63,13 +63,16 @@ class Worker:
         self._thread.start()
 
     def advance(self) -> None:
-        """Let it run to the next site; called by the scheduler.
+        """Let it run towards the next site; called by the scheduler."""
+        self.values = None
+        self._go.release()
+
+    def arrive(self) -> None:
+        """Wait until it has reached the site; called by the scheduler.
 
         Raises:
             BaseException: whatever ended its run.
         """
-        self.values = None
-        self._go.release()
         self._stopped.acquire()
         if self._error is not None:
             # Not kept: the traceback holds the activations of the failed run.

@@ -18,6 +18,7 @@ from ...act_core.components import Component
 from ...act_core.fitting import FitModel, MicroBatch
 from .models import KEY, diffusion_model, forget_prompts, weight_patches
 from .noise_levels import sigma_of
+from .replicas import on_device, placed_models
 from .text_encoders import Conditioning, memory_errors
 
 # Key in a conditioning for its number among those of a fit.
@@ -130,15 +131,18 @@ class Denoiser(FitModel[EncodedPrompt]):
 
     def __init__(self, guider: Any, sigma: Tensor, model_options: dict[str, Any], like: Tensor, seed: int) -> None:
         self._model = guider.inner_model
+        self._placed = placed_models(self._model, like.device, model_options)
+        self.replicas = [[diffusion_model(copy)] for _, copy in self._placed[1:]]
         self._conds = {cond[_NUMBER]: cond for cond in guider.conds["positive"]}
         self._sigma = sigma
         self._options = model_options
         self._like = like
         self._seed = seed
         self._components = [diffusion_model(self._model)]
-        prepare = self._model.current_patcher.prepare_state
-        # Older hosts take only the sigma.
-        prepare(*(sigma, model_options)[: len(inspect.signature(prepare).parameters)])
+        for _, loaded in self._placed:
+            prepare = loaded.current_patcher.prepare_state
+            # Older hosts take only the sigma.
+            prepare(*(sigma, model_options)[: len(inspect.signature(prepare).parameters)])
 
     @property
     def components(self) -> Sequence[Component]:
@@ -166,8 +170,13 @@ class Denoiser(FitModel[EncodedPrompt]):
         return self.micro_batches([self._row(sample) for sample in samples], size)
 
     def micro_batches(self, rows: Sequence[Row], size: int) -> list[MicroBatch]:
-        """All rows, in micro-batches of at most `size`."""
-        return [MicroBatch(len(group), partial(self.denoised, group)) for group in self.grouped(rows, size)]
+        """All rows, in micro-batches of at most `size`, which the replicas of the model take in turn."""
+        count = len(self._placed)
+        groups = self.grouped(rows, min(size, -(-len(rows) // count)))
+        return [
+            MicroBatch(len(group), partial(self.denoised, group, number % count), replica=number % count)
+            for number, group in enumerate(groups)
+        ]
 
     def grouped(self, rows: Sequence[Row], size: int) -> list[list[Row]]:
         """Rows whose conditioning has the same shape, in groups of at most `size`."""
@@ -247,22 +256,32 @@ class Denoiser(FitModel[EncodedPrompt]):
         noise = self.noise(sample.noise)
         return self.row(sample.conditioning, torch.zeros_like(noise), noise, self._sigma, noisiest=True)
 
-    def denoised(self, group: Sequence[Row]) -> Tensor:
-        """What the model takes for the clean latents ``[rows, channels, ...]`` of a group of rows."""
+    def denoised(self, group: Sequence[Row], replica: int = 0) -> Tensor:
+        """What the model takes for the clean latents ``[rows, channels, ...]`` of a group of rows.
+
+        Args:
+            group: the rows.
+            replica: which copy of the model runs, see `MicroBatch`.
+        """
         count = len(group)
-        own = self._model.current_patcher.apply_hooks(hooks=None)
+        device, model = self._placed[replica]
+        own = model.current_patcher.apply_hooks(hooks=None)
         options = merge_nested_dicts(own, self._options.get("transformer_options", {}), copy_dict1=False)
         uuids = [row.prepared.uuid for row in group]
         sigmas = torch.cat([row.sigma for row in group])
         options |= {"cond_or_uncond": [0] * count, "uuids": uuids, "sigmas": sigmas[:1]}
         x = torch.cat([row.prepared.input_x for row in group])
-        c = comfy.samplers.cond_cat([row.prepared.conditioning for row in group]) | {"transformer_options": options}
-        forget_prompts(self._components[0].module)
+        c = comfy.samplers.cond_cat([row.prepared.conditioning for row in group])
+        if replica:
+            x, sigmas, c, options = on_device((x, sigmas, c, options), device)
+            comfy.model_management.set_torch_device(device)  # of this thread
+        c["transformer_options"] = options
+        forget_prompts(diffusion_model(model).module)
         with memory_errors():
             if "model_function_wrapper" in self._options:
                 arguments = {"input": x, "timestep": sigmas, "c": c, "cond_or_uncond": options["cond_or_uncond"]}
-                return self._options["model_function_wrapper"](self._model.apply_model, arguments)
-            return self._model.apply_model(x, sigmas, **c)
+                return self._options["model_function_wrapper"](model.apply_model, arguments)
+            return model.apply_model(x, sigmas, **c)
 
 
 def _can_share_a_batch(one: Row, other: Row) -> bool:

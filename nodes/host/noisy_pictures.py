@@ -41,6 +41,7 @@ class _NoisyPictures(FitModel[EncodedPicture]):
         self._sigma = sigma
         self.patches = denoiser.patches
         self.notes = notes
+        self.replicas = denoiser.replicas
 
     @property
     def components(self) -> Sequence[Component]:

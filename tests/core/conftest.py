@@ -14,6 +14,7 @@ from pipelines import PIPELINES, SIZE, one_encoder
 
 from act_core import ActMap, fit
 from act_core.cli import main
+from act_core.fitting.memory import BatchPlan, SampleMemory
 from act_core.models.diffusers import DiffusersModel
 
 
@@ -102,3 +103,13 @@ def model(request: pytest.FixtureRequest, pipeline: Callable[[str], Any]) -> Dif
 def unet(pipeline: Callable[[str], Any]) -> DiffusersModel:
     """A Stable Diffusion pipeline, whose diffusion model is a UNet."""
     return DiffusersModel(pipeline("stable diffusion"), size=SIZE)
+
+
+@pytest.fixture
+def always_parks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any budget parks, whatever its size."""
+
+    def plan(self: SampleMemory, count: int, batch: int, *_: Any) -> BatchPlan:
+        return BatchPlan(count, batch, parked=True)
+
+    monkeypatch.setattr(SampleMemory, "plan", plan)

@@ -19,23 +19,13 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 
 from act_core import ActMap, MapError, fit
 from act_core.fitting import parking, room
-from act_core.fitting.memory import SCRATCH, BatchPlan, SampleMemory, Uncompiled, storage_of
+from act_core.fitting.memory import SCRATCH, Uncompiled, storage_of
 from act_core.fitting.parking import Lot, Parking
 from act_core.fitting.temporary_file import TemporaryFile
 from act_core.models.diffusers import DiffusersModel
 
 SOURCE, TARGET = prompts("source", 9), prompts("target", 8)
 LAYERS = "toy/layers.*"
-
-
-@pytest.fixture
-def always_parks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any budget parks, whatever its size."""
-
-    def plan(self: SampleMemory, count: int, batch: int, *_: Any) -> BatchPlan:
-        return BatchPlan(count, batch, parked=True)
-
-    monkeypatch.setattr(SampleMemory, "plan", plan)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from graphs import Parts, apply
-from in_host import run_inside
+from in_host import results_of, run_inside
 
 from tools.comfyui.server import Graph, Host, Run
 
@@ -179,6 +179,14 @@ def test_fit_out_of_memory_restarts(inside: dict[str, Any], error: int) -> None:
     assert found["sites"] > 0
     assert "out of memory: restarted with 16 prompts at a time, others parked" in " ".join(found["report"].split())
     assert "exact walk" in found["report"]
+
+
+def test_fit_shares_its_work_with_a_copy_on_another_device(host_python: Path) -> None:
+    # Two kinds of model; each of the four micro-batches of three prompts, and the search for the sites on the model.
+    found = results_of(host_python, "replicas.py")
+    assert found["calls"] == {"model": 6, "copy": 4}
+    assert found["differences"] == [0, 0]
+    assert found["patched"] == []
 
 
 def test_parked_fit_equals_one_without_a_budget(inside: dict[str, Any]) -> None:
