@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from .fit_text_maps import TEXT_MAPS
-from .results import Cell, Column, Estimate, Result, Table, short
+from .results import RESULTS, TARGET_COLUMNS, Cell, Column, Estimate, Result, Table, short
 
 Results = Callable[[str], Result]
 
@@ -19,7 +19,7 @@ TEXT_SCORES = {
 
 
 def figures(results: Results) -> str:
-    """The figures of the README: speed, cost and effect, each with the command that measures it."""
+    """Speed, cost and effect, each with the command that measures it."""
     speed, reference, cost = (results(name) for name in ("fit_speed", "compare_ml_act", "steering_cost"))
     host, effect, styles = (results(name) for name in ("host", "effect", "styles"))
     pictures, removal, calibration = (results(name) for name in ("picture_styles", "removal", "calibration"))
@@ -135,6 +135,18 @@ def text_map_files(results: Results) -> str:
     return Table(columns, rows).markdown()
 
 
+def missed(results: Results) -> str:
+    """All targets that were not met, of all benchmarks."""
+    columns = (Column("command"), *TARGET_COLUMNS[:3])
+    rows = [
+        (f"`{name}`", figure.column.name, str(figure), figure.target)
+        for name in sorted(path.stem for path in RESULTS.glob("*.json"))
+        for figure in results(name).figures.values()
+        if figure.target and not figure.met
+    ]
+    return Table(columns, rows).markdown()
+
+
 def _percent(result: Result, name: str) -> str:
     """A cost in whole per cent, marked as noise where the middle half of the pairs reaches 0."""
     value = result.figures[name].value
@@ -145,6 +157,7 @@ def _percent(result: Result, name: str) -> str:
 
 SUMMARIES: dict[str, Callable[[Results], str]] = {
     "figures": figures,
+    "missed": missed,
     "text_maps": text_maps,
     "text_map_files": text_map_files,
 }

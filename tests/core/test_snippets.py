@@ -1,7 +1,8 @@
-"""Every snippet of the README runs unmodified, in an empty folder with the files that it names."""
+"""Every snippet of the README and of the pages runs unmodified, in an empty folder with the files that it names."""
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
 import shlex
@@ -11,24 +12,28 @@ from typing import Any
 
 import pytest
 import torch
+from documents import DOCUMENTS, ROOT, inline_code, snippets
 from hostile_files import gguf_bytes, torch_bytes
 from PIL import Image
 
 from act_core.cli import main
+from act_core.cli.main import _parser
 from act_core.prompts import load_prompt_set
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text("utf-8")
+PYTHON = snippets("python")
+SHELL = snippets("sh")
 
 
-def snippets(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+def commands() -> list[tuple[str, list[str]]]:
+    """The ``act-steering`` commands of each shell snippet that has some, with its page."""
+    found = [(page, [line for line in code.splitlines() if line.startswith("act-steering ")]) for page, code in SHELL]
+    return [(page, lines) for page, lines in found if lines]
 
 
-def commands() -> list[list[str]]:
-    """The ``act-steering`` commands of each shell snippet."""
-    found = [[line for line in code.splitlines() if line.startswith("act-steering ")] for code in snippets("sh")]
-    return [lines for lines in found if lines]
+def all_commands() -> list[tuple[str, str]]:
+    """All lines of shell snippets and all code in sentences, each after its page."""
+    lines = [(page, line) for page, code in SHELL for line in code.replace("\\\n", " ").splitlines()]
+    return [*lines, *((page, " ".join(code.split())) for page, code in inline_code())]
 
 
 @pytest.fixture
@@ -60,18 +65,19 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_readme_has_snippets() -> None:
-    assert len(snippets("python")) >= 2
-    assert len(commands()) >= 2
+def test_pages_have_snippets() -> None:
+    assert len(PYTHON) >= 3
+    assert len(commands()) >= 5
+    assert {page for page, _ in SHELL} >= {"README.md", "docs/command-line.md", "docs/guides/headless.md"}
 
 
-@pytest.mark.parametrize("number", range(len(snippets("python"))))
+@pytest.mark.parametrize("number", range(len(PYTHON)))
 def test_python_snippet_runs(number: int, folder: Path) -> None:
-    code = snippets("python")[number]
+    page, code = PYTHON[number]
     # An ellipsis is valid Python, but a reader cannot use it.
     assert not [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant) and node.value is ...]
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    exec(compile(code, f"README snippet {number}", "exec"), namespace)
+    exec(compile(code, f"snippet {number}, {page}", "exec"), namespace)
     written = set(re.findall(r'(?:save\(|save_map\(\w+, )"([\w.]+)"', code))
     assert written
     assert written <= {path.name for path in folder.iterdir()}
@@ -79,14 +85,60 @@ def test_python_snippet_runs(number: int, folder: Path) -> None:
 
 @pytest.mark.parametrize("number", range(len(commands())))
 def test_commands_of_snippet_run(number: int, folder: Path) -> None:
-    for line in commands()[number]:
+    for line in commands()[number][1]:
         arguments = shlex.split(line)[1:]
         assert main(arguments) == 0
         for option, value in pairwise(arguments):
             assert option not in ("--out", "--output") or (folder / value).is_file()
 
 
-def test_paths_in_readme_exist() -> None:
-    links = re.findall(r"\]\(([^)#:]+)\)", README)
-    assert links
-    assert [link for link in links if not (ROOT / link.split("#")[0]).exists()] == []
+def test_commands_in_several_processes_are_understood() -> None:
+    lines = [line for _, code in SHELL for line in code.splitlines() if " -m act_core " in line]
+    assert lines
+    for line in lines:
+        assert re.match(r"torchrun --nproc-per-node \d+ -m act_core ", line)
+        _parser().parse_args(shlex.split(line.partition(" -m act_core ")[2]))
+
+
+def test_options_of_commands_in_sentences_exist() -> None:
+    (subparsers,) = [a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    checked = 0
+    for page, line in all_commands():
+        command = re.match(r"(?:act-steering|(?:torchrun .*|python )-m act_core) (.*)", line)
+        if command is None:
+            continue
+        name, *arguments = shlex.split(command[1])
+        if name.startswith("-"):
+            continue
+        assert name in subparsers.choices, (page, line)
+        options = subparsers.choices[name]._option_string_actions
+        for argument, value in pairwise([*arguments, ""]):
+            if argument.startswith("--"):
+                assert argument in options, (page, line)
+                choices = options[argument].choices
+                assert not choices or not value or value in choices, (page, line)
+                checked += 1
+    assert checked > 20
+
+
+def test_modules_and_make_targets_in_commands_exist() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    modules, made = set[str](), set[str]()
+    for page, line in all_commands():
+        for module in re.findall(r"python -m ((?:benchmarks|tools)\.\w+)", line):
+            path = ROOT / module.replace(".", "/")
+            assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), (page, line)
+            modules.add(module)
+        for target in re.findall(r"^make ([\w-]+)", line):
+            assert target in targets, (page, line)
+            made.add(target)
+    assert len(modules) > 20
+    assert made >= {"demo", "test", "docs", "evidence"}
+
+
+@pytest.mark.parametrize("page", DOCUMENTS)
+def test_links_lead_to_files_of_the_repository(page: str) -> None:
+    text = re.sub(r"^ *```.*?^ *```|`[^`\n]+`", "", DOCUMENTS[page], flags=re.MULTILINE | re.DOTALL)
+    targets = [target.partition("#")[0] for target in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in target]
+    folder = (ROOT / page).parent
+    assert [target for target in targets if not (folder / target).exists()] == []
