@@ -11,7 +11,7 @@ define newline
 
 endef
 
-.PHONY: demo test evidence demo-model clean
+.PHONY: demo test docs evidence demo-model clean
 
 # The model comes as a package: nothing may be downloaded at run time.
 export HF_HUB_OFFLINE = 1
@@ -24,6 +24,10 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --warnings
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# The site, in site/. Its search needs a server: python -m http.server --directory site
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # The benchmarks of docs/evidence.md, in its order; hours on two cores.
 EVIDENCE = styles style_control picture_styles negation digits text_maps toxicity end_to_end
@@ -55,4 +59,4 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) demo_output
+	rm -rf $(VENV) demo_output site
