@@ -147,6 +147,23 @@ def missed(results: Results) -> str:
     return Table(columns, rows).markdown()
 
 
+def strengths(results: Results) -> str:
+    """How maps from prompts approach their style with the strength."""
+    return _curves(results, slice(2, 6))
+
+
+def way_back(results: Results) -> str:
+    """What a negative strength and the inverse of the same maps do to pictures in the target style."""
+    return _curves(results, slice(6, None))
+
+
+def _curves(results: Results, shown: slice) -> str:
+    """Some columns of the strength curves, for the maps from prompts."""
+    table = results("style_control").tables["curves"]
+    rows = [(row[0], *row[shown]) for row in table.rows if row[1] == "map from prompts"]
+    return Table([table.columns[0], *table.columns[shown]], rows).markdown()
+
+
 def _percent(result: Result, name: str) -> str:
     """A cost in whole per cent, marked as noise where the middle half of the pairs reaches 0."""
     value = result.figures[name].value
@@ -158,6 +175,8 @@ def _percent(result: Result, name: str) -> str:
 SUMMARIES: dict[str, Callable[[Results], str]] = {
     "figures": figures,
     "missed": missed,
+    "strengths": strengths,
+    "way_back": way_back,
     "text_maps": text_maps,
     "text_map_files": text_map_files,
 }
