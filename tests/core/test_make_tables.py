@@ -11,6 +11,7 @@ import pytest
 from tools import make_tables
 from tools.make_tables import TableError, documents, filled
 from tools.results import RESULTS, ROOT, Column, Estimate, Figure, Result, Table, load_result, rounded
+from tools.summaries import SUMMARIES
 
 SAVED = sorted(path.stem for path in RESULTS.glob("*.json"))
 COMMANDS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem != "__init__")
@@ -80,6 +81,18 @@ def test_results_are_all_shown_in_the_page_of_the_benchmarks(name: str) -> None:
     page = (ROOT / "benchmarks" / "README.md").read_text("utf-8")
     for table in load_result(name).tables:
         assert f"<!-- table: {name}.{table} -->" in page
+
+
+def test_limits_list_every_target_that_was_missed() -> None:
+    rows = SUMMARIES["missed"](load_result).splitlines()[2:]
+    figures = [(name, figure) for name in SAVED for figure in load_result(name).figures.values() if figure.target]
+    missed = [(name, figure) for name, figure in figures if not figure.met]
+    assert 10 < len(missed) < len(figures)
+    assert len(rows) == len(missed)
+    for row, (name, figure) in zip(rows, missed, strict=True):
+        assert row.split(" | ") == [f"| `{name}`", figure.column.name, str(figure), f"{figure.target} |"]
+    page = (ROOT / "docs" / "guides" / "limits.md").read_text("utf-8")
+    assert "<!-- table: summary.missed -->" in page
 
 
 def test_results_load_as_they_were_saved(result: Result, tmp_path: Path) -> None:
