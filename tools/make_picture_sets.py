@@ -1,4 +1,4 @@
-"""Draws ``picture_sets``: pictures of the demo model, made into a style by image processing, with captions.
+"""Draws ``picture_sets``: pictures of the demo model with captions, in styles by image processing and by prompt.
 
 python -m tools.make_picture_sets
 """
@@ -47,16 +47,25 @@ def blueprint(image: Image.Image) -> Image.Image:
 
 
 STYLES: dict[str, Callable[[Image.Image], Image.Image]] = {"sepia": sepia, "blueprint": blueprint}
+# Styles that the demo model knows, by what prompts call them. The captions do not.
+PROMPTED = {"3d_render": "3d render"}
 
 
 def main() -> None:
     model = DiffusersModel.from_pretrained(ROOT / "demo_model")
-    images = model.generate(SUBJECTS, steps=8, guidance=3.0, seed=0)
-    for name, process in STYLES.items():
+
+    def drawn(style: str = "") -> list[Image.Image]:
+        prompts = [f"{subject}, {style}" if style else subject for subject in SUBJECTS]
+        return model.generate(prompts, steps=8, guidance=3.0, seed=0)
+
+    plain = drawn()
+    sets = {name: [process(image) for image in plain] for name, process in STYLES.items()}
+    sets |= {name: drawn(style) for name, style in PROMPTED.items()}
+    for name, images in sets.items():
         folder = ROOT / "picture_sets" / name
         folder.mkdir(parents=True, exist_ok=True)
         for subject, image in zip(SUBJECTS, images, strict=True):
-            process(image).save(folder / f"{subject}.png", optimize=True)
+            image.save(folder / f"{subject}.png", optimize=True)
             (folder / f"{subject}.txt").write_text(f"{subject}\n", encoding="utf-8")
         print(f"wrote {len(SUBJECTS)} pictures to {folder.relative_to(ROOT)}")
 

@@ -20,10 +20,6 @@ def _run(args: argparse.Namespace) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     print("Loading the demo model ...", flush=True)
     quiet_libraries()
-    from ..demo import pictures
-    from ..demo.show import show_language, show_pictures
+    from ..demo.show import show
 
-    command = command_name()
-    show_pictures(pictures.demo_model(), args.output, command)
-    print("\nThe same with a language model.")
-    show_language(language_model(args), args.output, command)
+    show(args.output, command_name(), lambda: language_model(args))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,13 @@ from typing import Any
 import numpy as np
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
+from ..mapfile import load_map, save_map
 from ..maps import ActMap
 from ..models.transformers import TransformersModel
-from ..prompts import read_lines
+from ..progress import bar, fit_with_bar
+from ..prompts import load_prompt_set, read_lines
+from . import shipped
+from .chapter import Chapter
 from .statistics import interval
 
 PROMPT_SET = "gloomy_to_cheerful.txt"
@@ -40,6 +45,47 @@ class Row:
     mood: float
     interval: tuple[float, float]
     perplexity: float
+
+
+def show(model: TransformersModel, output: Path) -> Chapter:
+    """Fit the map, and let the model continue openings at each strength."""
+    prompts = load_prompt_set(shipped("prompt_sets") / PROMPT_SET)
+    path = save_map(
+        fit_with_bar(model, prompts),
+        output / "gloomy_to_cheerful.safetensors",
+        title="Gloomy to cheerful",
+        description="Makes continued sentences more cheerful; negative strengths make them gloomier.",
+        license="CC0-1.0",
+        strength_range=(-1.0, 1.0),
+    )
+    act_map = load_map(path)
+    with bar(f"Continuing {CONTINUATIONS} openings at each strength", len(STRENGTHS)) as writing:
+        rows = measure(model, act_map, STRENGTHS, writing.update)
+    generating = ("generate", "--map", str(path), "--strength", "-1", "--strength", "1", "The letter from my aunt said")
+    return Chapter(
+        title="The same with a language model",
+        story=(
+            f"Given: {len(prompts.source)} gloomy and {len(prompts.target)} cheerful sentences. SmolLM2-135M continues "
+            f"{len(openings())} neutral openings, such as '{openings()[0]}'."
+        ),
+        map_file=path,
+        act_map=act_map,
+        columns=("strength", "mood", "perplexity", "one of the texts"),
+        rows=[
+            [
+                f"{row.strength:g}",
+                f"{row.mood:+.2f} [{row.interval[0]:+.2f}, {row.interval[1]:+.2f}]",
+                f"{row.perplexity:.1f}",
+                textwrap.shorten(row.sample, 88),
+            ]
+            for row in rows
+        ],
+        reading=(
+            "Mood is the VADER score, from -1 to 1, with a 95% interval. Perplexity is that of held-out neutral prose "
+            "under the steered model."
+        ),
+        commands=(generating, ("inspect", str(path))),
+    )
 
 
 def openings() -> list[str]:

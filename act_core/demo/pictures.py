@@ -1,11 +1,9 @@
-"""The text-to-image part: the demo model is steered from plain captions to ink icons."""
+"""The tiny text-to-image model, the subjects that it draws, and what is measured on its pictures."""
 
 from __future__ import annotations
 
-import html
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from PIL.Image import Image
@@ -13,13 +11,11 @@ from PIL.Image import Image
 from ..errors import MapError
 from ..maps import ActMap
 from ..models.diffusers import DiffusersModel
-from ..plots import effect_chart
+from ..models.sweep import sweep
 from . import shipped
 from .statistics import interval
 
-PROMPT_SET = "plain_to_ink.txt"
-STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
-# Held-out subjects: not in the prompt set. The picture shows the first few, the table measures all of them.
+# Held-out subjects: in no prompt set. Sheets show the first few, the tables measure all of them.
 SUBJECTS = (
     "cat",
     "rocket",
@@ -42,21 +38,26 @@ SHOWN = 6
 GUIDANCE = 3.0
 # As good as 20 on the demo model, see `benchmarks.demo_model`.
 STEPS = 8
+# Quantiles of colours that are compared.
+_QUANTILES = 65
+
+Pictures = Sequence[Image]
 
 
-@dataclass(frozen=True)
-class Row:
-    """The pictures of one strength.
+class Measured(NamedTuple):
+    """The mean of a measure over pictures, and its 95% bootstrap interval."""
 
-    Attributes:
-        strength: of the map.
-        colour: mean saturation of their pixels, from 0 to 1; ink has none.
-        interval: 95% bootstrap interval of `colour`, over the subjects.
-    """
+    mean: float
+    low: float
+    high: float
 
-    strength: float
-    colour: float
-    interval: tuple[float, float]
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Measured:
+        """From one value for each picture."""
+        return cls(float(np.mean(values)), *interval(np.array(values)))
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
 def demo_model() -> DiffusersModel:
@@ -71,65 +72,47 @@ def demo_model() -> DiffusersModel:
     return DiffusersModel.from_pretrained(folder)
 
 
-def measure(columns: Sequence[Sequence[Image]]) -> list[Row]:
-    """One row for each strength.
-
-    Args:
-        columns: for each of `STRENGTHS`, the pictures of all subjects at that strength.
-    """
-    rows: list[Row] = []
-    for strength, images in zip(STRENGTHS, columns, strict=True):
-        colours = np.array([_saturation(image) for image in images])
-        rows.append(Row(strength, float(colours.mean()), interval(colours)))
-    return rows
+def drawn(
+    model: DiffusersModel,
+    act_map: ActMap,
+    subjects: Sequence[str],
+    strengths: Sequence[float],
+    step: Callable[[], object] = lambda: None,
+) -> list[list[Image]]:
+    """The pictures of each subject at all strengths, from the same noise."""
+    return sweep(model, act_map, subjects, strengths, step=step, guidance=GUIDANCE, steps=STEPS)
 
 
-def _saturation(image: Image) -> float:
+def saturation(image: Image) -> float:
     """Mean over the pixels of the difference between the largest and the smallest of red, green and blue."""
-    values = np.asarray(image, dtype=np.float64) / 255
+    values = _values(image)
     return float((values.max(2) - values.min(2)).mean())
 
 
-def write_page(folder: Path, title: str, rows: Sequence[Row], map_file: Path, act_map: ActMap) -> Path:
-    """Write ``index.html``, which shows ``sweep.png`` and ``sweep.webp`` of the same folder, the numbers and the map.
+def palette_distance(image: Image, others: Pictures) -> float:
+    """How far the colours of a picture are from those of others, from 0 to 1.
 
-    Args:
-        folder: where the page goes.
-        title: its heading.
-        rows: what was measured.
-        map_file: the map, in the same folder.
-        act_map: the same map, loaded.
+    The one-dimensional Wasserstein distance between their pixels, mean over red, green and blue.
 
-    Returns:
-        The page.
+    Example:
+        >>> from PIL import Image
+        >>> white, black = Image.new("RGB", (4, 4), "white"), Image.new("RGB", (8, 8), "black")
+        >>> palette_distance(white, [white]), palette_distance(white, [black])
+        (0.0, 1.0)
     """
-    effect_chart(act_map).save(folder / "map.png")
-    prompts = f"{act_map.record.source_count} + {act_map.record.target_count}"
-    lines = "\n".join(
-        f"<tr><td>{row.strength:g}<td>{row.colour:.3f}<td>{row.interval[0]:.3f} to {row.interval[1]:.3f}"
-        for row in rows
-    )
-    page = folder / "index.html"
-    page.write_text(
-        f"""<!doctype html>
-<meta charset="utf-8">
-<title>{html.escape(title)}</title>
-<style>body {{ font: 16px sans-serif; margin: 2em auto; max-width: 70em }} td, th {{ padding: 0 1em }}</style>
-<h1>{html.escape(title)}</h1>
-<p>The same prompts from the same noise. Each column is a strength of the map.</p>
-<img src="sweep.png" alt="pictures at increasing strength">
-<p><img src="sweep.webp" alt="the same as an animation"></p>
-<table>
-<tr><th>strength<th>mean colour of {len(SUBJECTS)} pictures<th>95% interval
-{lines}
-</table>
-<p>Colour is the mean saturation of the pixels; ink has none.</p>
-<h2>The map</h2>
-<p><a href="{html.escape(map_file.name)}">{html.escape(map_file.name)}</a>, {map_file.stat().st_size / 1e6:.2f} MB:
-{len(act_map)} sites, fitted on {prompts} prompts. The bars show how far each site's mean activation is shifted, in
-standard deviations of the source:</p>
-<img src="map.png" alt="effect of each site">
-""",
-        encoding="utf-8",
-    )
-    return page
+    own = _quantiles(_values(image).reshape(-1, 3))
+    all_others = _quantiles(np.concatenate([_values(other).reshape(-1, 3) for other in others]))
+    return float(np.abs(own - all_others).mean())
+
+
+def change(image: Image, before: Image) -> float:
+    """How much a picture has changed: the mean absolute difference of the pixels, from 0 to 1."""
+    return float(np.abs(_values(image) - _values(before)).mean())
+
+
+def _values(image: Image) -> np.ndarray:
+    return np.asarray(image, dtype=np.float64) / 255
+
+
+def _quantiles(pixels: np.ndarray) -> np.ndarray:
+    return np.quantile(pixels, np.linspace(0, 1, _QUANTILES), axis=0)

@@ -1,117 +1,53 @@
-"""What ``act-steering demo`` does and prints."""
+"""What ``act-steering demo`` does and prints: one chapter after the other, and a page of all."""
 
 from __future__ import annotations
 
 import shlex
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
-from ..mapfile import load_map, save_map
-from ..maps import ActMap
-from ..models.diffusers import DiffusersModel
-from ..models.sweep import sweep
 from ..models.transformers import TransformersModel
-from ..plots import grid, save_animation
-from ..progress import bar, fit_with_bar
-from ..prompts import PromptSet, load_prompt_set
-from . import language, pictures, shipped
+from . import from_pictures, language, pictures, removal, slider
+from .chapter import Chapter
+from .page import write_page
+
+_WIDTH = 100
 
 
-def show_pictures(model: DiffusersModel, output: Path, command: str) -> None:
-    """Fit a map on the demo model, draw a sweep, and write the page.
-
-    Args:
-        model: the demo model.
-        output: an existing folder for the map, the pictures and the page.
-        command: what to type to run ``act-steering``.
-    """
-    prompts = load_prompt_set(shipped("prompt_sets") / pictures.PROMPT_SET)
-    act_map = fit_with_bar(model, prompts)
-    path = save_map(
-        act_map,
-        output / "plain_to_ink.safetensors",
-        title="Plain to ink",
-        description="Turns what the demo model draws into black ink icons.",
-        license="CC0-1.0",
-        strength_range=(0.0, 1.0),
-    )
-    _print_fitted(path, act_map, prompts)
-    titles = [f"{strength:g}" for strength in pictures.STRENGTHS]
-    with bar(f"Drawing {len(pictures.SUBJECTS)} subjects at each strength", len(titles)) as drawing:
-        drawn = sweep(
-            model,
-            load_map(path),
-            pictures.SUBJECTS,
-            pictures.STRENGTHS,
-            guidance=pictures.GUIDANCE,
-            steps=pictures.STEPS,
-            step=drawing.update,
-        )
-    rows = pictures.measure(list(zip(*drawn, strict=True)))
-    shown = drawn[: pictures.SHOWN]
-    grid(shown, pictures.SUBJECTS[: pictures.SHOWN], titles, zoom=2).save(output / "sweep.png")
-    save_animation(shown, titles, output / "sweep.webp", zoom=2)
-    page = pictures.write_page(output, "Plain to ink", rows, path, act_map)
-    print("\nstrength   colour (saturation, 95% interval)")
-    for row in rows:
-        low, high = row.interval
-        print(f"{row.strength:8.2f}   {row.colour:.3f}  [{low:.3f}, {high:.3f}]")
-    print(f"\nThe pictures are in {page}.")
-    folder = shipped("demo_model")
-    if folder.is_relative_to(Path.cwd()):
-        folder = folder.relative_to(Path.cwd())
-    drawing_again = ("sweep", "--model", str(folder), "--map", str(path), "--out", "snail.png")
-    _print_next(command, (*drawing_again, "snail", "glowing star"), ("inspect", str(path)))
-
-
-def show_language(model: TransformersModel, output: Path, command: str) -> None:
-    """Fit a map on the language model, and let it continue openings.
+def show(output: Path, command: str, language_model: Callable[[], TransformersModel]) -> None:
+    """Show all chapters, and write the page.
 
     Args:
-        model: the small default language model.
-        output: an existing folder for the map.
+        output: an existing folder for the maps, the pictures and the page.
         command: what to type to run ``act-steering``.
+        language_model: loads the small default language model.
     """
-    prompts = load_prompt_set(shipped("prompt_sets") / language.PROMPT_SET)
-    act_map = fit_with_bar(model, prompts)
-    path = save_map(
-        act_map,
-        output / "gloomy_to_cheerful.safetensors",
-        title="Gloomy to cheerful",
-        description="Makes continued sentences more cheerful; negative strengths make them gloomier.",
-        license="CC0-1.0",
-        strength_range=(-1.0, 1.0),
-    )
-    _print_fitted(path, act_map, prompts)
-    with bar(f"Continuing {language.CONTINUATIONS} openings at each strength", len(language.STRENGTHS)) as writing:
-        rows = language.measure(model, load_map(path), language.STRENGTHS, writing.update)
-    print("\nstrength   mood (VADER, 95% interval)   perplexity of prose   one of the continuations")
-    for row in rows:
-        low, high = row.interval
-        sample = textwrap.shorten(row.sample, 88)
-        print(
-            f"{row.strength:8.2f}   {row.mood:+.2f}  [{low:+.2f}, {high:+.2f}]   {row.perplexity:19.1f}      {sample}"
-        )
-    print(f"\nThe map is {path}.")
-    generating = ("generate", "--map", str(path), "--strength", "-1", "--strength", "1")
-    _print_next(
-        command,
-        (*generating, "The letter from my aunt said"),
-        ("inspect", str(path)),
-        ("fit", "--source", "calm.txt", "--target", "wild.txt", "--out", "wild.safetensors"),
-    )
-    print("For the last command, write the two text files yourself, one sentence per line.")
-
-
-def _print_fitted(path: Path, act_map: ActMap, prompts: PromptSet) -> None:
-    print(
-        f"Fitted {len(act_map)} sites on {len(prompts.source)} + {len(prompts.target)} prompts; saved "
-        f"{path} ({path.stat().st_size / 1e6:.2f} MB) and loaded it again."
-    )
-
-
-def _print_next(command: str, *commands: tuple[str, ...]) -> None:
-    """Print commands to try next, quoted for a shell."""
+    model = pictures.demo_model()
+    chapters: list[Chapter] = []
+    for number, part in enumerate((from_pictures, slider, removal), start=1):
+        print(f"\n--- {number} of 4", flush=True)
+        chapters.append(part.show(model, output))
+        _print(chapters[-1])
+    print("\n--- 4 of 4\nLoading the language model ...", flush=True)
+    chapters.append(language.show(language_model(), output))
+    _print(chapters[-1])
+    page = write_page(output, chapters)
+    print(f"\nEverything, with the pictures, is in {page}: open it in a browser.")
     print("What to try next:")
-    for arguments in commands:
-        print(f"  {command} {shlex.join(arguments)}")
+    for chapter in chapters:
+        for arguments in chapter.commands:
+            print(f"  {command} {shlex.join(arguments)}")
+
+
+def _print(chapter: Chapter) -> None:
+    print(f"\n{chapter.title}\n\n{_wrapped(chapter.story)}\n{_wrapped(chapter.fitted)}\n")
+    table = [list(chapter.columns), *(list(row) for row in chapter.rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        print("  " + "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(f"\n{_wrapped(chapter.reading)}", flush=True)
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, _WIDTH, break_long_words=False, break_on_hyphens=False)

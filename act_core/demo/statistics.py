@@ -1,11 +1,15 @@
-"""Confidence intervals of the demonstration's measurements."""
+"""What the demonstration compares: confidence intervals, and a map that should do nothing in particular."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from scipy import stats
+
+from ..maps import ActMap
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
@@ -21,3 +25,14 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     """
     drawn: Any = stats.bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=0)
     return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
+
+
+def permuted(act_map: ActMap, seed: int = 0) -> ActMap:
+    """The map with the coefficients of each site shuffled over its channels: the same sizes, no direction."""
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = {
+        site: replace(transport, omega=transport.omega[..., order], beta=transport.beta[..., order], statistics=None)
+        for site, transport in act_map.transports.items()
+        for order in (torch.randperm(transport.channels, generator=generator),)
+    }
+    return replace(act_map, transports=shuffled)

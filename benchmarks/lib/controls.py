@@ -7,19 +7,9 @@ from dataclasses import replace
 import torch
 
 from act_core import ActMap
+from act_core.demo.statistics import permuted
 
 RANDOM_CONTROLS = 10
-
-
-def permuted(act_map: ActMap, seed: int = 0) -> ActMap:
-    """The map with the coefficients of each site shuffled over its channels: the same sizes, no direction."""
-    generator = torch.Generator().manual_seed(seed)
-    shuffled = {
-        site: replace(transport, omega=transport.omega[..., order], beta=transport.beta[..., order], statistics=None)
-        for site, transport in act_map.transports.items()
-        for order in (torch.randperm(transport.channels, generator=generator),)
-    }
-    return replace(act_map, transports=shuffled)
 
 
 def flipped(act_map: ActMap, seed: int = 0) -> ActMap:

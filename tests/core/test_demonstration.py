@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 from command_line import SITES, SOURCE, TARGET
+from PIL import Image
 
 from act_core import fit, load_map
 from act_core.cli import main
-from act_core.demo import language, pictures, shipped
+from act_core.demo import from_pictures, language, removal, shipped, slider
+from act_core.demo.pictures import demo_model, palette_distance
 from act_core.models.transformers import TransformersModel
 
 
@@ -35,22 +37,57 @@ def test_moods_of_plain_sentences_are_as_expected() -> None:
     assert sad < 0 < glad
 
 
-@pytest.mark.usefixtures("smollm2")
-def test_demo_writes_page_pictures_and_maps(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch, smollm2: TransformersModel) -> None:
+    """A demonstration with few pictures, texts and steps."""
     for name, value in (("CONTINUATIONS", 2), ("NEW_TOKENS", 4), ("PARAGRAPHS", 1), ("STRENGTHS", (0.0, 1.0))):
         monkeypatch.setattr(language, name, value)
-    for name, value in (("SUBJECTS", ("cat", "bell")), ("STRENGTHS", (0.0, 1.0))):
-        monkeypatch.setattr(pictures, name, value)
-    assert main(["demo", "--output", str(tmp_path / "shown")]) == 0
-    made = {path.name for path in (tmp_path / "shown").iterdir()}
-    maps = {"plain_to_ink.safetensors", "gloomy_to_cheerful.safetensors"}
-    assert made == {"index.html", "sweep.png", "sweep.webp", "map.png"} | maps
-    assert {len(load_map(tmp_path / "shown" / name)) for name in maps} == {20, 30}
+    monkeypatch.setattr(from_pictures, "STEPS", 2)
+    for part, strengths in ((from_pictures, (0.0, 1.0)), (slider, (0.0, 1.0))):
+        monkeypatch.setattr(part, "SUBJECTS", ("cat", "snail"))
+        monkeypatch.setattr(part, "STRENGTHS", strengths)
+    for name, value in (("WITH", ("red heart", "green heart")), ("WITHOUT", ("cat", "rocket"))):
+        monkeypatch.setattr(removal, name, value)
+
+
+@pytest.mark.usefixtures("short")
+def test_demo_writes_page_pictures_and_maps(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "shown"
+    assert main(["demo", "--output", str(folder)]) == 0
+    made = {path.name for path in folder.iterdir()}
+    sites = {"from_pictures": 20, "plain_to_ink": 20, "no_hearts": 20, "gloomy_to_cheerful": 30}
+    pictures = {"given.png", "from_pictures.png", "sweep.png", "sweep.webp", "map.png", "hearts.png", "others.png"}
+    assert made == {"index.html", *pictures, *(f"{name}.safetensors" for name in sites)}
+    assert {name: len(load_map(folder / f"{name}.safetensors")) for name in sites} == sites
+    page = (folder / "index.html").read_text("utf-8")
     printed = capsys.readouterr().out
-    for path in ("index.html", *maps):
-        assert f"shown/{path}" in printed
+    titles = "A style from a folder of pictures", "A slider from two lists of prompts", "A removal"
+    titles = *titles, "The same with a language model"
+    for text in (page, printed):
+        places = [text.index(title) for title in titles]
+        assert places == sorted(places)
+    for name in made - {"index.html"}:
+        assert name in page
+    assert "shown/index.html" in printed
+
+
+def test_removal_of_the_demo_changes_hearts_more_than_other_things(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("WITH", "WITHOUT"):
+        monkeypatch.setattr(removal, name, getattr(removal, name)[:3])
+    chapter = removal.show(demo_model(), tmp_path)
+    hearts, others = (float(row[1].split()[0]) for row in chapter.rows)
+    # Of the six measured subjects, the least ratio is 20: gates are closed for other things.
+    assert hearts > 5 * others
+
+
+def test_palette_distance_of_a_picture_from_others() -> None:
+    red, grey = Image.new("RGB", (4, 4), "red"), Image.new("RGB", (8, 8), "#808080")
+    assert palette_distance(red, [red, red]) == 0
+    # Red differs from grey by 127 of 255 in red, and by 128 in green and blue.
+    assert palette_distance(red, [grey]) == pytest.approx((127 + 128 + 128) / 3 / 255)
+    assert palette_distance(red, [red, grey]) < palette_distance(red, [grey])
 
 
 def test_demo_finds_its_prompts_and_openings() -> None:
