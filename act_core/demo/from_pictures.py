@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..image_files import Picture, read_pictures
+from ..image_files import read_pictures
 from ..mapfile import load_map, save_map
 from ..models.diffusers import DiffusersModel
 from ..models.picture_loss import PictureModel
@@ -25,7 +25,7 @@ RATE = 0.02
 def show(model: DiffusersModel, output: Path) -> Chapter:
     """Fit the map, and draw subjects that are not in the folder."""
     folder = shipped("picture_sets") / PICTURE_SET
-    given: list[Picture] = read_pictures(folder)
+    given = read_pictures(folder, captions=True)
     label = f"Fitting {len(given)} pictures"
     act_map = refine_with_bar(PictureModel(model), given, RefineSettings(steps=STEPS, rate=RATE), label)
     path = save_map(
