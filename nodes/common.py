@@ -55,15 +55,19 @@ class WithStrengths:
     """A node whose strengths may go beyond the ends of their sliders, as in graphs from before there were sliders."""
 
     @classmethod
-    def validate_inputs(cls, strength: float = 0.0, strength_clip: float = 0.0) -> bool | str:
+    def validate_inputs(cls, strength: float | None = 0.0, strength_clip: float | None = 0.0) -> bool | str:
         """In place of the host's own check of the two inputs; either may be connected, or missing."""
         return outside_limits({"strength": strength, "strength_clip": strength_clip})
 
 
-def outside_limits(strengths: Mapping[str, float]) -> bool | str:
-    """What a node answers to the host about its strengths: True, or which of them is too large."""
+def outside_limits(strengths: Mapping[str, float | None]) -> bool | str:
+    """What a node answers to the host about its strengths: True, or which of them is too large.
+
+    Args:
+        strengths: by input; None where the value comes from another node, which has not run yet.
+    """
     for name, value in strengths.items():
-        if abs(value) > MAX_STRENGTH:
+        if value is not None and abs(value) > MAX_STRENGTH:
             return f"{name} is {value:g}; it must be a number from {-MAX_STRENGTH:g} to {MAX_STRENGTH:g}."
     return True
 

@@ -104,7 +104,8 @@ class FitACTMap(io.ComfyNode):
         act_map = fit.run(only("width", width), only("height", height), only("latent", latent))
         seconds = time.perf_counter() - started
         logging.info("ACT Steering: fitted %d sites in %.1f s.", len(act_map), seconds)
-        return io.NodeOutput(act_map, f"Fitted in {seconds:.1f} s.\n{describe(act_map)}")
+        report = f"Fitted in {seconds:.1f} s.\n{describe(act_map)}"
+        return io.NodeOutput(act_map, report, ui={"text": (report,)})
 
 
 def _picture_inputs() -> list[io.Input]:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import io as bytes_io
 from typing import Any
 
-import numpy as np
-import torch
-from comfy_api.latest import io, ui
-from PIL import Image
+from comfy_api.latest import io
 
-from ..act_core import ActMap, load_map
-from ..act_core.text import shorten
+from ..act_core import load_map
 from .common import (
     CATEGORY,
     STRENGTH,
@@ -23,6 +18,7 @@ from .common import (
 )
 from .host import folders
 from .host.steering import Window, steered
+from .map_cards import shown_card, summary_of
 
 
 class ACTMapLoader(WithStrengths, io.ComfyNode):
@@ -66,20 +62,5 @@ class ACTMapLoader(WithStrengths, io.ComfyNode):
     ) -> io.NodeOutput:
         act_map = load_map(folders.find(folders.MAPS, name))
         applied = steered(model, clip, act_map, strength, strength_clip, Window(), calibrated=calibrated)
-        report = f"{_described(act_map)}\n{applied.report}"
-        shown: dict[str, Any] = {"text": (report,)}
-        if act_map.card.cover:
-            shown |= ui.PreviewImage(_pixels(act_map.card.cover), cls=cls).as_dict()
-        return io.NodeOutput(applied.model, applied.clip, report, ui=shown)
-
-
-def _described(act_map: ActMap) -> str:
-    ends = act_map.card.strength_range
-    title = shorten(act_map.card.title, 60) or "This map"
-    return f"{title}: no recommended range." if ends is None else f"{title}: {ends[0]:g} to {ends[1]:g} recommended."
-
-
-def _pixels(jpeg: bytes) -> torch.Tensor:
-    """A picture as the host has it: ``[1, height, width, 3]``, from 0 to 1."""
-    with Image.open(bytes_io.BytesIO(jpeg)) as picture:
-        return torch.from_numpy(np.asarray(picture.convert("RGB"), dtype=np.float32) / 255)[None]
+        report = f"{summary_of(act_map)}\n{applied.report}"
+        return io.NodeOutput(applied.model, applied.clip, report, ui=shown_card(act_map, report, cls))

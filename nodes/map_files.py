@@ -14,6 +14,7 @@ from ..act_core.mapfile import write_sidecars
 from ..act_core.summary import describe
 from .common import CATEGORY, MAX_STRENGTH, ACTMapIO, aliases
 from .host import folders
+from .map_cards import shown_card, summary_of
 
 COVER_SIDE = 256  # pixels
 DEFAULT_STRENGTHS = 0.0, 1.0
@@ -165,7 +166,8 @@ class LoadACTMap(io.ComfyNode):
         act_map = load_map(folders.find(folders.MAPS, name))
         if allow_other_architecture:
             act_map = act_map.for_any_architecture()
-        return io.NodeOutput(act_map, describe(act_map), folders.sha256(name))
+        shown = shown_card(act_map, summary_of(act_map), cls)
+        return io.NodeOutput(act_map, describe(act_map), folders.sha256(name), ui=shown)
 
 
 def _jpeg(images: Any) -> bytes:

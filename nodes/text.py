@@ -107,7 +107,8 @@ class FitACTTextMap(io.ComfyNode):
         method = {"sites": sites, "estimator": estimator, "order": order, "support": support}
         settings = {name: only(name, value) for name, value in method.items()}
         act_map = fit(model, *sides, memory_budget=loaded.budget(), progress=FitProgress(), **settings)
-        return io.NodeOutput(act_map, describe(act_map))
+        report = describe(act_map)
+        return io.NodeOutput(act_map, report, ui={"text": (report,)})
 
 
 def _chat_inputs() -> list[io.Input]:

@@ -76,7 +76,7 @@ def draw_probe(host: Host) -> None:
     models = {"model": loaded[0], "clip": loaded[1], "act_map": act_map}
     settings = {"prompt": "red heart, flat sticker", "strength": 1.0, "seed": 0, "steps": 8, "width": 0, "height": 0}
     graph.add("ProbeACTMap", **models, **settings)
-    (picture,) = host.images(host.run(graph))
+    *_, picture = host.images(host.run(graph))  # after the cover of the loaded map
     drawn = Image.open(picture).convert("P", palette=Image.Palette.ADAPTIVE, colors=64)
     drawn.save(DOCS / "ProbeACTMap" / "moves.png", optimize=True)
 

@@ -87,7 +87,7 @@ def saved(host: Host) -> dict[str, str]:
         act_map = Parts(graph, kind).fit()
         details = {"title": kind, "author": "", "description": "", "license": "CC0-1.0"}
         graph.add("SaveACTMap", act_map=act_map, name=kind, strength_low=0.0, strength_high=1.0, **details)
-        text = next(iter(host.run(graph).outputs.values()))["text"][0]
+        text = host.shown(graph)["text"][0]
         assert text.startswith("Saved ")
         names[kind] = Path(text.split(" (")[0].removeprefix("Saved ")).name
     return names

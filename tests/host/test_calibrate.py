@@ -49,7 +49,7 @@ def test_calibrated_map_is_saved_loaded_and_shown(host: Host) -> None:
     graph.add("SaveACTMap", act_map=node[0], name="measured", **card)
     run = host.run(graph)
     assert "0 to 1 is strength 0 to" in texts(run)
-    assert len(host.images(run)) == 1
+    assert len(host.images(run)) == 2  # the curve, and the cover of the loaded map
     found = _map(host, "measured.safetensors")
     low, high = found.calibrated.range
     assert 0.75 < high < 1.5  # ink is complete near strength 1

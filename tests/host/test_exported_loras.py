@@ -153,7 +153,7 @@ def stored(host: Host, name: str, act_map: ActMap) -> str:
 
 def exported(host: Host, act_map: str, **changes: Any) -> tuple[str, str]:
     """Run Export ACT Map As LoRA; name and report."""
-    output = next(iter(host.run(export(act_map, **changes)).outputs.values()))
+    output = host.shown(export(act_map, **changes))
     report: str = output["text"][0]
     return Path(report.removeprefix("Saved ").split(" (")[0]).name, report
 

@@ -127,7 +127,7 @@ def test_out_of_memory_once_in_a_fit(host: Host, control: Control, where: str) -
         parts.clip = faulty_clip(parts, parts.clip, "out of memory", call=3)
     fitted = parts.fit(components="model" if where == "model" else "text")
     graph.add("PreviewAny", source=fitted[1])
-    (output,) = host.run(graph).outputs.values()
+    output = host.shown(graph)
     assert "out of memory: restarted with 5 prompts at a time" in " ".join(output["text"][0].split())
     control.check()
 

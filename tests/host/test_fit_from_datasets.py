@@ -29,7 +29,7 @@ def folder(host: Host) -> str:
 def report(host: Host, graph: Graph, **fitted: Node) -> str:
     settings = {"sites": "attention", "steps": 2, "width": 64, "height": 64, "seed": 0}
     graph.add("InspectACTMap", act_map=graph.add("FitACTMapFromImages", **fitted, **settings))
-    (output,) = host.run(graph).outputs.values()
+    output = host.shown(graph)
     return output["text"][0]
 
 

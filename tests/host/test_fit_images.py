@@ -132,7 +132,7 @@ def test_latents_and_conditioning_in_place_of_pictures(host: Host) -> None:
             own = {"latents": graph.add("VAEEncode", pixels=scaled, vae=parts.vae), "conditioning": parts.encoded("")}
         settings = _SETTINGS | {"pattern": "diffusion_model/*attn.proj"}
         graph.add("InspectACTMap", act_map=graph.add("FitACTMapFromImages", model=parts.model, **own, **settings))
-        (output,) = host.run(graph).outputs.values()
+        output = host.shown(graph)
         return output["text"][0]
 
     assert report(encoded=True) == report(encoded=False)
@@ -149,7 +149,7 @@ def test_interrupt_keeps_the_map_so_far(host: Host) -> None:
     host.post("/interrupt", {})
     run = host.wait(prompt_id)
     assert run.error == ""
-    (text,) = (text for output in run.outputs.values() for text in output.get("text", ()))
+    (text,) = run.outputs[next(reversed(graph.prompt))]["text"]
     assert "interrupted before step" in text
     free(host)  # or the host would answer from its cache
     assert torch.equal(plain(host, "demo"), before)
@@ -247,7 +247,7 @@ def test_transport_from_source_images_with_captions(host: Host) -> None:
     own: dict[str, Any] = {"estimator": "transport", "levels": "0.9, 0.5", "captions": "cat\ndog"}
     own |= {"source_images": colours(graph, 0x00FF00, 0x303030, 0x00FFFF), "source_captions": "fish\nboat\ntree"}
     graph.add("InspectACTMap", act_map=fit(graph, parts, colours(graph, 0xFF0000, 0x0000FF), **own))
-    (output,) = host.run(graph).outputs.values()
+    output = host.shown(graph)
     assert "3 source, such as 'fish'; 2 target, such as 'cat'" in output["text"][0]
 
 
@@ -277,7 +277,7 @@ def test_components_choose_whether_text_encoders_are_steered(host: Host, compone
     parts = Parts(graph, "demo")
     images = colours(graph, 0xFF0000, 0x00FF00, 0x0000FF)
     graph.add("InspectACTMap", act_map=fit(graph, parts, images, components=components))
-    (output,) = host.run(graph).outputs.values()
+    output = host.shown(graph)
     assert ("clip_l" in output["text"][0]) == steers_text
 
 
@@ -287,5 +287,5 @@ def test_refines_a_map_from_prompts(host: Host) -> None:
     start = parts.fit(sites="attention")
     images = colours(graph, 0xFF0000, 0x00FF00, 0x0000FF)
     graph.add("InspectACTMap", act_map=fit(graph, parts, images, start=start))
-    (output,) = host.run(graph).outputs.values()
+    output = host.shown(graph)
     assert "started from the map" in output["text"][0].lower()

@@ -71,7 +71,7 @@ def test_fit_takes_size_from_latent(host: Host) -> None:
         if changes.pop("latent"):
             changes["latent"] = graph.add("EmptyLatentImage", width=64, height=96, batch_size=3)  # 4 channels, not 16
         graph.add("InspectACTMap", act_map=parts.fit(components="model", sites="mlp", samples=2, **changes))
-        (output,) = host.run(graph).outputs.values()
+        output = host.shown(graph)
         return output["text"][0]
 
     fitted = report(latent=False, width=64, height=96)
@@ -141,7 +141,7 @@ def test_fit_names_layers_close_to_a_wrong_pattern(host: Host) -> None:
 def test_fit_of_text_encoders_ignores_model(host: Host) -> None:
     graph = Graph()
     graph.add("InspectACTMap", act_map=Parts(graph, "wan").fit(components="text", width=0, height=0))
-    (output,) = host.run(graph).outputs.values()
+    output = host.shown(graph)
     assert "clip_l/" in output["text"][0]
 
 
@@ -149,11 +149,10 @@ def test_text_encoder_map_needs_clip(host: Host) -> None:
     graph = Graph()
     fitted = Parts(graph, "demo").fit(components="text")
     graph.add("InspectACTMap", act_map=fitted)
-    run = host.run(graph)
-    (output,) = run.outputs.values()
+    output = host.shown(graph)
     assert "clip_l/" in output["text"][0]
     assert "diffusion_model/" not in output["text"][0]
-    assert len(host.images(run)) == 1
+    assert len(output["images"]) == 1
 
     graph = Graph()
     parts = Parts(graph, "demo")

@@ -46,6 +46,28 @@ def test_loader_reports_range_and_shows_cover(host: Host) -> None:
     assert len(host.images(run)) == 1
 
 
+def test_load_shows_what_the_map_is(host: Host) -> None:
+    graph = Graph()
+    graph.add("InspectACTMap", act_map=graph.add("LoadACTMap", name="plain_to_ink.safetensors"))
+    shown = host.run(graph).outputs["1"]
+    assert len(shown["images"]) == 1
+    (text,) = shown["text"]
+    assert text.splitlines()[:2] == [
+        "Plain to ink: 0 to 1 recommended.",
+        "For clip_text_model + OpenAISignatureMMDITWrapper.",
+    ]
+    assert "Measured: probability of the style 'black ink icon' 0.9" in text
+    assert "/" not in text  # the list of sites is in the report, which others read
+
+
+def test_load_of_a_bare_map_shows_no_picture(host: Host, saved: dict[str, str]) -> None:
+    graph = Graph()
+    graph.add("InspectACTMap", act_map=graph.add("LoadACTMap", name=saved["demo"]))
+    shown = host.run(graph).outputs["1"]
+    assert "images" not in shown
+    assert shown["text"][0].startswith("demo: 0 to 1 recommended.")
+
+
 def test_loader_notices_a_changed_file(host: Host, saved: dict[str, str]) -> None:
     path = host.base / "models" / "act_maps" / "changing.safetensors"
     act_map = load_map(host.base / "models" / "act_maps" / saved["demo"])

@@ -22,14 +22,13 @@ def saving(loaded: str, name: str) -> Graph:
 
 def saved_as(host: Host, loaded: str, name: str) -> str:
     """The name under which the map is listed, after checking that it is listed and loads the same map."""
-    outputs = host.run(saving(loaded, name)).outputs.values()
-    (shown,) = (text for output in outputs for text in output["text"] if not text.startswith("Saved "))
+    (shown,) = host.shown(saving(loaded, name))["text"]
     kind, *options = host.get("/object_info/LoadACTMap")["LoadACTMap"]["input"]["required"]["name"]
     listed = options[0]["options"] if kind == "COMBO" else kind
     assert listed.count(shown) == 1
     graph = Graph()
     graph.add("InspectACTMap", act_map=graph.add("LoadACTMap", name=shown))
-    (output,) = host.run(graph).outputs.values()
+    output = host.shown(graph)
     assert name in output["text"][0]
     return shown
 
@@ -40,7 +39,7 @@ def test_saved_map_does_not_hide_shipped_map(host: Host, saved: dict[str, str]) 
     assert saved_as(host, saved["demo"], "plain_to_ink") == "plain_to_ink_003.safetensors"
     graph = Graph()
     graph.add("InspectACTMap", act_map=graph.add("LoadACTMap", name=shipped.name))
-    (output,) = host.run(graph).outputs.values()
+    output = host.shown(graph)
     assert load_map(shipped).card.title in output["text"][0]
 
 
@@ -66,7 +65,7 @@ def test_list_names_links_that_lead_nowhere(host: Host, saved: dict[str, str]) -
     try:
         graph = Graph()
         graph.add("ListACTMaps", contains="")
-        (output,) = host.run(graph).outputs.values()
+        output = host.shown(graph)
     finally:
         for name in links:
             (folder / name).unlink()

@@ -99,7 +99,7 @@ def test_map_is_fitted_saved_loaded_and_applied(host: Host, saved: dict[str, str
 def test_inspect_lists_all_components(host: Host, saved: dict[str, str], kind: str) -> None:
     graph = Graph()
     graph.add("InspectACTMap", act_map=graph.add("LoadACTMap", name=saved[kind]))
-    (output,) = host.run(graph).outputs.values()
+    output = host.shown(graph)
     assert "clip_l/" in output["text"][0]
     assert "diffusion_model/" in output["text"][0]
     assert "5 source, such as 'a cat on a mat'" in output["text"][0]
@@ -302,7 +302,7 @@ def test_load_notices_changed_file(host: Host, saved: dict[str, str]) -> None:
     def sites() -> str:
         graph = Graph()
         graph.add("InspectACTMap", act_map=graph.add("LoadACTMap", name=changing.name))
-        (output,) = host.run(graph).outputs.values()
+        output = host.shown(graph)
         return output["text"][0]
 
     changing.write_bytes((folder / saved["demo"]).read_bytes())
@@ -335,7 +335,7 @@ def test_edit_prunes(host: Host, saved: dict[str, str]) -> None:
         graph = Graph()
         loaded = graph.add("LoadACTMap", name=saved["demo"])
         graph.add("InspectACTMap", act_map=graph.add("EditACTMap", act_map=loaded, invert=False, scale=1.0, **edit))
-        (output,) = host.run(graph).outputs.values()
+        output = host.shown(graph)
         assert len(output["images"]) == 1
         return sum(output["text"][0].count(f"{component}/") for component in ("diffusion_model", "clip_l"))
 
@@ -349,7 +349,7 @@ def test_maps_are_compared_and_blended(host: Host, saved: dict[str, str]) -> Non
     quarter = {"act_map_2": half, "weight_2": 0.5}
     mixed = graph.add("BlendACTMaps", act_map_1=loaded, weight_1=0.5, **quarter, act_map_3=half, weight_3=-0.5)
     graph.add("CompareACTMaps", act_map_a=loaded, act_map_b=mixed)
-    (output,) = host.run(graph).outputs.values()
+    output = host.shown(graph)
     assert "cosine 1.00, size of B 0.50 times that of A" in output["text"][0]
     assert len(output["images"]) == 1
 

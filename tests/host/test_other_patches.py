@@ -254,7 +254,7 @@ def test_fit_is_independent_of_earlier_steering(host: Host, saved: dict[str, str
         details = {"title": "", "author": "", "description": "", "license": ""}
         act_map = Parts(graph, "demo").fit(seed=7)
         graph.add("SaveACTMap", act_map=act_map, name="again", strength_low=0.0, strength_high=1.0, **details)
-        (output,) = host.run(graph).outputs.values()
+        output = host.shown(graph)
         name = output["text"][0].split(" (")[0].removeprefix("Saved ")
         return load_map(name)
 

@@ -15,7 +15,7 @@ def fitted(host: Host, **changes: Any) -> str:
     graph = Graph()
     fit = Parts(graph, "demo").fit(components="text", **changes)
     graph.add("PreviewAny", source=fit[1])
-    (output,) = host.run(graph).outputs.values()
+    output = host.shown(graph)
     return output["text"][0]
 
 
@@ -33,7 +33,7 @@ def test_prompt_set_follows_content_and_not_the_clock(host: Host) -> None:
         os.utime(path, (1_700_000_000, 1_700_000_000))  # as if within the resolution of the clock
         graph = Graph()
         graph.add("PreviewAny", source=graph.add("ACTPromptSet", name=path.name, count=8))
-        (output,) = host.run(graph).outputs.values()
+        output = host.shown(graph)
         return output["text"][0]
 
     assert shown("a cat") == "a cat\na dog"
@@ -52,5 +52,5 @@ def test_list_of_texts_is_one_fit(host: Host) -> None:
     lists = {side: graph.add("ListOfLines", text=text) for side, text in (("source", SOURCE), ("target", TARGET))}
     fit = Parts(graph, "demo").fit(components="text", **lists)
     graph.add("PreviewAny", source=fit[1])
-    (output,) = host.run(graph).outputs.values()
+    output = host.shown(graph)
     assert "5 source, such as 'a cat on a mat'" in output["text"][0]

@@ -142,7 +142,7 @@ def test_fit_in_chat_template(host: Host, models: Path, text_map: str, format: s
     name = fitted(host, format, 4, format=format, system="You write.", user="Go on:")
     graph = Graph()
     graph.add("InspectACTMap", act_map=graph.add("LoadACTMap", name=name))
-    (output,) = host.run(graph).outputs.values()
+    output = host.shown(graph)
     assert f"fitted in the chat template, each prompt as a{'n' * (format == 'answer')} {format}" in output["text"][0]
     assert written(host, REAL, mode="chat", act_map=name)[0] != written(host, REAL, mode="chat", act_map=text_map)[0]
 
@@ -163,7 +163,7 @@ def test_dtype_and_device(host: Host, models: Path) -> None:
         settings |= {"temperature": 0.8, "top_p": 0.95, "repetition_penalty": 1.1, "compare": False}
         text = graph.add("ACTSteeredText", language_model=model, prompt=PROMPT, **settings)
         graph.add("PreviewAny", source=text)
-        texts[dtype] = next(iter(host.run(graph).outputs.values()))["text"][0]
+        texts[dtype] = host.shown(graph)["text"][0]
     assert texts["float32"] == texts["auto"]  # of a CPU
     assert texts["bfloat16"] not in ("", texts["float32"])
     assert texts["bfloat16"].startswith(PROMPT)
@@ -174,7 +174,7 @@ def test_prompt_set_feeds_fit(host: Host, models: Path) -> None:
     prompts = graph.add("ACTPromptSet", name="gloomy_to_cheerful.txt", count=4)
     fit = fit_of(graph, TINY, prompts[0], prompts[1])
     graph.add("PreviewAny", source=fit[1])
-    (output,) = host.run(graph).outputs.values()
+    output = host.shown(graph)
     assert "prompts         4 source, such as 'Rain has fallen on" in output["text"][0]
 
 

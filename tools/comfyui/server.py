@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,10 +29,18 @@ Prompt = dict[str, dict[str, Any]]
 
 
 class Graph:
-    """A workflow in API form, written node by node: ``graph.add("KSampler", model=model, seed=0, ...)``."""
+    """A workflow in API form, written node by node: ``graph.add("KSampler", model=model, seed=0, ...)``.
+
+    Attributes:
+        prompt: the nodes, by number.
+        properties: what the frontend keeps of a node beside its inputs, by number.
+        extra: what it keeps of the workflow.
+    """
 
     def __init__(self) -> None:
         self.prompt: Prompt = {}
+        self.properties: dict[str, dict[str, Any]] = {}
+        self.extra: dict[str, Any] = {}
 
     def add(self, class_type: str, **inputs: Any) -> Node:
         """A new node, whose inputs are values or outputs of other nodes."""
@@ -40,6 +48,14 @@ class Graph:
         linked = {name: value.link() if isinstance(value, Node) else value for name, value in inputs.items()}
         self.prompt[number] = {"class_type": class_type, "inputs": linked}
         return Node(number)
+
+    def show_as_app(self, inputs: Sequence[tuple[Node, str]], outputs: Sequence[Node]) -> None:
+        """Open the workflow in app mode, which shows some inputs of nodes, and the results of others."""
+        listed = [[int(node.number), name] for node, name in inputs]
+        self.extra = {
+            "linearMode": True,
+            "linearData": {"inputs": listed, "outputs": [int(node.number) for node in outputs]},
+        }
 
     def title(self, node: Node, text: str) -> None:
         """Give a node a title, as the host's own export keeps it."""
@@ -118,6 +134,10 @@ class Host:
         run = self.wait(self.queue(graph))
         assert not run.error, f"{run.node}: {run.error}\n{self.log.read_text()[-3000:]}"
         return run
+
+    def shown(self, graph: Graph) -> dict[str, Any]:
+        """Run a workflow that should succeed; what the node that was added last shows."""
+        return self.run(graph).outputs[next(reversed(graph.prompt))]
 
     def fail(self, graph: Graph) -> Run:
         """Run a workflow in which a node should fail."""
