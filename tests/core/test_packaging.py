@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+from PIL import Image
 
 import act_core
 
@@ -83,6 +84,18 @@ def test_version_has_one_source() -> None:
     lines = (ROOT / "act_core" / "__init__.py").read_text("utf-8").splitlines()
     assert f'__version__ = "{act_core.__version__}"' in lines
     assert f"## [{act_core.__version__}]" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_registry_pictures_have_its_sizes() -> None:
+    with Image.open(ROOT / TOOLS["comfy"]["Icon"]) as icon:
+        assert icon.width == icon.height <= 400
+    with Image.open(ROOT / TOOLS["comfy"]["Banner"]) as banner:
+        assert banner.width * 9 == banner.height * 21
+
+
+def test_registry_reads_supported_systems() -> None:
+    assert "Operating System :: OS Independent" in PROJECT["classifiers"]
+    assert not any(name.startswith("License") for name in PROJECT["classifiers"])  # not beside a license expression
 
 
 def test_wheel_holds_prompt_sets_and_type_marker() -> None:

@@ -11,7 +11,7 @@ from graphs import QUICK
 from in_host import require_language_model
 
 from act_core import load_map
-from tools.comfyui.frontend import TIMEOUT, Frontend
+from tools.comfyui.frontend import OVERLAPS, TIMEOUT, Frontend
 from tools.comfyui.server import PACK
 
 WORKFLOWS = sorted((PACK / "example_workflows").glob("*.json"))
@@ -23,27 +23,51 @@ SET_INPUTS = """changes => {
 }"""
 
 
+# Nodes 2.0 draws nodes as elements of the page, and pictures in them.
+RENDERERS = {
+    False: "() => window.app.graph._nodes.some(n => n.imgs && n.imgs.length && n.imgs[0].naturalWidth > 0)",
+    True: "() => [...document.querySelectorAll('[data-node-id] img')].some(image => image.naturalWidth > 0)",
+}
+SET_RENDERER = "on => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
+REPORTS = """() => Object.fromEntries(window.app.graph._nodes.flatMap(
+    n => (n.widgets ?? []).filter(w => w.name === "report").map(w => [n.id, w.value])
+))"""
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_example_runs_from_page(frontend: Frontend, host_python: Path, path: Path) -> None:
-    """The page queues what the API form says, which runs in full in another test; here it runs with quick inputs."""
+    """The page queues what the API form says, which runs in full in another test; here it runs with quick inputs.
+
+    It shows pictures and reports on the classic canvas and as Nodes 2.0; ComfyUI has cached the second run.
+    """
     require_language_model(host_python, path.stem)
     page, host = frontend.page, frontend.host
-    graph = json.loads(path.read_text("utf-8"))
-    page.evaluate("graph => window.app.loadGraphData(graph)", graph)
-    unknown = page.evaluate("() => window.app.graph._nodes.filter(n => n.has_errors).map(n => n.type)")
-    assert unknown == []
-    assert page.evaluate("() => window.app.graph._nodes.length") == len(graph["nodes"])
-    api_form = json.loads((path.parent / "api" / path.name).read_text("utf-8"))
-    queued = page.evaluate(QUEUED)
-    assert {number: (node["class_type"], node["inputs"]) for number, node in queued.items()} == {
-        number: (node["class_type"], node["inputs"]) for number, node in api_form.items()
-    }
-    page.evaluate(SET_INPUTS, QUICK)
-    run = frontend.run()
-    assert not run.error
-    assert all(picture.is_file() for picture in host.images(run))
-    shown = "() => window.app.graph._nodes.some(n => n.imgs && n.imgs.length && n.imgs[0].naturalWidth > 0)"
-    page.wait_for_function(shown, timeout=TIMEOUT)
+    graph = {**json.loads(path.read_text("utf-8")), "extra": {}}  # not in app mode
+    for nodes_2 in RENDERERS:
+        page.evaluate(SET_RENDERER, nodes_2)
+        page.evaluate("graph => window.app.loadGraphData(graph)", graph)
+        unknown = page.evaluate("() => window.app.graph._nodes.filter(n => n.has_errors).map(n => n.type)")
+        assert unknown == []
+        assert page.evaluate("() => window.app.graph._nodes.length") == len(graph["nodes"])
+        api_form = json.loads((path.parent / "api" / path.name).read_text("utf-8"))
+        queued = page.evaluate(QUEUED)
+        assert {number: (node["class_type"], node["inputs"]) for number, node in queued.items()} == {
+            number: (node["class_type"], node["inputs"]) for number, node in api_form.items()
+        }
+        page.evaluate(SET_INPUTS, QUICK)
+        run = frontend.run()
+        assert not run.error
+        assert all(picture.is_file() for picture in host.images(run))
+        page.wait_for_function(RENDERERS[nodes_2], timeout=TIMEOUT)
+        reports = {
+            number: "\n".join(output["text"])
+            for number, output in run.outputs.items()
+            if "text" in output and "ACT" in api_form[number]["class_type"]
+        }
+        assert reports
+        assert page.evaluate(REPORTS) == reports
+        assert page.evaluate(OVERLAPS) == []
+    page.evaluate(SET_RENDERER, False)
     assert frontend.errors == []
 
 

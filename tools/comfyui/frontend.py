@@ -14,6 +14,18 @@ from .server import Host, Run
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 TIMEOUT = 120_000  # milliseconds
+# Pairs of nodes that cover each other, by type.
+OVERLAPS = """() => {
+    const title = 30;
+    const boxes = window.app.graph._nodes.map(node => {
+        const drawn = document.querySelector(`[data-node-id="${node.id}"]`);  // by Nodes 2.0, with its title
+        const height = drawn ? drawn.offsetHeight : node.size[1] + title;
+        const left = node.pos[0], top = node.pos[1] - title;
+        return {type: node.type, left, top, right: left + node.size[0], bottom: top + height};
+    });
+    const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+    return boxes.flatMap((a, at) => boxes.slice(at + 1).filter(b => meet(a, b)).map(b => [a.type, b.type]));
+}"""
 
 
 class Frontend:

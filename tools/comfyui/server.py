@@ -34,12 +34,14 @@ class Graph:
     Attributes:
         prompt: the nodes, by number.
         properties: what the frontend keeps of a node beside its inputs, by number.
+        labels: names that it shows in place of those of inputs, by number and input.
         extra: what it keeps of the workflow.
     """
 
     def __init__(self) -> None:
         self.prompt: Prompt = {}
         self.properties: dict[str, dict[str, Any]] = {}
+        self.labels: dict[tuple[str, str], str] = {}
         self.extra: dict[str, Any] = {}
 
     def add(self, class_type: str, **inputs: Any) -> Node:
@@ -189,7 +191,7 @@ def _run(entry: Mapping[str, Any]) -> Run:
 
 @contextmanager
 def started(python: Path, base: Path, root: Path | None = None, *options: str | Path) -> Generator[Host, None, None]:
-    """Start a ComfyUI with this pack and nothing else.
+    """Start a ComfyUI with this pack and nothing else, unless its folder already holds one.
 
     Args:
         python: the host's own Python.
@@ -200,7 +202,7 @@ def started(python: Path, base: Path, root: Path | None = None, *options: str | 
     root = root or python.parents[2]
     (base / "custom_nodes").mkdir(parents=True, exist_ok=True)
     link = base / "custom_nodes" / "act-steering"
-    if not link.is_symlink():
+    if not link.is_symlink() and not link.is_dir():
         link.symlink_to(PACK)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .server import WIDGETS
 
-WIDTH, GAP, LINE = 320, 60, 24
-# Nodes that show a text box or a picture below their inputs.
-TALL = ("CLIPTextEncode", "SaveImage")
-TALL_LINES = 140
+WIDTH, GAP, LINE = 320, 60, 26
+# Height of what nodes show below their inputs: a box for a text, the report of a run, a picture.
+TEXT, REPORT, PICTURE = 70, 110, 270
+_BOTH = {"LoadACTMap", "ACTMapLoader", "InspectACTMap", "CompareACTMaps", "ProbeACTMap", "CalibrateACTMap"}
+PICTURES = {*_BOTH, "ACTStrengthSweep", "SaveImage"}
+_FITS = {"FitACTMap", "FitACTMapFromImages", "FitACTTextMap"}
+_TEXTS = {"ACTStrengthSweep", "ACTMapStack", "ListACTMaps", "ACTSteeredText", "ApplyACTSteering", "PreviewAny"}
+REPORTS = {*_BOTH, *_FITS, *_TEXTS, "SaveACTMap", "ExportACTMapAsLoRA"}
 
 
 def add_titles(prompt: Mapping[str, Any], listed: Mapping[str, Any]) -> None:
@@ -22,7 +26,7 @@ def add_titles(prompt: Mapping[str, Any], listed: Mapping[str, Any]) -> None:
         value[0]: name.removesuffix("_NEW").replace("cond", "region").capitalize()
         for node in prompt.values()
         for name, value in node["inputs"].items()
-        if isinstance(value, list) and prompt[value[0]]["class_type"] == "CLIPTextEncode"
+        if isinstance(value, list) and prompt.get(value[0], {}).get("class_type") == "CLIPTextEncode"
     }
     count: dict[str, int] = {}
     for number, node in prompt.items():
@@ -42,21 +46,39 @@ def as_graph(prompt: Mapping[str, Any], listed: Mapping[str, Any]) -> dict[str, 
         prompt: the workflow, with titles.
         listed: the host's description of all nodes, ``/object_info``.
     """
+    nodes, links = entries(prompt, listed)
+    last = {"last_node_id": len(nodes), "last_link_id": len(links)}
+    rest = {"groups": [], "config": {}, "extra": {}, "version": 0.4}
+    return {**last, "nodes": list(nodes.values()), "links": links, **rest}
+
+
+def entries(
+    prompt: Mapping[str, Any],
+    listed: Mapping[str, Any],
+    first: Mapping[str, dict[str, Any]] | None = None,
+    defaults: Sequence[Any] = (),
+) -> tuple[dict[str, dict[str, Any]], list[list[Any]]]:
+    """The nodes of a graph by number, and its links.
+
+    Args:
+        prompt: the workflow, with titles.
+        listed: the host's description of all nodes.
+        first: what stands in the graph before its nodes, with outputs to link from.
+        defaults: values of the widgets that are linked from there, by output.
+    """
     depths: dict[str, int] = {}
-    nodes: dict[str, dict[str, Any]] = {}
+    nodes: dict[str, dict[str, Any]] = {**(first or {})}
     links: list[list[Any]] = []
     below: dict[int, int] = {}
     for number, node in prompt.items():
         before = [value[0] for value in node["inputs"].values() if isinstance(value, list)]
-        depth = depths[number] = 1 + max((depths[other] for other in before), default=-1)
-        entry = _entry(number, node, listed[node["class_type"]], nodes, links)
-        entry["size"] = [WIDTH, _height(entry)]
+        depth = depths[number] = 1 + max((depths.get(other, -1) for other in before), default=-1)
+        entry = _entry(number, node, listed[node["class_type"]], nodes, links, defaults)
+        entry["size"] = [WIDTH, _height(entry, listed[node["class_type"]])]
         entry["pos"] = [depth * (WIDTH + GAP), below.get(depth, 0)]
         below[depth] = entry["pos"][1] + entry["size"][1] + GAP
         nodes[number] = entry
-    last = {"last_node_id": len(nodes), "last_link_id": len(links)}
-    rest = {"groups": [], "config": {}, "extra": {}, "version": 0.4}
-    return {**last, "nodes": list(nodes.values()), "links": links, **rest}
+    return nodes, links
 
 
 def _entry(
@@ -65,6 +87,7 @@ def _entry(
     info: Mapping[str, Any],
     nodes: Mapping[str, dict[str, Any]],
     links: list[list[Any]],
+    defaults: Sequence[Any],
 ) -> dict[str, Any]:
     """A node of the graph; links from the nodes before it are added to both ends and to `links`."""
     inputs: list[dict[str, Any]] = []
@@ -81,7 +104,9 @@ def _entry(
             inputs.append({"name": name, "type": start["type"], "link": link})
             if is_widget:
                 inputs[-1]["widget"] = {"name": name}
-                values.append("")
+                values.append(defaults[output] if int(source) < 0 else "")
+                if options and options[0].get("control_after_generate"):
+                    values.append("fixed")
         elif is_widget:
             values.append(value if value is not None else options[0].get("default"))
             if options and options[0].get("control_after_generate"):
@@ -105,8 +130,12 @@ def _entry(
     }
 
 
-def _height(entry: Mapping[str, Any]) -> int:
-    values = entry["widgets_values"]
-    lines = max(len(entry["inputs"]), len(entry["outputs"])) + len(values)
-    lines += 4 * any(isinstance(value, str) and "\n" in value for value in values)
-    return LINE * (lines + 2) + (TALL_LINES if entry["type"] in TALL else 0)
+def _height(entry: Mapping[str, Any], info: Mapping[str, Any]) -> int:
+    declared = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+    linked = {slot["name"] for slot in entry["inputs"]}
+    boxes = sum(
+        bool(options and options[0].get("multiline")) for name, (_, *options) in declared.items() if name not in linked
+    )
+    lines = max(len(entry["inputs"]), len(entry["outputs"])) + len(entry["widgets_values"])
+    kind = entry["type"]
+    return LINE * (lines + 2) + TEXT * boxes + REPORT * (kind in REPORTS) + PICTURE * (kind in PICTURES)

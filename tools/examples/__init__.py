@@ -9,10 +9,11 @@ from tools.comfyui.server import Graph
 from .fitting import fit_your_own, style_from_pictures
 from .language import fit_text_map, steered_prompt
 from .measuring import calibrate_and_export, compare_and_blend, strength_sweep
-from .pictures import map_stack, regions, removal, style_slider, text_encoder_slider
+from .pictures import map_stack, regions, removal, style_app, style_slider, text_encoder_slider
 
 WORKFLOWS: tuple[Callable[[Graph], None], ...] = (
     style_slider,
+    style_app,
     fit_your_own,
     style_from_pictures,
     strength_sweep,

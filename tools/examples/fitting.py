@@ -34,7 +34,7 @@ def fit_your_own(graph: Graph) -> None:
     )
     graph.add("SaveACTMap", act_map=fitted, name="my_map", title="My map", **CARD)
     graph.add("InspectACTMap", act_map=fitted)
-    draw_prompt(graph, loaded, applied(graph, loaded, fitted, strength=1.0), "rocket")
+    draw_prompt(graph, loaded, applied(graph, loaded[0], loaded[1], fitted, strength=1.0), "rocket")
 
 
 def style_from_pictures(graph: Graph) -> None:
@@ -50,6 +50,6 @@ def style_from_pictures(graph: Graph) -> None:
         captions=pictures[1],
         **PICTURE_FIT,
     )
-    steered = applied(graph, loaded, fitted[0], strength=1.0)
+    steered = applied(graph, loaded[0], loaded[1], fitted[0], strength=1.0)
     for subject in ("cat", "house"):
         draw_prompt(graph, loaded, steered, subject, batch=2)

@@ -48,7 +48,7 @@ def calibrate_and_export(graph: Graph) -> None:
     graph.add("SaveACTMap", act_map=calibrated, name="ink_calibrated", title="Ink, calibrated", **CARD)
     exported = {"name": "ink_as_lora", "linear_layers": "compact", "level": -1.0}
     graph.add("ExportACTMapAsLoRA", model=loaded[0], clip=loaded[1], act_map=calibrated, **exported)
-    steered = applied(graph, loaded, calibrated, strength=1.0, calibrated=True)
+    steered = applied(graph, loaded[0], loaded[1], calibrated, strength=1.0, calibrated=True)
     draw_prompt(graph, loaded, steered, "rocket")
 
 
@@ -62,6 +62,6 @@ def compare_and_blend(graph: Graph) -> None:
     mixed = graph.add("BlendACTMaps", act_map_1=pruned, act_map_2=cartoon, **weights)
     settings = {"prompt": "house", "strength": 1.0, "seed": 0, "steps": 8, "width": 0, "height": 0}
     graph.add("ProbeACTMap", model=loaded[0], clip=loaded[1], act_map=mixed, **settings)
-    steered = applied(graph, loaded, mixed, strength=1.0)
+    steered = applied(graph, loaded[0], loaded[1], mixed, strength=1.0)
     for subject in ("house", "rocket"):
         draw_prompt(graph, loaded, steered, subject, batch=2)

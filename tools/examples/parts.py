@@ -15,17 +15,19 @@ CARD: dict[str, Any] = {
 }
 
 
-def loaded_map(graph: Graph, name: str) -> Node:
+def loaded_map(graph: Graph, name: str | Node) -> Node:
     return graph.add("LoadACTMap", name=name, allow_other_architecture=False)
 
 
-def applied(graph: Graph, loaded: Node, act_map: Node, strength: float, *, calibrated: bool = False) -> Node:
-    """Apply ACT Steering with its defaults, on the model and the text encoder of the loader."""
+def applied(
+    graph: Graph, model: Node, clip: Node, act_map: Node, strength: float | Node, *, calibrated: bool = False
+) -> Node:
+    """Apply ACT Steering with its defaults."""
     window = {"start_percent": 0.0, "end_percent": 1.0, "branch": "positive"}
     strengths = {"strength": strength, "strength_clip": strength}
     everywhere = {"sites": "", "blocks": "all", "schedule": "constant"}
     flags = {"calibrated": calibrated, "as_weights": False}
-    inputs = {"model": loaded[0], "clip": loaded[1], "act_map": act_map, **strengths, **window, **everywhere}
+    inputs = {"model": model, "clip": clip, "act_map": act_map, **strengths, **window, **everywhere}
     return graph.add("ApplyACTSteering", **inputs, **flags)
 
 

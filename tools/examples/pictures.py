@@ -10,8 +10,23 @@ from .parts import INK, SHAPES, applied, draw, draw_prompt, loaded_map
 def style_slider(graph: Graph) -> None:
     """The same noise, plain and steered."""
     loaded = graph.add("LoadACTDemoModel")
-    steered = applied(graph, loaded, loaded_map(graph, INK), strength=0.8)
+    steered = applied(graph, loaded[0], loaded[1], loaded_map(graph, INK), strength=0.8)
     draw_prompt(graph, loaded, steered, "cat")
+
+
+def style_app(graph: Graph) -> None:
+    """Opens as an app with a single slider, which is the strength on the model and on its text encoder."""
+    loaded = graph.add("LoadACTDemoModel")
+    slider = graph.add("PrimitiveFloat", value=0.8)
+    graph.properties[slider.number] = {
+        **{"min": 0, "max": 1.5, "precision": 2, "step": 0.05, "round": 0.05, "display": "gradientslider"},
+        "gradient_stops": [{"offset": 0, "color": [128, 128, 128]}, {"offset": 1, "color": [245, 140, 40]}],
+    }
+    graph.labels[slider.number, "value"] = "strength"
+    strengths = {"strength": slider, "strength_clip": slider, "calibrated": False}
+    steered = graph.add("ACTMapLoader", model=loaded[0], clip=loaded[1], name=INK, **strengths)
+    saved = draw_prompt(graph, loaded, steered, "penguin")
+    graph.show_as_app([(slider, "value")], [saved])
 
 
 def map_stack(graph: Graph) -> None:
@@ -21,7 +36,7 @@ def map_stack(graph: Graph) -> None:
     values = {number: rows.get(number, ("None", 1.0, True)) for number in range(1, 9)}
     kinds = "map", "strength", "on"
     named = {f"{kind}_{number}": row[at] for number, row in values.items() for at, kind in enumerate(kinds)}
-    steered = applied(graph, loaded, graph.add("ACTMapStack", **named), strength=1.0)
+    steered = applied(graph, loaded[0], loaded[1], graph.add("ACTMapStack", **named), strength=1.0)
     graph.add("ListACTMaps", contains="plain")
     for subject in ("house", "rocket"):
         draw_prompt(graph, loaded, steered, subject, batch=2)
