@@ -54,7 +54,7 @@ SHOWN = "() => window.app.graph._nodes.filter(n => n.imgs && n.imgs.length && n.
 # Places the whole graph between the menus of the page; returns where it is.
 FIT = """async ([left, top, right, bottom]) => {
     const app = window.app, nodes = app.graph._nodes;
-    const from = [0, 1].map(i => Math.min(...nodes.map(n => n.pos[i] - 40)));
+    const from = [0, 1].map(i => Math.min(...nodes.map(n => n.pos[i] - 55)));
     const to = [0, 1].map(i => Math.max(...nodes.map(n => n.pos[i] + n.size[i] + 10)));
     const scale = Math.min((right - left) / (to[0] - from[0]), (bottom - top) / (to[1] - from[1]));
     const canvas = app.canvas.canvas.getBoundingClientRect();
