@@ -37,7 +37,12 @@ class Frontend:
         self.errors: list[str] = []
         page.on("console", self._on_message)
         page.on("pageerror", self._on_error)
-        page.goto(host.url)
+        self.open()
+
+    def open(self) -> None:
+        """Open the page, or open it anew."""
+        page = self.page
+        page.goto(self.host.url)
         page.wait_for_function("() => window.app && window.app.graph && window.app.ui", timeout=TIMEOUT)
         page.wait_for_function("() => window.LiteGraph.registered_node_types['LoadACTDemoModel']", timeout=TIMEOUT)
         # The page opens a default workflow, which would replace one that is loaded too early.
