@@ -16,6 +16,7 @@ from .chapter import Chapter
 from .pictures import SHOWN, SUBJECTS, Measured, drawn, palette_distance
 from .statistics import permuted
 
+TITLE = "A style from a folder of pictures"
 PICTURE_SET = "3d_render"
 STRENGTHS = (0.0, 0.5, 1.0)
 STEPS = 60
@@ -49,7 +50,7 @@ def show(model: DiffusersModel, output: Path) -> Chapter:
     columns.append((f"{titles[-1]}, channels shuffled", tuple(row[0] for row in control)))
     rows = [[name, str(Measured.of([palette_distance(image, originals) for image in own]))] for name, own in columns]
     return Chapter(
-        title="A style from a folder of pictures",
+        title=TITLE,
         story=(
             f"Given: {len(given)} pictures that look three-dimensional, with captions that name only what they show, "
             f"such as '{given[0].caption}'. The map follows the gradient of the model's loss on them, and no weight of "

@@ -20,6 +20,7 @@ from . import shipped
 from .chapter import Chapter
 from .statistics import interval
 
+TITLE = "The same with a language model"
 PROMPT_SET = "gloomy_to_cheerful.txt"
 DATA = Path(__file__).parent / "data"
 STRENGTHS = (-1.0, 0.0, 0.5, 1.0)
@@ -63,7 +64,7 @@ def show(model: TransformersModel, output: Path) -> Chapter:
         rows = measure(model, act_map, STRENGTHS, writing.update)
     generating = ("generate", "--map", str(path), "--strength", "-1", "--strength", "1", "The letter from my aunt said")
     return Chapter(
-        title="The same with a language model",
+        title=TITLE,
         story=(
             f"Given: {len(prompts.source)} gloomy and {len(prompts.target)} cheerful sentences. SmolLM2-135M continues "
             f"{len(openings())} neutral openings, such as '{openings()[0]}'."

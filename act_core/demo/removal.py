@@ -13,6 +13,7 @@ from . import shipped
 from .chapter import Chapter
 from .pictures import Measured, change, drawn
 
+TITLE = "A removal"
 PROMPT_SET = "heart_to_other.txt"
 # Held-out prompts with the thing, and without.
 WITH = ("red heart", "green heart", "purple heart", "yellow heart", "beating heart", "heart with arrow")
@@ -44,7 +45,7 @@ def show(model: DiffusersModel, output: Path) -> Chapter:
         for name, half in zip(("a heart", "other things"), halves, strict=True)
     ]
     return Chapter(
-        title="A removal",
+        title=TITLE,
         story=(
             f"Given: {len(prompts.source)} prompts with a heart, and {len(prompts.target)} without. The map removes "
             "what only the first have, and its gates open only for prompts like those."

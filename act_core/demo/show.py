@@ -26,10 +26,10 @@ def show(output: Path, command: str, language_model: Callable[[], TransformersMo
     model = pictures.demo_model()
     chapters: list[Chapter] = []
     for number, part in enumerate((from_pictures, slider, removal), start=1):
-        print(f"\n--- {number} of 4", flush=True)
+        print(f"\n{number} of 4: {part.TITLE}", flush=True)
         chapters.append(part.show(model, output))
         _print(chapters[-1])
-    print("\n--- 4 of 4\nLoading the language model ...", flush=True)
+    print(f"\n4 of 4: {language.TITLE}", flush=True)
     chapters.append(language.show(language_model(), output))
     _print(chapters[-1])
     page = write_page(output, chapters)
@@ -41,7 +41,7 @@ def show(output: Path, command: str, language_model: Callable[[], TransformersMo
 
 
 def _print(chapter: Chapter) -> None:
-    print(f"\n{chapter.title}\n\n{_wrapped(chapter.story)}\n{_wrapped(chapter.fitted)}\n")
+    print(f"\n{_wrapped(chapter.story)}\n{_wrapped(chapter.fitted)}\n")
     table = [list(chapter.columns), *(list(row) for row in chapter.rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for row in table:

@@ -14,6 +14,7 @@ from .chapter import Chapter
 from .pictures import SHOWN, SUBJECTS, Measured, drawn, saturation
 from .statistics import permuted
 
+TITLE = "A slider from two lists of prompts"
 PROMPT_SET = "plain_to_ink.txt"
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)
 
@@ -42,7 +43,7 @@ def show(model: DiffusersModel, output: Path) -> Chapter:
     columns.append(("1, channels shuffled", tuple(row[0] for row in control)))
     sweep = ("sweep", "--model", "demo_model", "--map", str(path), "--out", "snail.png", "snail", "glowing star")
     return Chapter(
-        title="A slider from two lists of prompts",
+        title=TITLE,
         story=(
             f"Given: {len(prompts.source)} prompts such as '{prompts.source[0]}', and {len(prompts.target)} such as "
             f"'{prompts.target[0]}'. One forward pass fits the map. Strength 0 is the unchanged model, and 1 the full "

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors import safe_open
 
 from act_core import ActMap, fit, load_map, save_map
-from act_core.demo import pictures, shipped
+from act_core.demo import pictures, shipped, slider
 from act_core.demo.statistics import interval
 from act_core.models.diffusers import DiffusersModel
 from act_core.models.sweep import sweep
@@ -20,7 +20,7 @@ from act_core.plots import grid, save_animation
 from act_core.prompts import load_prompt_set
 
 FOLDER = shipped("demo_model")
-PROMPTS = load_prompt_set(shipped("prompt_sets") / pictures.PROMPT_SET)
+PROMPTS = load_prompt_set(shipped("prompt_sets") / slider.PROMPT_SET)
 SUBJECTS = pictures.SUBJECTS[:6]
 
 
@@ -93,21 +93,6 @@ def test_subjects_are_held_out() -> None:
     used = {prompt.partition(",")[0] for prompt in (*PROMPTS.source, *PROMPTS.target)}
     assert not used & set(pictures.SUBJECTS)
     assert len(PROMPTS.source) == len(PROMPTS.target) == 128
-
-
-def test_write_page_shows_every_strength(model: DiffusersModel, tmp_path: Path) -> None:
-    drawn = [model.generate(SUBJECTS[:2], steps=1) for _ in pictures.STRENGTHS]
-    rows = pictures.measure(drawn)
-    act_map = fit(model, PROMPTS.source[:4], PROMPTS.target[:4])
-    path = save_map(act_map, tmp_path / "ink.safetensors")
-    page = pictures.write_page(tmp_path, "Plain <to> ink", rows, path, act_map).read_text("utf-8")
-    assert "Plain &lt;to&gt; ink" in page
-    for row in rows:
-        assert f"<td>{row.strength:g}<td>{row.colour:.3f}" in page
-        assert row.interval[0] <= row.colour <= row.interval[1]
-    assert f'<a href="ink.safetensors">ink.safetensors</a>, {path.stat().st_size / 1e6:.2f} MB' in page
-    assert f"{len(act_map)} sites, fitted on 4 + 4 prompts" in page
-    assert Image.open(tmp_path / "map.png").height > 10 * len(act_map)
 
 
 def test_grid_holds_every_picture_unchanged(model: DiffusersModel) -> None:

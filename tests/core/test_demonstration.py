@@ -8,9 +8,11 @@ import pytest
 from command_line import SITES, SOURCE, TARGET
 from PIL import Image
 
-from act_core import fit, load_map
+from act_core import ActMap, fit, load_map, save_map
 from act_core.cli import main
 from act_core.demo import from_pictures, language, removal, shipped, slider
+from act_core.demo.chapter import Chapter
+from act_core.demo.page import write_page
 from act_core.demo.pictures import demo_model, palette_distance
 from act_core.models.transformers import TransformersModel
 
@@ -78,8 +80,25 @@ def test_removal_of_the_demo_changes_hearts_more_than_other_things(
         monkeypatch.setattr(removal, name, getattr(removal, name)[:3])
     chapter = removal.show(demo_model(), tmp_path)
     hearts, others = (float(row[1].split()[0]) for row in chapter.rows)
-    # Of the six measured subjects, the least ratio is 20: gates are closed for other things.
+    # The six subjects of the demonstration differ by a factor of 15: gates are closed for other things.
     assert hearts > 5 * others
+
+
+def test_page_shows_every_row_and_picture_of_every_chapter(fitted: ActMap, tmp_path: Path) -> None:
+    path = save_map(fitted, tmp_path / "ink.safetensors")
+    rows = [["0", "1.5 < 2"], ["1", "2"]]
+    one, two = (
+        Chapter(
+            title, "What was given.", path, fitted, ("strength", "effect"), rows, "Read it so.", (("a.png", "a & b"),)
+        )
+        for title in ("Plain <to> ink", "Removal")
+    )
+    page = write_page(tmp_path, [one, two]).read_text("utf-8")
+    assert "<h2>Plain &lt;to&gt; ink</h2>" in page
+    assert page.count("<tr><td>0<td>1.5 &lt; 2\n<tr><td>1<td>2") == 2
+    assert page.count('<img src="a.png" alt="a &amp; b">') == 2
+    size = f"{path.stat().st_size / 1e6:.2f} MB"
+    assert f'<a href="ink.safetensors" download>ink.safetensors</a>: {len(fitted)} sites, {size}' in page
 
 
 def test_palette_distance_of_a_picture_from_others() -> None:
