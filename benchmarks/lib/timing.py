@@ -12,13 +12,14 @@ from typing import TypeVar
 from tools.results import Estimate
 
 Result = TypeVar("Result")
+Clock = Callable[[], float]
 
 
-def timed(run: Callable[[], object]) -> float:
+def timed(run: Callable[[], object], clock: Clock = time.perf_counter) -> float:
     """Seconds that `run` takes."""
-    start = time.perf_counter()
+    start = clock()
     run()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def processor_time(run: Callable[[], Result]) -> tuple[Result, float]:
@@ -28,12 +29,14 @@ def processor_time(run: Callable[[], Result]) -> tuple[Result, float]:
     return result, time.process_time() - start
 
 
-def alternate(sides: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+def alternate(
+    sides: Mapping[str, Callable[[], object]], repeats: int, clock: Clock = time.perf_counter
+) -> dict[str, list[float]]:
     """Seconds of each side, `repeats` times; the side that starts alternates."""
     times: dict[str, list[float]] = {name: [] for name in sides}
     for turn in range(repeats):
         for name in list(sides) if turn % 2 == 0 else list(sides)[::-1]:
-            times[name].append(timed(sides[name]))
+            times[name].append(timed(sides[name], clock))
     return times
 
 
