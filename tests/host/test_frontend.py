@@ -29,9 +29,13 @@ RENDERERS = {
     False: "() => window.app.graph._nodes.some(n => n.imgs && n.imgs.length && n.imgs[0].naturalWidth > 0)",
 }
 SET_RENDERER = "on => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
-REPORTS = """() => Object.fromEntries(window.app.graph._nodes.flatMap(
-    n => (n.widgets ?? []).filter(w => w.name === "report").map(w => [n.id, w.value])
-))"""
+# They arrive node by node, the last ones perhaps after the first picture.
+REPORTS_ARE = """wanted => {
+    const shown = window.app.graph._nodes.flatMap(
+        n => (n.widgets ?? []).filter(w => w.name === "report").map(w => [n.id, w.value])
+    );
+    return shown.length === Object.keys(wanted).length && shown.every(([id, text]) => wanted[id] === text);
+}"""
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -67,7 +71,7 @@ def test_example_runs_from_page(frontend: Frontend, host_python: Path, path: Pat
     for nodes_2, shown in RENDERERS.items():
         page.evaluate(SET_RENDERER, nodes_2)
         page.wait_for_function(shown, timeout=TIMEOUT)
-        assert page.evaluate(REPORTS) == reports
+        page.wait_for_function(REPORTS_ARE, arg=reports, timeout=TIMEOUT)
         assert page.evaluate(OVERLAPS) == []
     assert frontend.errors == []
 
