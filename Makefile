@@ -22,7 +22,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright --warnings
+	$(BIN)/pyright --warnings --threads 2
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # The site, in site/. Its search needs a server: python -m http.server --directory site
