@@ -30,9 +30,12 @@ docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 # The benchmarks of docs/evidence.md, in its order; hours on two cores.
-EVIDENCE = styles style_control picture_styles prompt_counts_pictures negation digits text_maps toxicity end_to_end
+EVIDENCE = styles style_control picture_styles prompt_counts_pictures negation digits text_maps toxicity truthfulness \
+    end_to_end
 MNIST_MODEL = mnist_diffusion_vit.pth
 OPTIONS_digits = --weights $(MNIST_MODEL)
+TRUTHFUL_QA = TruthfulQA.csv
+OPTIONS_truthfulness = --questions $(TRUTHFUL_QA)
 
 # A benchmark exits with 1 if a target is not met, which its tables report.
 evidence: $(INSTALLED)

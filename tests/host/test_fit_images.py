@@ -80,7 +80,8 @@ def test_demo_model_learns_ink_from_pictures(host: Host) -> None:
         graph.add("SaveImage", images=drawn(graph, own, "flower", seed=7), filename_prefix=name)
     run = host.run(graph)
     texts = [text for output in run.outputs.values() for text in output.get("text", ())]
-    assert sum("by refinement" in text for text in texts) == 2
+    # Of both maps, on the node that fits it and on the one that shows it.
+    assert sum("by refinement" in text for text in texts) == 4
     means: dict[str, list[float]] = {}
     for path in host.images(run):
         means.setdefault(path.name.split("_")[0], []).append(saturation(path))

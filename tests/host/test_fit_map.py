@@ -116,7 +116,7 @@ def test_fit_on_video_model_takes_a_single_frame(host: Host) -> None:
         if frames:
             changes["latent"] = graph.add("EmptyHunyuanLatentVideo", **size, length=frames, batch_size=1)
         graph.add("InspectACTMap", act_map=Parts(graph, "wan").fit(components="model", samples=2, **size, **changes))
-        return texts(host.run(graph))[0]
+        return host.shown(graph)["text"][0]
 
     assert summary(0) == summary(1) != summary(9)
 
@@ -125,7 +125,7 @@ def test_fit_takes_a_pattern_in_place_of_sites(host: Host) -> None:
     graph = Graph()
     act_map = Parts(graph, "sd3").fit(components="model", samples=2, sites="norms", pattern=" *.x_block.mlp.fc2 ")
     graph.add("InspectACTMap", act_map=act_map)
-    (text,) = texts(host.run(graph))
+    (text,) = host.shown(graph)["text"]
     assert "x_block.mlp.fc2" in text
     assert "norm" not in text.split("diffusion_model/", 1)[1]
 
