@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..maps import ActMap
@@ -33,7 +33,7 @@ class Chapter:
     rows: Sequence[Sequence[str]]
     reading: str
     pictures: Sequence[tuple[str, str]] = ()
-    commands: Sequence[Sequence[str]] = field(default=())
+    commands: Sequence[Sequence[str]] = ()
 
     @property
     def fitted(self) -> str:

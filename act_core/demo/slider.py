@@ -41,7 +41,10 @@ def show(model: DiffusersModel, output: Path) -> Chapter:
     effect_chart(act_map).save(output / "map.png")
     columns = [*zip(titles, zip(*images, strict=True), strict=True)]
     columns.append(("1, channels shuffled", tuple(row[0] for row in control)))
-    sweep = ("sweep", "--model", "demo_model", "--map", str(path), "--out", "snail.png", "snail", "glowing star")
+    folder = shipped("demo_model")
+    if folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())
+    sweep = ("sweep", "--model", str(folder), "--map", str(path), "--out", "snail.png", "snail", "glowing star")
     return Chapter(
         title=TITLE,
         story=(
