@@ -22,10 +22,9 @@ from .common import (
     steered_clip_input,
     strength_input,
 )
-from .host.clip_steering import steered_clip
 from .host.schedule import Shape, Window
 from .host.stack import MapStack, steered_by_stack
-from .host.steering import Applied, on_even_scale, steered
+from .host.steering import Applied, steered, steered_encoders
 
 _REPORT = "What the map found in this model, and warnings. How many sites fired is in the console after each run."
 
@@ -158,11 +157,13 @@ class ApplyACTSteeringCLIP(WithStrengths, io.ComfyNode):
                 strength_input("strength_clip", f"Strength on the text encoders. {STRENGTH}"),
                 calibrated_input(),
             ],
-            outputs=[io.Clip.Output(tooltip="The steered text encoders.")],
+            outputs=[
+                io.Clip.Output(tooltip="The steered text encoders."),
+                io.String.Output(display_name="report", tooltip=_REPORT),
+            ],
         )
 
     @classmethod
     def execute(cls, clip: Any, act_map: ActMap, strength_clip: float, calibrated: bool = False) -> io.NodeOutput:
-        if calibrated:
-            act_map, _, strength_clip = on_even_scale(act_map, 0.0, strength_clip)
-        return io.NodeOutput(steered_clip(clip, act_map, strength_clip)[0])
+        clip, report = steered_encoders(clip, act_map, strength_clip, calibrated=calibrated)
+        return io.NodeOutput(clip, report, ui={"text": (report,)})

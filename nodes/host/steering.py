@@ -17,7 +17,7 @@ from .models import log_remarks
 from .schedule import Window
 from .weights import check_whole, folded, with_weights
 
-__all__ = ["Applied", "NoCLIP", "Window", "on_even_scale", "steered"]
+__all__ = ["Applied", "NoCLIP", "Window", "on_even_scale", "steered", "steered_encoders"]
 
 
 @dataclass(frozen=True)
@@ -97,16 +97,27 @@ def steered(
         steering = on_model.on(model)
         log_remarks(steering)
         where = f", {window}" if str(window) else ""
-        lines += [
-            f"{_found(steering)}, strength {strength:.3g}{scale}, {branch} branch{where}.",
-            *steering.notes,
-            *steering.warnings,
-        ]
+        lines += _remarks(steering, f"strength {strength:.3g}{scale}, {branch} branch{where}")
         model = on_model.patched(model) if strength else model
     if steers_clip:
         clip, on_clip = steered_clip(clip, act_map, strength_clip)
-        lines += [f"{_found(on_clip)}, strength {strength_clip:.3g}{scale}.", *on_clip.notes, *on_clip.warnings]
+        lines += _remarks(on_clip, f"strength {strength_clip:.3g}{scale}")
     return Applied(model, NoCLIP() if clip is None else clip, "\n".join(lines), on_model, on_clip)
+
+
+def steered_encoders(clip: Any, act_map: ActMap, strength: float, *, calibrated: bool = False) -> tuple[Any, str]:
+    """Apply the part of a map that steers text encoders to a CLIP; returns the steered CLIP and a report.
+
+    Raises:
+        MapError: as `steered` does.
+    """
+    strength, scale = as_strength(strength), ""
+    if calibrated:
+        scale = f" (calibrated: {strength:g})"
+        act_map, _, strength = on_even_scale(act_map, 0.0, strength)
+    lines = _outside_range(act_map, strength)
+    clip, steering = steered_clip(clip, act_map, strength)
+    return clip, "\n".join([*lines, *_remarks(steering, f"strength {strength:.3g}{scale}")])
 
 
 def _in_weights(
@@ -134,6 +145,11 @@ def on_even_scale(act_map: ActMap, position: float, position_clip: float) -> tup
     act_map, raw = act_map.on_even_scale(positions)
     clip = next((strength for name, strength in raw.items() if name != DIFFUSION_MODEL), 0.0)
     return act_map, raw.get(DIFFUSION_MODEL, 0.0), clip
+
+
+def _remarks(steering: Steering, setting: str) -> list[str]:
+    """What a report says of an applied map."""
+    return [f"{_found(steering)}, {setting}.", *steering.notes, *steering.warnings]
 
 
 def _found(steering: Steering) -> str:

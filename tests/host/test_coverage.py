@@ -18,12 +18,13 @@ ONLY_MODEL: dict[str, Any] = {"strength_clip": 0.0}
 # The host uses parts of this module but never calls it.
 SILENT = "diffusion_model/joint_blocks.0.x_block.attn"
 FIRING = "diffusion_model/joint_blocks.0.x_block.attn.proj"
+TEXT = "clip_l/text_model.encoder.layers.0.mlp.fc2"
 
 
-def hand_made(host: Host, name: str, *keys: str) -> str:
+def hand_made(host: Host, name: str, *keys: str, channels: int = 256) -> str:
     """A map file with these sites of the demo model."""
-    sites = [Site(*key.split("/", 1), output=None, layout="tokens", channels=256) for key in keys]
-    transports = {site: Transport(torch.full((256,), 1.1), torch.full((256,), 0.1)) for site in sites}
+    sites = [Site(*key.split("/", 1), output=None, layout="tokens", channels=channels) for key in keys]
+    transports = {site: Transport(torch.full((channels,), 1.1), torch.full((channels,), 0.1)) for site in sites}
     path = host.base / "models" / "act_maps" / f"{name}.safetensors"
     path.parent.mkdir(exist_ok=True)
     return save_map(ActMap(transports), path, title=name).name
@@ -69,6 +70,20 @@ def test_clip_map_that_never_fires_is_an_error(host: Host) -> None:
     assert run.node == "CLIPTextEncode"
     assert "'silent_text' had no effect: 0 of 1 sites fired, 1 never ran (first: clip_l/" in run.error
     assert torch.isfinite(plain(host, "demo")).all()
+
+
+def test_steered_clip_reports_what_was_found_and_at_which_strength(host: Host) -> None:
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    name = hand_made(host, "partly_text", TEXT, "clip_l/text_model.gone", channels=192)
+    loaded = graph.add("LoadACTMap", name=name)
+    clip = graph.add("ApplyACTSteeringCLIP", clip=parts.clip, act_map=loaded, strength_clip=0.5)
+    shown = graph.add("PreviewAny", source=clip[1])
+    parts.sampled(positive=parts.encoded("a cat", clip))
+    outputs = host.run(graph).outputs
+    (report,) = outputs[clip.number]["text"]
+    assert report.startswith("clip_l: 1 of 2 sites found (first missing: clip_l/text_model.gone), strength 0.5.")
+    assert outputs[shown.number]["text"] == [report]
 
 
 def test_console_counts_fired_silent_and_missing_sites(host: Host) -> None:
