@@ -57,9 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
             page.evaluate(SET, ["Comfy.VueNodes.Enabled", nodes_2])
             for name in names:
                 graph = json.loads((ROOT / "example_workflows" / f"{name}.json").read_text("utf-8"))
-                page.evaluate("graph => window.app.loadGraphData(graph)", {**graph, "extra": {}})  # not in app mode
                 # Nodes whose results are cached would show nothing.
                 host.post("/free", {"unload_models": True, "free_memory": True})
+                page.evaluate("graph => window.app.loadGraphData(graph)", {**graph, "extra": {}})  # not in app mode
                 run = frontend.run()
                 assert not run.error, f"{name}: {run.error}"
                 page.evaluate(HIDE, str(host.base))
