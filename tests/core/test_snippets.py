@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import ast
 import re
+import runpy
 import shlex
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -76,8 +76,9 @@ def test_python_snippet_runs(number: int, folder: Path) -> None:
     page, code = PYTHON[number]
     # An ellipsis is valid Python, but a reader cannot use it.
     assert not [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant) and node.value is ...]
-    namespace: dict[str, Any] = {"__name__": "__main__"}
-    exec(compile(code, f"snippet {number}, {page}", "exec"), namespace)
+    script = folder / f"snippet_{number}_of_{Path(page).stem}.py"
+    script.write_text(code, "utf-8")
+    runpy.run_path(str(script), run_name="__main__")
     written = set(re.findall(r'(?:save\(|save_map\(\w+, )"([\w.]+)"', code))
     assert written
     assert written <= {path.name for path in folder.iterdir()}
