@@ -9,7 +9,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .architectures.by_rule import Call, record_by_rule
@@ -86,7 +85,8 @@ def discover(
         run: runs the pipeline once, on `rows` samples.
         rows: first dimension of an output that counts as a site.
         at_site: called whenever an output that may be a site is made.
-        apart: whether the two parts of a joined stream, such as the tokens of text and picture, are two sites.
+        apart: whether the two parts of a joined stream, such as the tokens of text and picture, are two sites. A
+            compiled graph does not show what it joins; see `prepared`.
 
     Raises:
         FitError: a pattern matches nothing (the message lists the closest names), or none of its matches runs.
@@ -116,14 +116,8 @@ def discover(
             if chosen or (apart and name):
                 handlers[module] = partial(watch.note, component, name, module)
     check_names(sites, everything, any_module=matched)
-    with intercepted(handlers):
-        if watch.joins is None:
-            run()
-        else:
-            # A compiled graph does not show how its tensors are made. PyTorch before 2.6 lacks the switch.
-            eager = getattr(torch.compiler, "set_stance", nullcontext)
-            with eager("force_eager"), watch.joins:
-                run()
+    with intercepted(handlers), watch.joins or nullcontext():
+        run()
     patterns: list[str] = []
     for component, modules, by_rule in parts:
         if by_rule:

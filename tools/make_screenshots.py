@@ -17,7 +17,7 @@ from typing import Any
 
 from PIL import Image
 
-from .comfyui.frontend import OVERLAPS, opened
+from .comfyui.frontend import opened
 from .comfyui.server import started
 from .examples import WORKFLOWS
 from .make_node_pictures import FIT
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
                 page.evaluate(HIDE, str(host.base))
                 path = FOLDER / f"{name}_{renderer}.jpg"
                 _save(page.screenshot(clip=page.evaluate(FIT, FREE)), path)
-                print(f"wrote {path.relative_to(ROOT)}, overlapping: {page.evaluate(OVERLAPS)}", flush=True)
+                print(f"wrote {path.relative_to(ROOT)}, overlapping: {frontend.overlaps()}", flush=True)
     return 0
 
 

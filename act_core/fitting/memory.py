@@ -5,8 +5,6 @@ from __future__ import annotations
 import ctypes
 import math
 import os
-import sys
-import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -50,37 +48,11 @@ def _set_mmap_threshold(size: int) -> None:
         mallopt(_M_MMAP_THRESHOLD, size)
 
 
-class Uncompiled:
-    """Makes compiled modules run uncompiled, from `enter` to `leave`.
-
-    A dispatch mode does not see what a compiled graph does. PyTorch before 2.6 cannot switch this.
-    """
-
-    # The switch is one for all threads, whose fits may overlap.
-    _lock = threading.Lock()
-    _open = 0
-    _stance: Any = None
-
-    def enter(self) -> None:
-        with self._lock:
-            # Importing the compiler takes seconds, and before that nothing is compiled.
-            if not Uncompiled._open and "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
-                Uncompiled._stance = torch.compiler.set_stance("force_eager")
-            Uncompiled._open += 1
-
-    def leave(self) -> None:
-        with self._lock:
-            Uncompiled._open -= 1
-            if not Uncompiled._open and Uncompiled._stance is not None:
-                Uncompiled._stance.__exit__(None, None, None)
-                Uncompiled._stance = None
-
-
 class MemoryMeter(TorchDispatchMode):
     """A context manager that counts the bytes of the tensors that operators create in its block and that are alive.
 
-    It does not see scratch space inside an operator, nor tensors that were created before the block. Compiled modules
-    run uncompiled inside, since their graphs do not show which tensors they make.
+    It does not see scratch space inside an operator, nor tensors that were created before the block, nor what a
+    compiled graph does; during a fit, none runs (see `prepared`).
 
     Attributes:
         alive: current bytes.
@@ -103,19 +75,16 @@ class MemoryMeter(TorchDispatchMode):
         self.held = 0
         self.devices: set[str] = set()
         self._seen: set[int] = set()
-        self._uncompiled = Uncompiled()
 
     @critical
     def __enter__(self) -> MemoryMeter:
         self._began = begin()
-        self._uncompiled.enter()
         super().__enter__()
         return self
 
     @critical
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)
-        self._uncompiled.leave()
         end(self._began)
 
     def __torch_dispatch__(

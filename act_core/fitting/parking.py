@@ -29,7 +29,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper
 
 from ..errors import FitError
 from ..interrupts import begin, critical, end
-from .memory import Uncompiled, storage_key, storage_of
+from .memory import storage_key, storage_of
 from .room import PARKED_DEVICES
 from .temporary_file import TemporaryFile
 
@@ -56,7 +56,7 @@ class _Tracked:
 class Parking(TorchDispatchMode):
     """A context manager around a walk whose waiting micro-batches are parked.
 
-    Compiled modules run uncompiled inside, since their graphs do not show which tensors they make. Operators of the
+    It does not see the tensors that a compiled graph makes; during a fit, none runs (see `prepared`). Operators of the
     thread that enters it may read what is parked. Afterwards nothing is parked.
 
     Example:
@@ -74,7 +74,6 @@ class Parking(TorchDispatchMode):
         super().__init__()
         self._tracked: dict[int, _Tracked] = {}
         self._file = TemporaryFile()
-        self._uncompiled = Uncompiled()
         self._stream: torch.cuda.Stream | None = None
         # Micro-batches whose walk has ended unwind at the same time, and may read what is parked.
         self._lock = threading.RLock()
@@ -84,7 +83,6 @@ class Parking(TorchDispatchMode):
         self._began = begin()
         if torch.cuda.is_initialized():
             self._stream = torch.cuda.current_stream()
-        self._uncompiled.enter()
         super().__enter__()
         return self
 
@@ -92,7 +90,6 @@ class Parking(TorchDispatchMode):
     def __exit__(self, *error: Any) -> None:
         try:
             super().__exit__(*error)
-            self._uncompiled.leave()
             # What is still alive was cached in a module, or belongs to an error that the caller may inspect.
             for tracked in self._tracked.values():
                 self.bring_back(tracked)

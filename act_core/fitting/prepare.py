@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import weakref
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,11 +22,36 @@ _in_use: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 _lock = threading.Lock()
 
 
+class Uncompiled:
+    """Makes compiled modules run uncompiled, from `enter` to `leave`. PyTorch before 2.6 cannot switch this."""
+
+    # The switch is one for all threads, whose fits may overlap.
+    _lock = threading.Lock()
+    _open = 0
+    _stance: Any = None
+
+    def enter(self) -> None:
+        with self._lock:
+            # Importing the compiler takes seconds, and before that nothing is compiled.
+            if not Uncompiled._open and "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+                Uncompiled._stance = torch.compiler.set_stance("force_eager")
+            Uncompiled._open += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            Uncompiled._open -= 1
+            if not Uncompiled._open and Uncompiled._stance is not None:
+                Uncompiled._stance.__exit__(None, None, None)
+                Uncompiled._stance = None
+
+
 class prepared(Restoring):  # noqa: N801  (used like a function)
     """A context manager that prepares a model for a fit.
 
     Inside the block no other thread can fit the model, all submodules are in evaluation mode (dropout would blur the
-    measurements), and no gradients are recorded. Afterwards each submodule is back in its own mode, even after Ctrl-C.
+    measurements), and no gradients are recorded. Compiled modules run uncompiled: every layer that measures something
+    would be compiled by itself, and a graph does not show how it makes its tensors. Afterwards each submodule is back
+    in its own mode, even after Ctrl-C.
 
     Args:
         roots: the modules that a fit runs.
@@ -45,12 +72,14 @@ class prepared(Restoring):  # noqa: N801  (used like a function)
     def __init__(self, roots: Iterable[nn.Module], *, frees_at_once: bool = False) -> None:
         self._modules = {module for root in roots for module in root.modules()}
         self._frees_at_once = frees_at_once
+        self._uncompiled = Uncompiled()
         self._claimed = False
         self._in_training: list[nn.Module] = []
         self._records_gradients = torch.is_grad_enabled()
 
     def _patch(self) -> None:
         self._claim()
+        self._uncompiled.enter()
         self._in_training = [module for module in self._modules if module.training]
         # Not `eval()`, which some libraries override to merge the weights of adapters.
         for module in self._in_training:
@@ -73,6 +102,7 @@ class prepared(Restoring):  # noqa: N801  (used like a function)
         for module in self._in_training:
             module.training = True
         if self._claimed:
+            self._uncompiled.leave()
             with _lock:
                 _in_use.difference_update(self._modules)
 

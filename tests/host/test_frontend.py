@@ -11,7 +11,7 @@ from graphs import QUICK, free
 from in_host import require_language_model
 
 from act_core import load_map
-from tools.comfyui.frontend import OVERLAPS, TIMEOUT, Frontend
+from tools.comfyui.frontend import TIMEOUT, Frontend
 from tools.comfyui.server import PACK
 
 WORKFLOWS = sorted((PACK / "example_workflows").glob("*.json"))
@@ -72,7 +72,7 @@ def test_example_runs_from_page(frontend: Frontend, host_python: Path, path: Pat
         page.evaluate(SET_RENDERER, nodes_2)
         page.wait_for_function(shown, timeout=TIMEOUT)
         page.wait_for_function(REPORTS_ARE, arg=reports, timeout=TIMEOUT)
-        assert page.evaluate(OVERLAPS) == []
+        assert frontend.overlaps() == []
     assert frontend.errors == []
 
 

@@ -14,8 +14,9 @@ from .server import Host, Run
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 TIMEOUT = 120_000  # milliseconds
+SETTLE_SECONDS = 10
 # Pairs of nodes that cover each other, by type.
-OVERLAPS = """() => {
+_OVERLAPS = """() => {
     const title = 30;
     const boxes = window.app.graph._nodes.map(node => {
         const drawn = document.querySelector(`[data-node-id="${node.id}"]`);  // by Nodes 2.0, with its title
@@ -57,6 +58,13 @@ class Frontend:
             assert time.monotonic() < end, "the page has queued nothing that ended"
             time.sleep(0.2)
         return self.host.wait(new.pop())
+
+    def overlaps(self) -> list[list[str]]:
+        """Pairs of nodes that cover each other, by type, once the page has settled."""
+        end = time.monotonic() + SETTLE_SECONDS
+        while (pairs := self.page.evaluate(_OVERLAPS)) and time.monotonic() < end:
+            time.sleep(0.2)
+        return pairs
 
     def _on_message(self, message: Any) -> None:
         if message.type == "error":
