@@ -20,8 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatc
 from act_core import ActMap, MapError, fit
 from act_core.fitting import parking, room
 from act_core.fitting.memory import SCRATCH, storage_of
-from act_core.fitting.prepare import Uncompiled
 from act_core.fitting.parking import Lot, Parking
+from act_core.fitting.prepare import Uncompiled
 from act_core.fitting.temporary_file import TemporaryFile
 from act_core.models.diffusers import DiffusersModel
 

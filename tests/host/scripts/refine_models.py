@@ -27,7 +27,7 @@ from torch import Tensor
 
 from tools.tiny_models import MODELS, StandInCLIP, Tiny, built
 
-COUNT, STEPS = 4, 6
+COUNT, STEPS = 2, 6
 # Where the loss falls more slowly.
 MORE_STEPS = {"PixelDiT": 12}
 # A picture for each step that was reported with one.
