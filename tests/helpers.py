@@ -209,6 +209,21 @@ def walkers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "act-walk"]
 
 
+class OddError(Exception):
+    """An exception of the model or of its caller."""
+
+
+@contextmanager
+def ends_cleanly(model: TensorModel) -> Generator[None]:
+    before = {name: dict(part.__dict__) for name, part in model.module.named_modules()}
+    threads = set(walkers())
+    yield
+    assert set(walkers()) == threads
+    assert swapped(model.module) == []
+    assert before == {name: dict(part.__dict__) for name, part in model.module.named_modules()}
+    assert model.resident == 0
+
+
 def tensors_of(transport: Transport) -> list[Tensor | None]:
     return [transport.omega, transport.beta, transport.low, transport.high, *(transport.statistics or ())]
 
