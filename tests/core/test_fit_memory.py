@@ -1,6 +1,6 @@
 """How a fit stays within a memory budget, and what happens when memory runs out, where nothing can be parked.
 
-`test_parking` covers machines with enough main memory.
+`test_parking_budget` covers machines with enough main memory.
 """
 
 from __future__ import annotations
