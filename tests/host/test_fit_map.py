@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from graphs import Parts, apply
+from graphs import SOURCE, Parts, apply, plain
 from in_host import results_of, run_inside
 
 from tools.comfyui.server import Graph, Host, Run
@@ -19,6 +19,25 @@ STYLES_OF_DEMO = ("flat sticker", "glossy cartoon", "3d render", "black ink icon
 def texts(run: Run) -> list[str]:
     """All texts that the nodes of a run show."""
     return [text for output in run.outputs.values() for text in output.get("text", ())]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"source": "one prompt only"}, "needs at least two source prompts, one per line, but got 1"),
+        ({"target": SOURCE}, "The source prompts and the target prompts are the same"),
+        ({"width": 4096, "height": 4096}, "Pictures of 4096 x 4096 are too large for this model; it goes up to 128."),
+    ],
+)
+def test_refused_fit_leaves_model_unchanged(host: Host, change: dict[str, Any], sentence: str) -> None:
+    before = plain(host, "demo")
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    parts.sampled(apply(graph, parts.model, parts.fit(**change)))
+    run = host.fail(graph)
+    assert run.node == "FitACTMap"
+    assert sentence in run.error
+    assert torch.equal(plain(host, "demo"), before)
 
 
 @pytest.mark.parametrize("components", ["model", "both"])
@@ -249,10 +268,3 @@ def test_host_does_not_warn_when_a_steered_clip_is_freed(inside: dict[str, Any])
 
 def test_hook_does_not_keep_model_alive(inside: dict[str, Any]) -> None:
     assert not inside["kept alive by a hook"]
-
-
-def test_nodes_have_search_aliases(host: Host) -> None:
-    for name in ("FitACTMap", "ApplyACTSteering"):
-        info = host.get(f"/object_info/{name}")[name]
-        # Older hosts have no such list.
-        assert "search_aliases" not in info or "activation transport" in info["search_aliases"]

@@ -33,6 +33,23 @@ def saved_as(host: Host, loaded: str, name: str) -> str:
     return shown
 
 
+def test_saving_never_overwrites(host: Host, saved: dict[str, str]) -> None:
+    folder = host.base / "models" / "act_maps"
+
+    def save(title: str) -> dict[str, bytes]:
+        graph = Graph()
+        loaded = graph.add("LoadACTMap", name=saved["demo"])
+        details = {"title": title, "author": "", "description": "", "license": ""}
+        graph.add("SaveACTMap", act_map=loaded, name="twice", strength_low=0.0, strength_high=1.0, **details)
+        host.run(graph)
+        return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+
+    before, after = save("once"), save("again")
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) == {"twice_002.safetensors"}
+    assert after["twice_002.safetensors"] != before["twice.safetensors"]
+
+
 def test_saved_map_does_not_hide_shipped_map(host: Host, saved: dict[str, str]) -> None:
     shipped = PACK / "pretrained_maps" / "plain_to_ink.safetensors"
     assert saved_as(host, saved["demo"], "plain_to_ink") == "plain_to_ink_002.safetensors"
@@ -108,3 +125,12 @@ def test_save_refuses_what_is_not_a_file_name(host: Host, saved: dict[str, str],
     assert run.node == "SaveACTMap"
     assert run.error.endswith("is not a name for a map; give a plain file name, such as ink or styles/ink.")
     assert sorted(folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["../outside", "", "/tmp/outside"])
+def test_save_stays_in_its_folder(host: Host, saved: dict[str, str], name: str) -> None:
+    graph = Graph()
+    loaded = graph.add("LoadACTMap", name=saved["demo"])
+    details = {"title": "", "author": "", "description": "", "license": ""}
+    graph.add("SaveACTMap", act_map=loaded, name=name, strength_low=0.0, strength_high=1.0, **details)
+    assert "is not a name for a map" in host.fail(graph).error
