@@ -12,7 +12,8 @@ import inside
 # isort: split
 import comfy.lora
 import torch
-from other_library import FAMILIES, FOLDER
+from host_models import FAMILIES
+from other_library import FOLDER
 from raw_models import RawModel
 from safetensors.torch import load_file, save_file
 
