@@ -246,25 +246,3 @@ def test_fit_without_text_encoder(inside: dict[str, Any]) -> None:
     assert inside["no text encoder"] == (
         "This CLIP has no text encoder that Fit ACT Map can steer; set components to model."
     )
-
-
-def test_sweep_of_video(inside: dict[str, Any]) -> None:
-    grid, images = inside["video sweep"]
-    assert images == [2 * 3, 64, 64, 3]  # two strengths, three frames
-    assert len(grid) == 4
-    assert grid[0] == 1
-
-
-@pytest.mark.parametrize("branch", ["positive", "negative"])
-def test_rows_appended_by_another_pack_are_left_alone(inside: dict[str, Any], branch: str) -> None:
-    found = inside["appended rows"]
-    assert found[f"{branch} moved"] > 1e-2
-    assert found[f"{branch} changed"] < 1e-3 * found[f"{branch} moved"]  # float32, in a batch of another size
-
-
-def test_host_does_not_warn_when_a_steered_clip_is_freed(inside: dict[str, Any]) -> None:
-    assert set(inside["leak warnings"].values()) == {0}
-
-
-def test_hook_does_not_keep_model_alive(inside: dict[str, Any]) -> None:
-    assert not inside["kept alive by a hook"]

@@ -1,0 +1,36 @@
+"""Steering seen from inside the host's process: sweeps of videos, rows of other packs, and what stays in memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from in_host import results_of
+
+
+@pytest.fixture(scope="module")
+def inside(host_python: Path) -> dict[str, Any]:
+    return results_of(host_python, "steering.py")
+
+
+def test_sweep_of_video(inside: dict[str, Any]) -> None:
+    grid, images = inside["video sweep"]
+    assert images == [2 * 3, 64, 64, 3]  # two strengths, three frames
+    assert len(grid) == 4
+    assert grid[0] == 1
+
+
+@pytest.mark.parametrize("branch", ["positive", "negative"])
+def test_rows_appended_by_another_pack_are_left_alone(inside: dict[str, Any], branch: str) -> None:
+    found = inside["appended rows"]
+    assert found[f"{branch} moved"] > 1e-2
+    assert found[f"{branch} changed"] < 1e-3 * found[f"{branch} moved"]  # float32, in a batch of another size
+
+
+def test_host_does_not_warn_when_a_steered_clip_is_freed(inside: dict[str, Any]) -> None:
+    assert set(inside["leak warnings"].values()) == {0}
+
+
+def test_hook_does_not_keep_model_alive(inside: dict[str, Any]) -> None:
+    assert not inside["kept alive by a hook"]
