@@ -6,12 +6,17 @@ import os
 import shutil
 from collections.abc import Generator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from controls import Control
 from graphs import KINDS, Parts
+from helpers import tiny_llama
 from in_host import run_inside
+from text_graphs import REAL, SHORT, TINY
+from transformers import OPTConfig, OPTForCausalLM
 
+from act_core.models.transformers import TransformersModel
 from tools.comfyui.frontend import CHROMIUM, Frontend, opened
 from tools.comfyui.server import Graph, Host, started
 
@@ -28,6 +33,7 @@ class ListOfLines:
 
 NODE_CLASS_MAPPINGS = {"ListOfLines": ListOfLines}
 """
+TEMPLATE = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
 # Further packs, as files that the host loads.
 PACKS = Path(__file__).with_name("packs")
 
@@ -91,6 +97,31 @@ def saved(host: Host) -> dict[str, str]:
         assert text.startswith("Saved ")
         names[kind] = Path(text.split(" (")[0].removeprefix("Saved ")).name
     return names
+
+
+@pytest.fixture(scope="session")
+def models(host: Host, smollm2: TransformersModel) -> Path:
+    """The real SmolLM2, tiny random models, and files that are not models, in the host's model folder."""
+    folder = host.base / "models" / "LLM"
+    chatty = tiny_llama(context=2048)
+    chatty.tokenizer.chat_template = TEMPLATE
+    for name, model in ((REAL, smollm2), (TINY, chatty), (SHORT, tiny_llama(context=64))):
+        model.module.save_pretrained(folder / name)
+        model.tokenizer.save_pretrained(folder / name)
+    (folder / "no_model").mkdir()
+    (folder / "no_model" / "config.json").write_text("{}")
+    (folder / "broken.gguf").write_bytes(b"GGUF" + bytes(64))
+    # Named LLM in the user's own configuration, which does not hide models/LLM.
+    chatty.module.save_pretrained(host.base / "models_elsewhere" / "configured")
+    elsewhere = host.base / "another_drive"
+    elsewhere.mkdir()
+    (elsewhere / "far.gguf").write_bytes(b"GGUF" + bytes(64))
+    (folder / "linked").symlink_to(elsewhere, target_is_directory=True)
+    sizes: dict[str, Any] = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 1}
+    ends: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
+    OPTForCausalLM(OPTConfig(vocab_size=257, num_attention_heads=4, **sizes, **ends)).save_pretrained(folder / "opt")
+    chatty.tokenizer.save_pretrained(folder / "opt")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -9,44 +9,11 @@ from typing import Any
 
 import pytest
 from graphs import Parts, apply, free
-from helpers import tiny_llama
 from in_host import has_default_model, run_inside
-from transformers import OPTConfig, OPTForCausalLM
+from text_graphs import INSTRUCTION, LENGTH, PROMPT, REAL, SHORT, TINY, fit_of, refused, text_of, written
 
-from act_core.models.transformers import TransformersModel
 from act_core.prompts import load_prompt_set
-from tools.comfyui.server import PACK, Graph, Host, Node
-
-TEMPLATE = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}"
-INSTRUCTION = "Describe an image of this:"
-PROMPT = "When I woke up this morning, I"
-LENGTH = 12  # tokens to write
-REAL, TINY, SHORT = "smollm2", "tiny", "nested/short"
-
-
-@pytest.fixture(scope="module")
-def models(host: Host, smollm2: TransformersModel) -> Path:
-    """The real SmolLM2, tiny random models, and files that are not models, in the host's model folder."""
-    folder = host.base / "models" / "LLM"
-    chatty = tiny_llama(context=2048)
-    chatty.tokenizer.chat_template = TEMPLATE
-    for name, model in ((REAL, smollm2), (TINY, chatty), (SHORT, tiny_llama(context=64))):
-        model.module.save_pretrained(folder / name)
-        model.tokenizer.save_pretrained(folder / name)
-    (folder / "no_model").mkdir()
-    (folder / "no_model" / "config.json").write_text("{}")
-    (folder / "broken.gguf").write_bytes(b"GGUF" + bytes(64))
-    # Named LLM in the user's own configuration, which does not hide models/LLM.
-    chatty.module.save_pretrained(host.base / "models_elsewhere" / "configured")
-    elsewhere = host.base / "another_drive"
-    elsewhere.mkdir()
-    (elsewhere / "far.gguf").write_bytes(b"GGUF" + bytes(64))
-    (folder / "linked").symlink_to(elsewhere, target_is_directory=True)
-    sizes: dict[str, Any] = {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 48, "num_hidden_layers": 1}
-    ends: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
-    OPTForCausalLM(OPTConfig(vocab_size=257, num_attention_heads=4, **sizes, **ends)).save_pretrained(folder / "opt")
-    chatty.tokenizer.save_pretrained(folder / "opt")
-    return folder
+from tools.comfyui.server import PACK, Graph, Host
 
 
 @pytest.fixture(scope="module")
@@ -68,38 +35,6 @@ def fitted(host: Host, name: str, count: int, **changes: Any) -> str:
     assert "30" in next(text for output in outputs for text in output["text"] if "sites" in text)
     saved = next(text for output in outputs for text in output["text"] if text.startswith("Saved "))
     return Path(saved.split(" (")[0].removeprefix("Saved ")).name
-
-
-def loaded(graph: Graph, name: str) -> Node:
-    return graph.add("LoadACTLanguageModel", name=name, dtype="auto", device="auto")
-
-
-def text_of(graph: Graph, name: str, prompt: str = PROMPT, **changes: Any) -> Node:
-    """A text node; its map is a node, or given by file name."""
-    settings: dict[str, Any] = {"instruction": INSTRUCTION, "strength": 1.0, "mode": "continue", "max_length": LENGTH}
-    settings |= {"temperature": 0.8, "top_p": 0.95, "repetition_penalty": 1.1, "seed": 3, "compare": False}
-    if act_map := changes.pop("act_map", ""):
-        settings["act_map"] = act_map if isinstance(act_map, Node) else graph.add("LoadACTMap", name=act_map)
-    node = graph.add("ACTSteeredText", language_model=loaded(graph, name), prompt=prompt, **settings | changes)
-    for output in range(3):
-        graph.add("PreviewAny", source=node[output])
-    return node
-
-
-def written(host: Host, name: str, prompt: str = PROMPT, **changes: Any) -> tuple[str, str, str]:
-    """The text, the one without the map, and the report."""
-    graph = Graph()
-    node = text_of(graph, name, prompt, **changes)
-    outputs = host.run(graph).outputs
-    first = int(node.number) + 1
-    text, unsteered, report = (outputs[str(first + output)]["text"][0] for output in range(3))
-    return text, unsteered, report
-
-
-def refused(host: Host, name: str, prompt: str = PROMPT, **changes: Any) -> str:
-    graph = Graph()
-    text_of(graph, name, prompt, **changes)
-    return host.fail(graph).error
 
 
 def test_text_equals_that_of_core(host: Host, host_python: Path, models: Path, text_map: str) -> None:
@@ -176,65 +111,6 @@ def test_prompt_set_feeds_fit(host: Host, models: Path) -> None:
     graph.add("PreviewAny", source=fit[1])
     output = host.shown(graph)
     assert "prompts         4 source, such as 'Rain has fallen on" in output["text"][0]
-
-
-def fit_of(graph: Graph, name: str, source: Any, target: Any, **changes: Any) -> Node:
-    settings = {"sites": "auto", "estimator": "linear", "order": "causal", "support": "unbounded"}
-    settings |= {"format": "bare text", "system": "", "user": ""}
-    return graph.add(
-        "FitACTTextMap", language_model=loaded(graph, name), source=source, target=target, **settings | changes
-    )
-
-
-# --- what is refused
-
-
-@pytest.mark.parametrize(
-    ("name", "source", "changes", "sentence"),
-    [
-        (TINY, "one line", {}, "Fit ACT Text Map needs at least two source prompts, one per line, but got 1"),
-        (TINY, " \n ", {}, "Fit ACT Text Map needs at least two source prompts, one per line, but got 0"),
-        (SHORT, "a\n" + "x" * 70, {}, "do not fit into the model's context of 64"),
-        (SHORT, "a\nb", {"format": "question"}, "has no chat template"),
-    ],
-)
-def test_text_fit_refuses(
-    host: Host, models: Path, name: str, source: str, changes: dict[str, str], sentence: str
-) -> None:
-    graph = Graph()
-    graph.add("InspectACTMap", act_map=fit_of(graph, name, source, "c\nd", **changes))
-    run = host.fail(graph)
-    assert run.node == "FitACTTextMap"
-    assert sentence in run.error
-
-
-def test_text_fit_refuses_list_at_other_inputs(host: Host, models: Path) -> None:
-    graph = Graph()
-    system = graph.add("ListOfLines", text="You write.\nYou draw.")
-    graph.add("InspectACTMap", act_map=fit_of(graph, TINY, "a\nb", "c\nd", format="question", system=system))
-    error = host.fail(graph).error
-    assert error == "system got a list of 2; connect one value."
-
-
-def test_text_refuses_empty_prompt(host: Host, models: Path) -> None:
-    assert "prompt of ACT Steered Text is empty" in refused(host, TINY, " \n")
-
-
-def test_text_refuses_prompt_longer_than_context(host: Host, models: Path) -> None:
-    assert "do not fit into the model's context of 64" in refused(host, SHORT, "x" * 70)
-
-
-def test_text_refuses_length_zero(host: Host, models: Path) -> None:
-    graph = Graph()
-    text_of(graph, TINY, max_length=0)
-    with pytest.raises(AssertionError, match="max_length"):
-        host.queue(graph)
-
-
-def test_load_refuses_what_is_not_a_model(host: Host, models: Path) -> None:
-    assert "no_model cannot be loaded: Unrecognized model" in refused(host, "no_model")
-    assert "broken.gguf could not be unpacked" in refused(host, "broken.gguf")
-    assert written(host, TINY, max_length=3)[0]  # the queue runs on
 
 
 def test_text_fit_takes_a_model_without_a_record(host: Host, models: Path) -> None:
