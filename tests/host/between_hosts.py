@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from in_host import SCRIPTS, run_inside
 from library_models import FAMILIES, run_text, tokens_of
 from safetensors.torch import load_file, save_file
@@ -52,7 +52,6 @@ class Exchange:
 
     folder: Path
     report: dict[str, Any]
-    _kept: Any
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         return load_file(self.folder / f"{name}.host.safetensors")
@@ -66,11 +65,22 @@ class Exchange:
         return load_map(self.folder / f"{name}.host.map.safetensors")
 
 
-@cache
-def exchanged(python: Path) -> Exchange:
-    """Give the host the weights of every family and a map that is fitted on them, and get its own map."""
-    kept = tempfile.TemporaryDirectory()
-    folder = Path(kept.name)
+def exchanged(python: Path, folder: Path) -> Exchange:
+    """Give the host the weights of every family and a map that is fitted on them, and get its own map.
+
+    Args:
+        python: the host's own Python.
+        folder: a new one, for what is exchanged, or one in which another process has done this.
+    """
+    report = folder / "report.json"
+    with FileLock(f"{folder}.lock"):
+        if not report.exists():
+            folder.mkdir(exist_ok=True)
+            report.write_text(_exchange(python, folder), "utf-8")
+    return Exchange(folder, json.loads(report.read_text("utf-8")))
+
+
+def _exchange(python: Path, folder: Path) -> str:
     for name in FAMILIES:
         model = model_of(name)
         act_map = model.fitted()
@@ -80,21 +90,15 @@ def exchanged(python: Path) -> Exchange:
         tensors |= {f"parts.{key}": tensor for key, tensor in model.shared_activations().items()}
         kept_apart = {key: tensor.clone().contiguous() for key, tensor in tensors.items()}
         save_file(kept_apart, folder / f"{name}.safetensors")
-    report = json.loads(run_inside(python, "other_library.py", folder))
-    return Exchange(folder, report, kept)
+    return run_inside(python, "other_library.py", folder)
 
 
-def carried(python: Path) -> dict[str, tuple[str, str, str, str]]:
-    """By family: how many sites carry over to the host, which do not, and the same for maps from the host."""
-    exchange = exchanged(python)
-    found: dict[str, tuple[str, str, str, str]] = {}
-    for name, report in exchange.report.items():
-        ours, theirs = exchange.own_map(name), exchange.host_map(name)
-        model = model_of(name)
-        back = steer({model.part.name: model.part.module}, theirs).coverage.missing
-        there = report["missing"]
-        found[name] = (*_counted(ours, there), *_counted(theirs, back))
-    return found
+def carried(exchange: Exchange, name: str) -> tuple[str, str, str, str]:
+    """Of a family: how many sites carry over to the host, which do not, and the same for maps from the host."""
+    ours, theirs = exchange.own_map(name), exchange.host_map(name)
+    model = model_of(name)
+    back = steer({model.part.name: model.part.module}, theirs).coverage.missing
+    return *_counted(ours, exchange.report[name]["missing"]), *_counted(theirs, back)
 
 
 def _counted(act_map: ActMap, missing: Sequence[str]) -> tuple[str, str]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Generator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+from between_hosts import Exchange, exchanged
 from controls import Control
+from filelock import FileLock
 from graphs import KINDS, Parts
 from helpers import tiny_llama
-from in_host import run_inside
+from in_host import ResultsOf, run_inside
 from text_graphs import REAL, SHORT, TINY
 from transformers import OPTConfig, OPTForCausalLM
 
@@ -46,6 +50,33 @@ def host_python() -> Path:
     if not (host / "main.py").is_file() or not python.is_file():
         pytest.skip(f"no ComfyUI with its .venv at {host}; set COMFYUI_PATH to yours")
     return python
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of this run of the tests, in all of its worker processes."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def results_of(host_python: Path, shared_folder: Path) -> ResultsOf:
+    """What a script without arguments prints as JSON; it runs once, in the worker that asks first."""
+
+    def found(script: str) -> dict[str, Any]:
+        kept = shared_folder / f"{script}.json"
+        with FileLock(f"{kept}.lock"):
+            if not kept.exists():
+                kept.write_text(run_inside(host_python, script), "utf-8")
+        return json.loads(kept.read_text("utf-8"))
+
+    return cache(found)
+
+
+@pytest.fixture(scope="session")
+def exchange(host_python: Path, shared_folder: Path) -> Exchange:
+    """Weights and maps of diffusers and transformers that the host got, and its own maps."""
+    return exchanged(host_python, shared_folder / "exchange")
 
 
 @pytest.fixture(scope="session")

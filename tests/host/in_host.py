@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 
 from tools.comfyui.server import RUN_SECONDS
 
+# What a script without arguments prints as JSON.
+ResultsOf = Callable[[str], dict[str, Any]]
 SCRIPTS = Path(__file__).with_name("scripts")
 
 
@@ -44,12 +47,6 @@ def run_inside(python: Path, script: str, *arguments: str | Path) -> str:
         status, text = _answer(server), output.read()
     assert status == "0", f"{script} ended with {status or 'its server'}: {text[-5000:]}"
     return (text.splitlines() or [""])[-1]
-
-
-@cache
-def results_of(python: Path, script: str) -> dict[str, Any]:
-    """What a script without arguments prints as JSON; it runs once."""
-    return json.loads(run_inside(python, script))
 
 
 def has_default_model(python: Path) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "models.md"
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "core"), str(Path(__file__).parent)]
 
-from between_hosts import carried  # noqa: E402
-from in_host import results_of  # noqa: E402
+from between_hosts import carried, exchanged  # noqa: E402
+from in_host import run_inside  # noqa: E402
 from language_models import BY_RECORD, BY_RULE  # noqa: E402
 from other_pipelines import OTHER_PIPELINES  # noqa: E402
 from pipelines import PIPELINES  # noqa: E402
@@ -153,7 +155,11 @@ def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 def main() -> None:
     host = Path(os.environ.get("COMFYUI_PATH") or Path.home() / "comfy" / "ComfyUI")
     python = host / ".venv" / "bin" / "python"
-    PAGE.write_text(page(*(results_of(python, script) for script in SCRIPTS), between=carried(python)), "utf-8")
+    found = [json.loads(run_inside(python, script)) for script in SCRIPTS]
+    with tempfile.TemporaryDirectory() as folder:
+        exchange = exchanged(python, Path(folder) / "exchange")
+        between = {name: carried(exchange, name) for name in exchange.report}
+    PAGE.write_text(page(*found, between=between), "utf-8")
     print(f"Wrote {PAGE}.")
 
 

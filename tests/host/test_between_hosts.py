@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from between_hosts import Exchange, carried, exchanged, model_of
+from between_hosts import Exchange, carried, model_of
 from library_models import FAMILIES
 from torch import Tensor
 
@@ -24,11 +22,6 @@ NOT_IN_COMFYUI = {
 }
 # The small CLIP has no projection in transformers.
 NOT_IN_DIFFUSERS = {"Flux": "`single_blocks.*`", "CLIP": "`text_projection`"}
-
-
-@pytest.fixture(scope="module")
-def exchange(host_python: Path) -> Exchange:
-    return exchanged(host_python)
 
 
 def difference(one: Tensor, other: Tensor) -> float:
@@ -70,8 +63,8 @@ def test_map_from_host_steers_here_alike(name: str, exchange: Exchange) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_sites_that_do_not_carry_over_are_known(name: str, exchange: Exchange, host_python: Path) -> None:
-    _, to_host, _, from_host = carried(host_python)[name]
+def test_sites_that_do_not_carry_over_are_known(name: str, exchange: Exchange) -> None:
+    _, to_host, _, from_host = carried(exchange, name)
     assert (to_host, from_host) == (NOT_IN_COMFYUI.get(name, ""), NOT_IN_DIFFUSERS.get(name, ""))
 
 

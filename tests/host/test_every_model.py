@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from between_hosts import carried
-from in_host import results_of
+from between_hosts import Exchange, carried
+from in_host import ResultsOf
 from models_page import NOTES, PAGE, SCRIPTS, page
 
 from tools.tiny_models import MODELS
@@ -28,8 +27,8 @@ FITTED = [name for name in MODELS if name not in REFUSED]
 
 
 @pytest.fixture(scope="module")
-def everything(host_python: Path) -> dict[str, Any]:
-    return results_of(host_python, "every_model.py")
+def everything(results_of: ResultsOf) -> dict[str, Any]:
+    return results_of("every_model.py")
 
 
 @pytest.mark.parametrize("name", FITTED)
@@ -57,6 +56,7 @@ def test_model_that_cannot_be_fitted_is_refused_in_a_sentence(name: str, everyth
     assert everything[name]["restored"]
 
 
-def test_models_page_shows_what_was_found(host_python: Path) -> None:
-    found = page(*(results_of(host_python, script) for script in SCRIPTS), between=carried(host_python))
+def test_models_page_shows_what_was_found(results_of: ResultsOf, exchange: Exchange) -> None:
+    between = {name: carried(exchange, name) for name in exchange.report}
+    found = page(*(results_of(script) for script in SCRIPTS), between=between)
     assert PAGE.read_text("utf-8") == found, "run python tests/host/models_page.py"

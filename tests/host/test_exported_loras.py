@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from between_hosts import exchanged, model_of
+from between_hosts import Exchange, model_of
 from graphs import Parts, apply, plain, steered
-from in_host import results_of, run_inside
+from in_host import ResultsOf, run_inside
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
@@ -32,8 +32,8 @@ MEGABYTES = 1e6
 
 
 @pytest.fixture(scope="module")
-def found(host_python: Path) -> dict[str, Any]:
-    return results_of(host_python, "exported_loras.py")
+def found(results_of: ResultsOf) -> dict[str, Any]:
+    return results_of("exported_loras.py")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -78,8 +78,8 @@ def test_saved_model_contains_lora(found: dict[str, Any]) -> None:
     assert found["merged"] < 1e-6
 
 
-def test_loras_of_sdxl_are_small(host_python: Path) -> None:
-    sizes = results_of(host_python, "lora_sizes.py")
+def test_loras_of_sdxl_are_small(results_of: ResultsOf) -> None:
+    sizes = results_of("lora_sizes.py")
     assert (sizes["norms"]["folded"], sizes["attention"]["folded"]) == (256, 140)
     assert sizes["norms"]["bytes"] < 4 * MEGABYTES
     assert sizes["attention"]["bytes"] < 4 * MEGABYTES
@@ -105,8 +105,8 @@ def models_of_diffusers() -> dict[str, nn.Module]:
         }
 
 
-def test_names_of_pipelines_are_those_of_the_host(host_python: Path) -> None:
-    tables = results_of(host_python, "names_of_pipelines.py")
+def test_names_of_pipelines_are_those_of_the_host(results_of: ResultsOf) -> None:
+    tables = results_of("names_of_pipelines.py")
     ends = ("to_out.0", "to_add_out", "net.2", "proj_out")
     for kind, model in models_of_diffusers().items():
         names = [
@@ -122,16 +122,16 @@ def test_names_of_pipelines_are_those_of_the_host(host_python: Path) -> None:
 
 # The others have norms and linear layers without a bias.
 @pytest.mark.parametrize("name", ["SD 1.5", "SDXL", "SD3", "Flux", "Qwen-Image", "Wan", "CLIP"])
-def test_host_loads_lora_of_pipeline(host_python: Path, tmp_path: Path, name: str) -> None:
+def test_host_loads_lora_of_pipeline(host_python: Path, exchange: Exchange, tmp_path: Path, name: str) -> None:
     """A LoRA that was exported from the model in diffusers or transformers, in the host's model of these weights."""
     model = model_of(name)
-    act_map = exchanged(host_python).own_map(name)
+    act_map = exchange.own_map(name)
     modules = {model.part.name: model.part.module}
     folded = storable(for_comfyui(fold_map(act_map, modules), modules))
     kept = {site: t for site, t in act_map.transports.items() if site.key not in folded.left_out}
     assert len(kept) > 3
     save_lora(folded, lora_tensors(folded), lora := tmp_path / "lora.safetensors")
-    run_inside(host_python, "lora_of_pipeline.py", exchanged(host_python).folder, name, lora, tmp_path / "out")
+    run_inside(host_python, "lora_of_pipeline.py", exchange.folder, name, lora, tmp_path / "out")
     plain, expected = model.drawn(), model.drawn(replace(act_map, transports=kept))
     drawn = load_file(tmp_path / "out")["drawn"]
     assert (drawn - expected).abs().max() < 1e-4 * (plain - expected).abs().max()

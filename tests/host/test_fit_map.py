@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from graphs import SOURCE, Parts, apply, plain
-from in_host import results_of, run_inside
+from in_host import ResultsOf, run_inside
 
 from tools.comfyui.server import Graph, Host, Run
 
@@ -199,9 +199,9 @@ def test_fit_out_of_memory_restarts(inside: dict[str, Any], error: int) -> None:
     assert "exact walk" in found["report"]
 
 
-def test_fit_shares_its_work_with_a_copy_on_another_device(host_python: Path) -> None:
+def test_fit_shares_its_work_with_a_copy_on_another_device(results_of: ResultsOf) -> None:
     # Two kinds of model; each of the four micro-batches of three prompts, and the search for the sites on the model.
-    found = results_of(host_python, "replicas.py")
+    found = results_of("replicas.py")
     assert found["calls"] == {"model": 6, "copy": 4}
     assert found["differences"] == [0, 0]
     assert found["patched"] == []

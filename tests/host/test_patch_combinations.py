@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from in_host import results_of
+from in_host import ResultsOf
 
 KINDS = ("model", "as weights", "clip")
 
 
 @pytest.fixture
-def found(host_python: Path) -> dict[str, Any]:
-    return results_of(host_python, "patch_combinations.py")
+def found(results_of: ResultsOf) -> dict[str, Any]:
+    return results_of("patch_combinations.py")
 
 
 @pytest.mark.parametrize("kind", KINDS)

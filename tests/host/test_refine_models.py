@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from in_host import results_of
+from in_host import ResultsOf
 
 from tools.tiny_models import MODELS
 
@@ -22,8 +21,8 @@ REFINED = [name for name in MODELS if name not in REFUSED]
 
 
 @pytest.fixture(scope="module")
-def everything(host_python: Path) -> dict[str, Any]:
-    return results_of(host_python, "refine_models.py")
+def everything(results_of: ResultsOf) -> dict[str, Any]:
+    return results_of("refine_models.py")
 
 
 @pytest.mark.parametrize("name", REFINED)

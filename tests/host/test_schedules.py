@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from graphs import STEPS, Parts, apply, plain, steered
-from in_host import results_of
+from in_host import ResultsOf
 
 from tools.comfyui.server import Graph, Host, Node
 
@@ -16,8 +15,8 @@ ONLY_MODEL: dict[str, Any] = {"strength_clip": 0.0}
 
 
 @pytest.mark.parametrize("kind", ["discrete", "edm", "flow", "flux"])
-def test_shape_is_linear_in_percent(host_python: Path, kind: str) -> None:
-    results = results_of(host_python, "schedules.py")
+def test_shape_is_linear_in_percent(results_of: ResultsOf, kind: str) -> None:
+    results = results_of("schedules.py")
     percents, found = results["percents"], results["found"][kind]
     # The position of a sigma is rounded to four decimals.
     assert found["in"] == pytest.approx(percents, abs=2e-4)
@@ -30,8 +29,8 @@ def test_shape_is_linear_in_percent(host_python: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["discrete", "edm", "flow", "flux"])
-def test_ends_of_a_fade_are_exact(host_python: Path, kind: str) -> None:
-    found = results_of(host_python, "schedules.py")["found"][kind]
+def test_ends_of_a_fade_are_exact(results_of: ResultsOf, kind: str) -> None:
+    found = results_of("schedules.py")["found"][kind]
     assert found["in"][0] == 0
     assert found["out"][0] == 1
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from in_host import results_of
+from in_host import ResultsOf
 
 
 @pytest.fixture(scope="module")
-def inside(host_python: Path) -> dict[str, Any]:
-    return results_of(host_python, "steering.py")
+def inside(results_of: ResultsOf) -> dict[str, Any]:
+    return results_of("steering.py")
 
 
 def test_sweep_of_video(inside: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from in_host import results_of
+from in_host import ResultsOf
 
 PROMPTS = ["a cat", "a small red house", "a cat and black ink", "a small red house and very black ink"]
 # Attentions up to the last layer that becomes the conditioning; 4 layers unless noted.
@@ -75,8 +75,8 @@ LEFT_OUT = {
 
 
 @pytest.fixture(scope="module")
-def everything(host_python: Any) -> dict[str, Any]:
-    return results_of(host_python, "text_encoders.py")
+def everything(results_of: ResultsOf) -> dict[str, Any]:
+    return results_of("text_encoders.py")
 
 
 @pytest.fixture

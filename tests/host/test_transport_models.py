@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from in_host import results_of
+from in_host import ResultsOf
 
 KINDS = ("SD 1.5", "SDXL", "SD3", "Flux.1 dev", "Qwen-Image", "Z-Image", "Wan 2.1")
 # Fused kernels of the host without gradients.
@@ -14,8 +13,8 @@ FALLBACK = ("Anima", "Cosmos Predict 2")
 
 
 @pytest.fixture(scope="module")
-def everything(host_python: Path) -> dict[str, Any]:
-    return results_of(host_python, "transport_models.py")
+def everything(results_of: ResultsOf) -> dict[str, Any]:
+    return results_of("transport_models.py")
 
 
 @pytest.mark.parametrize("name", [*KINDS, *FALLBACK])
