@@ -37,7 +37,7 @@ def all_commands() -> list[tuple[str, str]]:
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_pipeline: Path) -> Path:
     """A folder to run the snippets in: with the shipped folders, a pipeline, prompt files and pictures.
 
     Of the shipped prompts it has only the first of each side.
@@ -50,7 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / "prompt_sets" / path.name).write_text("\n".join(lines), "utf-8")
     for name in ("pretrained_maps", "example_workflows", "demo_model"):
         (tmp_path / name).symlink_to(ROOT / name)
-    (tmp_path / "my_pipeline").symlink_to(ROOT / "demo_model")
+    (tmp_path / "my_pipeline").symlink_to(tiny_pipeline)
     subjects = ["cat", "rocket", "castle", "bell"]
     (tmp_path / "plain.txt").write_text("\n".join(f"{subject}, flat sticker" for subject in subjects), "utf-8")
     (tmp_path / "ink.txt").write_text("\n".join(f"{subject}, black ink icon" for subject in subjects), "utf-8")
