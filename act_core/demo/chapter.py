@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..mapfile import load_map, save_map
 from ..maps import ActMap
 
 
@@ -17,7 +18,6 @@ class Chapter:
         title: its heading.
         story: what was given, and what the map does, in a few sentences.
         map_file: the map, in the folder of the page.
-        act_map: the same map, loaded.
         columns: the headings of its table.
         rows: the table.
         reading: how to read the table.
@@ -28,7 +28,6 @@ class Chapter:
     title: str
     story: str
     map_file: Path
-    act_map: ActMap
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     reading: str
@@ -39,4 +38,10 @@ class Chapter:
     def fitted(self) -> str:
         """What the map is, in a sentence."""
         size = self.map_file.stat().st_size / 1e6
-        return f"{self.map_file.name}: {len(self.act_map)} sites, {size:.2f} MB, saved and loaded again."
+        return f"{self.map_file.name}: {len(load_map(self.map_file))} sites, {size:.2f} MB, saved and loaded again."
+
+
+def saved(act_map: ActMap, path: Path, title: str, description: str, strengths: tuple[float, float]) -> ActMap:
+    """The map, saved with its range of strengths and loaded again."""
+    save_map(act_map, path, title=title, description=description, license="CC0-1.0", strength_range=strengths)
+    return load_map(path)

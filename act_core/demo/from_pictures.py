@@ -5,16 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..image_files import read_pictures
-from ..mapfile import load_map, save_map
 from ..models.diffusers import DiffusersModel
 from ..models.picture_loss import PictureModel
 from ..plots import grid
-from ..progress import bar, refine_with_bar
+from ..progress import refine_with_bar
 from ..settings import RefineSettings
 from . import shipped
-from .chapter import Chapter
-from .pictures import SHOWN, SUBJECTS, Measured, drawn, palette_distance
-from .statistics import permuted
+from .chapter import Chapter, saved
+from .pictures import SHOWN, SUBJECTS, Sweep, palette_distance
 
 TITLE = "A style from a folder of pictures"
 PICTURE_SET = "3d_render"
@@ -29,26 +27,13 @@ def show(model: DiffusersModel, output: Path) -> Chapter:
     given = read_pictures(folder, captions=True)
     label = f"Fitting {len(given)} pictures"
     act_map = refine_with_bar(PictureModel(model), given, RefineSettings(steps=STEPS, rate=RATE), label)
-    path = save_map(
-        act_map,
-        output / "from_pictures.safetensors",
-        title="3D from pictures",
-        description="Draws in 3D, learned from a folder of pictures.",
-        license="CC0-1.0",
-        strength_range=(0.0, 1.0),
-    )
-    act_map = load_map(path)
+    path = output / "from_pictures.safetensors"
+    act_map = saved(act_map, path, "3D from pictures", "Draws in 3D, learned from a folder of pictures.", (0.0, 1.0))
     subjects = [subject for subject in SUBJECTS if not any(picture.caption in subject for picture in given)]
-    with bar(f"Drawing {len(subjects)} other subjects at each strength", len(STRENGTHS) + 1) as drawing:
-        images = drawn(model, act_map, subjects, STRENGTHS, drawing.update)
-        control = drawn(model, permuted(act_map), subjects, STRENGTHS[-1:], drawing.update)
-    originals = [picture.image.resize(images[0][0].size) for picture in given]
+    sweep = Sweep.drawn(model, act_map, subjects, STRENGTHS, "other subjects")
+    sweep.save_sheet(output / "from_pictures.png")
+    originals = [picture.image.resize(sweep.images[0][0].size) for picture in given]
     grid([originals[:SHOWN]], [""], [picture.caption for picture in given[:SHOWN]], zoom=2).save(output / "given.png")
-    titles = [f"{strength:g}" for strength in STRENGTHS]
-    grid(images[:SHOWN], subjects[:SHOWN], titles, zoom=2).save(output / "from_pictures.png")
-    columns = [*zip(titles, zip(*images, strict=True), strict=True)]
-    columns.append((f"{titles[-1]}, channels shuffled", tuple(row[0] for row in control)))
-    rows = [[name, str(Measured.of([palette_distance(image, originals) for image in own]))] for name, own in columns]
     return Chapter(
         title=TITLE,
         story=(
@@ -57,9 +42,8 @@ def show(model: DiffusersModel, output: Path) -> Chapter:
             "the model changes. The subjects that it draws are others."
         ),
         map_file=path,
-        act_map=act_map,
         columns=("strength", "distance from the colours of the folder"),
-        rows=rows,
+        rows=sweep.measured(lambda image: palette_distance(image, originals)),
         reading=(
             f"Mean over {len(subjects)} pictures with a 95% interval; 0 would be the colours of the folder. The last "
             "row is a control: the same map with its channels shuffled."

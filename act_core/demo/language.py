@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
-from ..mapfile import load_map, save_map
 from ..maps import ActMap
 from ..models.transformers import TransformersModel
 from ..progress import bar, fit_with_bar
 from ..prompts import load_prompt_set, read_lines
 from . import shipped
-from .chapter import Chapter
-from .statistics import interval
+from .chapter import Chapter, saved
+from .statistics import Measured
 
 TITLE = "The same with a language model"
 PROMPT_SET = "gloomy_to_cheerful.txt"
@@ -36,30 +35,22 @@ class Row:
     Attributes:
         strength: of the map.
         sample: the first opening with its continuation.
-        mood: mean VADER compound score of the continuations, from -1 to 1.
-        interval: 95% bootstrap interval of `mood`.
+        mood: VADER compound score of the continuations, from -1 to 1.
         perplexity: on held-out prose.
     """
 
     strength: float
     sample: str
-    mood: float
-    interval: tuple[float, float]
+    mood: Measured
     perplexity: float
 
 
 def show(model: TransformersModel, output: Path) -> Chapter:
     """Fit the map, and let the model continue openings at each strength."""
     prompts = load_prompt_set(shipped("prompt_sets") / PROMPT_SET)
-    path = save_map(
-        fit_with_bar(model, prompts),
-        output / "gloomy_to_cheerful.safetensors",
-        title="Gloomy to cheerful",
-        description="Makes continued sentences more cheerful; negative strengths make them gloomier.",
-        license="CC0-1.0",
-        strength_range=(-1.0, 1.0),
-    )
-    act_map = load_map(path)
+    path = output / "gloomy_to_cheerful.safetensors"
+    description = "Makes continued sentences more cheerful; negative strengths make them gloomier."
+    act_map = saved(fit_with_bar(model, prompts), path, "Gloomy to cheerful", description, (-1.0, 1.0))
     with bar(f"Continuing {CONTINUATIONS} openings at each strength", len(STRENGTHS)) as writing:
         rows = measure(model, act_map, STRENGTHS, writing.update)
     generating = ("generate", "--map", str(path), "--strength", "-1", "--strength", "1", "The letter from my aunt said")
@@ -70,15 +61,9 @@ def show(model: TransformersModel, output: Path) -> Chapter:
             f"{len(openings())} neutral openings, such as '{openings()[0]}'."
         ),
         map_file=path,
-        act_map=act_map,
         columns=("strength", "mood", "perplexity", "one of the texts"),
         rows=[
-            [
-                f"{row.strength:g}",
-                f"{row.mood:+.2f} [{row.interval[0]:+.2f}, {row.interval[1]:+.2f}]",
-                f"{row.perplexity:.1f}",
-                textwrap.shorten(row.sample, 88),
-            ]
+            (f"{row.strength:g}", f"{row.mood:+.2f}", f"{row.perplexity:.1f}", textwrap.shorten(row.sample, 88))
             for row in rows
         ],
         reading=(
@@ -104,8 +89,7 @@ def measure(
         with model.steer(act_map, strength):
             continuations = model.generate(prompts, max_new_tokens=NEW_TOKENS)
             perplexity = model.perplexity(prose)
-        scores = moods(continuations)
-        rows.append(Row(strength, f"{prompts[0]}{continuations[0]}", scores.mean(), interval(scores), perplexity))
+        rows.append(Row(strength, f"{prompts[0]}{continuations[0]}", Measured.of(moods(continuations)), perplexity))
         step()
     return rows
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from PIL.Image import Image
@@ -12,8 +13,10 @@ from ..errors import MapError
 from ..maps import ActMap
 from ..models.diffusers import DiffusersModel
 from ..models.sweep import sweep
+from ..plots import grid
+from ..progress import bar
 from . import shipped
-from .statistics import interval
+from .statistics import Measured, permuted
 
 # Held-out subjects: in no prompt set. Sheets show the first few, the tables measure all of them.
 SUBJECTS = (
@@ -44,20 +47,46 @@ _QUANTILES = 65
 Pictures = Sequence[Image]
 
 
-class Measured(NamedTuple):
-    """The mean of a measure over pictures, and its 95% bootstrap interval."""
+@dataclass(frozen=True)
+class Sweep:
+    """Pictures of subjects at increasing strength, and a control: the same map with its channels shuffled.
 
-    mean: float
-    low: float
-    high: float
+    Attributes:
+        subjects: one row each.
+        titles: of the columns, the strengths.
+        images: rows of pictures.
+        control: a picture of each subject, at strength 1.
+    """
+
+    subjects: Sequence[str]
+    titles: Sequence[str]
+    images: Sequence[Pictures]
+    control: Pictures
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Measured:
-        """From one value for each picture."""
-        return cls(float(np.mean(values)), *interval(np.array(values)))
+    def drawn(
+        cls, model: DiffusersModel, act_map: ActMap, subjects: Sequence[str], strengths: Sequence[float], what: str
+    ) -> Sweep:
+        """Draw all pictures from the same noise, with a bar that names what is drawn."""
+        with bar(f"Drawing {len(subjects)} {what} at each strength", len(strengths) + 1) as drawing:
+            images = drawn(model, act_map, subjects, strengths, drawing.update)
+            control = drawn(model, permuted(act_map), subjects, (1.0,), drawing.update)
+        return cls(subjects, [f"{strength:g}" for strength in strengths], images, [row[0] for row in control])
 
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+    @property
+    def shown(self) -> Sequence[Pictures]:
+        """The rows that sheets show."""
+        return self.images[:SHOWN]
+
+    def save_sheet(self, file: Path) -> None:
+        """Save a sheet of the first subjects at all strengths."""
+        grid(self.shown, self.subjects[:SHOWN], self.titles, zoom=2).save(file)
+
+    def measured(self, measure: Callable[[Image], float]) -> list[tuple[str, str]]:
+        """A row for each strength and the control: its name, and a measure of its pictures."""
+        columns = [*zip(self.titles, zip(*self.images, strict=True), strict=True)]
+        columns.append(("1, channels shuffled", tuple(self.control)))
+        return [(name, f"{Measured.of([measure(image) for image in own]):.3f}") for name, own in columns]
 
 
 def demo_model() -> DiffusersModel:
@@ -77,9 +106,9 @@ def drawn(
     act_map: ActMap,
     subjects: Sequence[str],
     strengths: Sequence[float],
-    step: Callable[[], object] = lambda: None,
+    step: Callable[[], object],
 ) -> list[list[Image]]:
-    """The pictures of each subject at all strengths, from the same noise."""
+    """The pictures of each subject at all strengths, from the same noise; `step` is called after each strength."""
     return sweep(model, act_map, subjects, strengths, step=step, guidance=GUIDANCE, steps=STEPS)
 
 

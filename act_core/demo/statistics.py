@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +26,27 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     """
     drawn: Any = stats.bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=0)
     return float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
+
+
+class Measured(NamedTuple):
+    """The mean of a measure over texts or pictures, and its 95% bootstrap interval.
+
+    Example:
+        >>> print(f"{Measured.of([0.5, 0.5]):.2f}")
+        0.50 [0.50, 0.50]
+    """
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float] | np.ndarray) -> Measured:
+        """From one value for each text or picture."""
+        return cls(float(np.mean(values)), *interval(np.asarray(values)))
+
+    def __format__(self, spec: str) -> str:
+        return f"{self.mean:{spec}} [{self.low:{spec}}, {self.high:{spec}}]"
 
 
 def permuted(act_map: ActMap, seed: int = 0) -> ActMap:

@@ -28,7 +28,7 @@ def test_demo_measures_mood_and_perplexity_at_each_strength(
     assert [row.strength for row in rows] == [0, 1]
     assert len(steps) == 2
     for row in rows:
-        assert -1 <= row.interval[0] <= row.mood <= row.interval[1] <= 1
+        assert -1 <= row.mood.low <= row.mood.mean <= row.mood.high <= 1
         assert 1 < row.perplexity < 1000
         assert row.sample.startswith(language.openings()[0])
     assert rows[0].perplexity != rows[1].perplexity
@@ -88,9 +88,7 @@ def test_page_shows_every_row_and_picture_of_every_chapter(fitted: ActMap, tmp_p
     path = save_map(fitted, tmp_path / "ink.safetensors")
     rows = [["0", "1.5 < 2"], ["1", "2"]]
     one, two = (
-        Chapter(
-            title, "What was given.", path, fitted, ("strength", "effect"), rows, "Read it so.", (("a.png", "a & b"),)
-        )
+        Chapter(title, "What was given.", path, ("strength", "effect"), rows, "Read it so.", (("a.png", "a & b"),))
         for title in ("Plain <to> ink", "Removal")
     )
     page = write_page(tmp_path, [one, two]).read_text("utf-8")
