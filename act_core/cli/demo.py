@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from .arguments import Commands, add_command, command_name
@@ -18,6 +19,10 @@ def add(commands: Commands) -> None:
 
 def _run(args: argparse.Namespace) -> None:
     args.output.mkdir(parents=True, exist_ok=True)
+    # Read when torch is first imported: its threads then sleep while they wait for each other. Beside other busy
+    # processes, threads that spin instead take the cores from those that they wait for, and the demo takes ten times as
+    # long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     print("Loading the demo model ...", flush=True)
     quiet_libraries()
     from ..demo.show import show
