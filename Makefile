@@ -19,11 +19,13 @@ export HF_HUB_OFFLINE = 1
 demo: $(INSTALLED)
 	$(BIN)/act-steering demo
 
+# Most of the time a worker waits for the host that it has started, so there are more of them than cores. The long tests
+# of the host come first, so that no worker is left with one at the end.
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --warnings --threads 2
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 # The site, in site/. Its search needs a server: python -m http.server --directory site
 docs: $(INSTALLED)

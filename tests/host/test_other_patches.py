@@ -165,7 +165,7 @@ def test_compiled_model_is_steered_and_restored(host: Host, saved: dict[str, str
 
     # Compiled arithmetic is ordered otherwise.
     close: dict[str, Any] = {"atol": 1e-2, "rtol": 1e-2}
-    for strength in (0.0, 1.0, 0.5, 0.0):
+    for strength in (1.0, 0.5, 0.0):
         expected = steered(host, "sd3", saved["sd3"], strength=strength, strength_clip=0.0, sampling={"steps": 2})
         torch.testing.assert_close(drawn(strength), expected, **close)
 
