@@ -69,13 +69,15 @@ def figures(results: Results) -> str:
         (
             "Style of the demo model's pictures at strength 1, 20 pairs of styles",
             f"{styles.figures['median_style']} of the probability that prompting for the style gives (median; worst "
-            f"pair {styles.figures['worst_style']}), {styles.figures['median_content']} of the content kept",
+            f"pair {styles.figures['worst_style']}); {styles.figures['median_content']} of the content of the prompted "
+            "picture kept",
             "styles",
         ),
         (
             "The same, learned from 32 pictures whose captions name the source style",
             f"{pictures.figures['median_many']} of prompting (worst pair {pictures.figures['worst_many']}); "
-            f"{pictures.figures['content']} of the content kept (by prompting: {pictures.figures['content_prompted']})",
+            f"{pictures.figures['content']} of the content of the unsteered picture kept (maps from prompts: "
+            f"{pictures.figures['content_fitted']}, prompting: {pictures.figures['content_prompted']})",
             "picture_styles",
         ),
         (
@@ -93,6 +95,22 @@ def figures(results: Results) -> str:
     ]
     columns = (Column("what"), Column("figure"), Column("command"))
     return Table(columns, [(what, figure, f"`{command}`") for what, figure, command in rows]).markdown()
+
+
+def content(results: Results) -> str:
+    """The content that pictures in a style keep, on the scales of two benchmarks."""
+    styles, pictures = results("styles").figures, results("picture_styles").figures
+    columns = (
+        Column("pictures"),
+        Column("content, prompted picture = 1", format=".2f"),
+        Column("content, unsteered picture = 1", format=".2f"),
+    )
+    rows = [
+        ("prompted for the style", "1", pictures["content_prompted"].value),
+        ("map from 128 + 128 prompts", styles["median_content"].value, pictures["content_fitted"].value),
+        ("map refined on 32 pictures", "not measured", pictures["content"].value),
+    ]
+    return Table(columns, rows).markdown()
 
 
 def text_maps(results: Results) -> str:
@@ -174,6 +192,7 @@ def _percent(result: Result, name: str) -> str:
 
 SUMMARIES: dict[str, Callable[[Results], str]] = {
     "figures": figures,
+    "content": content,
     "missed": missed,
     "strengths": strengths,
     "way_back": way_back,
