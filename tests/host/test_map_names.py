@@ -115,6 +115,13 @@ def test_name_is_tidied(host: Host, saved: dict[str, str], name: str, listed: st
     assert listed in texts
 
 
+def test_missing_map_is_refused_as_the_troubleshooting_page_has_it(host: Host) -> None:
+    before = len(host.log.read_text())
+    with pytest.raises(AssertionError, match="answered 400"):
+        host.queue(saving("missing.safetensors", "missing"))
+    assert "Value not in list: name: 'missing.safetensors'" in host.log.read_text()[before:]
+
+
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "styles/", "/styles", "a//b", "../outside", "styles/..", "nul\0byte", "two\nlines", "a:b"]
 )
