@@ -69,8 +69,8 @@ def place_of(source: str) -> str:
     """The path in the site of a file of the repository.
 
     Example:
-        >>> place_of("docs/security.md"), place_of("CHANGELOG.md"), place_of("examples/read_map.mjs")
-        ('security.md', 'changelog.md', 'examples/read_map.mjs')
+        >>> place_of("docs/security.md"), place_of("CHANGELOG.md"), place_of("examples/read_map/read_map.mjs")
+        ('security.md', 'changelog.md', 'examples/read_map/read_map.mjs')
     """
     return PAGES.get(source, source.removeprefix("docs/"))
 

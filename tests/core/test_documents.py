@@ -14,7 +14,7 @@ from act_core.records import CARD_TEXTS, Evidence, Fingerprint, FitRecord
 ROOT = Path(__file__).parents[2]
 SECURITY = (ROOT / "docs" / "security.md").read_text("utf-8")
 FORMAT = (ROOT / "docs" / "map-format.md").read_text("utf-8")
-HEADER: dict[str, dict[str, str]] = json.loads((ROOT / "examples" / "map_header.json").read_text("utf-8"))
+HEADER: dict[str, dict[str, str]] = json.loads((ROOT / "examples" / "read_map" / "map_header.json").read_text("utf-8"))
 
 
 def test_security_page_names_tests_that_exist() -> None:

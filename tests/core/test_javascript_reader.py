@@ -35,7 +35,7 @@ from act_core.sites import Segment, Site
 from act_core.transport import Transport
 
 ROOT = Path(__file__).parents[2]
-READER = ROOT / "examples" / "read_map.mjs"
+READER = ROOT / "examples" / "read_map" / "read_map.mjs"
 SHIPPED = sorted((ROOT / "pretrained_maps").glob("*.safetensors"))
 FORMAT_1 = sorted((ROOT / "tests" / "data" / "format_1").glob("*.safetensors"))
 NODE = shutil.which("node")

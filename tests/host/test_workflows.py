@@ -41,6 +41,11 @@ def test_each_example_has_a_cover() -> None:
         assert Image.open(FOLDER / f"{name}.jpg").format == "JPEG"
 
 
+def test_host_lists_the_examples_and_nothing_else(host: Host) -> None:
+    """It takes every JSON file in folders of several names for a workflow."""
+    assert sorted(host.get("/workflow_templates")["act-steering"]) == NAMES
+
+
 def test_every_node_is_in_an_example() -> None:
     """The translations name all nodes, which `test_english_texts_are_those_that_the_nodes_show` checks."""
     nodes = set(json.loads((LOCALES / "en" / "nodeDefs.json").read_text("utf-8")))
