@@ -155,6 +155,16 @@ def words(text: str) -> str:
     return os.fsencode(text).decode("utf-8", "replace")
 
 
+def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
+    """The options that the user gave, by name, for settings that have defaults of their own.
+
+    Example:
+        >>> given(argparse.Namespace(steps=3, batch_size=None), "steps", "batch_size")
+        {'steps': 3}
+    """
+    return {name: value for name in names if (value := getattr(args, name)) is not None}
+
+
 def check_writable(path: Path) -> None:
     """Raise a MapError if a file of that name cannot be written."""
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):

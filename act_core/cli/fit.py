@@ -20,6 +20,7 @@ from .arguments import (
     bytes_of_mebibytes,
     check_writable,
     command_name,
+    given,
     number,
     quoted,
     seed,
@@ -57,8 +58,8 @@ def add(commands: Commands) -> None:
     add_pictures(parser)
     parser.add_argument("--out", type=Path, required=True, help="the map to write, a .safetensors file")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
-    # `--steps` is an option of pictures, too.
-    add_settings(parser, *(field.name for field in fields(FitSettings) if field.name != "steps"))
+    # The others are options of pictures, too.
+    add_settings(parser, *(field.name for field in fields(FitSettings) if field.name not in ("batch_size", "steps")))
     for key in CARD_TEXTS:
         option, text = f"--{key.replace('_', '-')}", key.replace("_", " ")
         parser.add_argument(option, type=words, default="", help=f"{text} to store in the file")
@@ -125,12 +126,8 @@ def _from_prompts(args: argparse.Namespace) -> tuple[ActMap, str, str]:
     prompts = _prompts(args)
     check_no_pictures(args)
     args.estimator = args.estimator or FitSettings.estimator
-    names = {field.name for field in fields(FitSettings)} - {"memory_budget", "steps"}
-    settings = FitSettings(
-        **{name: getattr(args, name) for name in names},
-        memory_budget=bytes_of_mebibytes(args.memory),
-        steps=FitSettings.steps if args.steps is None else args.steps,
-    )
+    names = {field.name for field in fields(FitSettings)} - {"memory_budget"}
+    settings = FitSettings(**given(args, *names), memory_budget=bytes_of_mebibytes(args.memory))
     from ..fitting.samples import check_number, check_prompts
 
     check_number(prompts.source, "source")

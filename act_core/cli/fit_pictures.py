@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import MapError, NotDifferentiableError
 from ..levels import LEVELS, parsed_levels
 from ..settings import FitSettings, RefineSettings
-from .arguments import bytes_of_mebibytes
+from .arguments import bytes_of_mebibytes, given
 from .load import is_pipeline, pipeline
 
 if TYPE_CHECKING:
@@ -48,6 +48,12 @@ def add_pictures(parser: argparse.ArgumentParser) -> None:
         type=int,
         help=f"steps of the refinement from pictures ({RefineSettings.steps}), or of --estimator {END_TO_END} from "
         f"prompts ({FitSettings.steps})",
+    )
+    parser.add_argument(
+        "--batch-size",
+        type=int,
+        help=f"samples that run together ({FitSettings.batch_size}), or pictures of a step of the refinement "
+        f"({RefineSettings.batch_size})",
     )
     listed = ", ".join(f"{level:g}" for level in LEVELS)
     parser.add_argument(
@@ -127,16 +133,10 @@ def _check_options(args: argparse.Namespace, is_refined: bool) -> None:
 
 def _settings(args: argparse.Namespace) -> tuple[RefineSettings, FitSettings]:
     """Settings of a refinement and of a transport."""
-    defaults = RefineSettings()
-    refined = RefineSettings(
-        sites=args.sites,
-        steps=defaults.steps if args.steps is None else args.steps,
-        batch_size=defaults.batch_size if args.batch_size == FitSettings.batch_size else args.batch_size,
-        seed=args.seed,
-    )
+    refined = RefineSettings(**given(args, "sites", "steps", "batch_size", "seed"))
     names = ("sites", "order", "support", "interval", "moved", "spatial", "seed", "batch_size", "sparsity")
     transported = FitSettings(
-        **{name: getattr(args, name) for name in names},
+        **given(args, *names),
         estimator=FitSettings.estimator if args.estimator in (None, REFINED, TRANSPORT) else args.estimator,
         memory_budget=bytes_of_mebibytes(args.memory),
     )

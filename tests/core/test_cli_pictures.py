@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -83,6 +85,30 @@ def test_source_pictures_and_estimator(run: Run, tmp_path: Path, tiny_pipeline: 
     assert run("fit", "--model", tiny_pipeline, "--size", 16, 16, *both, "--sites", "attention", "--out", out)[0] == 0
     record = load_map(out).record
     assert (record.estimator, record.source_count) == ("mean", 3)
+
+
+@pytest.mark.parametrize(("options", "rows"), [((), 16), (("--batch-size", 32), 20), (("--batch-size", 5), 5)])
+def test_batch_size_of_a_refinement(
+    run: Run,
+    tmp_path: Path,
+    tiny_pipeline: Path,
+    pictures: Path,
+    options: tuple[object, ...],
+    rows: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number in range(4, 20):
+        Image.new("RGB", (20, 20), (0, 10 * number, 0)).save(pictures / f"{number}.png")
+    loss, seen = PictureModel.loss, list[int]()
+
+    def recorded(model: PictureModel, samples: Sequence[Any], generator: torch.Generator) -> torch.Tensor:
+        seen.append(len(samples))
+        return loss(model, samples, generator)
+
+    monkeypatch.setattr(PictureModel, "loss", recorded)
+    fit = ("fit", "--model", tiny_pipeline, "--size", 16, 16, "--target-images", pictures, "--no-name-pictures")
+    assert run(*fit, "--steps", 1, *options, "--out", tmp_path / "style.safetensors")[0] == 0
+    assert max(seen) == rows
 
 
 def test_model_that_cannot_be_refined_is_fitted_by_transport(
