@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image, ImageDraw
 
 from .calibration import Calibration
+from .files import write_whole
 from .fonts import draw_text, line_height, text_width, wrapped
 from .maps import ActMap
 from .text import shorten
@@ -55,6 +58,24 @@ def grid(
             shown = picture.resize((width, height), Image.Resampling.NEAREST)
             sheet.paste(shown, (left + across * column, y))
     return sheet
+
+
+def save_chart(chart: Image.Image, path: Path) -> None:
+    """Write a chart as PNG; if that fails, an existing file stays as it was.
+
+    Raises:
+        OSError: the folder cannot be written, or the disk is full.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save_chart(Image.new("RGB", (4, 3)), Path(folder, "chart.png"))
+        ...     [file.name for file in Path(folder).iterdir()]
+        ['chart.png']
+    """
+    data = io.BytesIO()
+    chart.save(data, "PNG")
+    write_whole(path, data.getvalue())
 
 
 def save_animation(

@@ -165,8 +165,22 @@ def given(args: argparse.Namespace, *names: str) -> dict[str, Any]:
     return {name: value for name in names if (value := getattr(args, name)) is not None}
 
 
-def check_writable(path: Path) -> None:
-    """Raise a MapError if a file of that name cannot be written."""
+def check_writable(path: Path, what: str = "", suffix: str = "") -> None:
+    """Raise a MapError if a file of that name cannot be written, or does not end in the suffix of its kind.
+
+    Args:
+        path: the file.
+        what: its kind, such as "chart"; needed with a suffix.
+        suffix: how its name must end; empty for any.
+
+    Example:
+        >>> check_writable(Path("chart.gif"), "chart", ".png")
+        Traceback (most recent call last):
+        ...
+        act_core.errors.MapError: chart.gif is not a name for a chart; it must end in .png.
+    """
+    if suffix and path.suffix != suffix:
+        raise MapError(f"{path} is not a name for a {what}; it must end in {suffix}.")
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise MapError(f"{path} cannot be written; choose a folder that you may write to.")
 
@@ -175,18 +189,19 @@ def add_new_file(parser: argparse.ArgumentParser, what: str = "map", suffix: str
     """``--out`` and ``--overwrite``, for `new_file`."""
     parser.add_argument("--out", "--output", type=Path, required=True, help=f"the {what} to write, a {suffix} file")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+    parser.set_defaults(out_kind=(what, suffix))
 
 
 def new_file(args: argparse.Namespace) -> Path:
     """The file to write, of a command that has `add_new_file`.
 
     Raises:
-        MapError: it cannot be written, or exists and is not to be replaced.
+        MapError: its name ends in another suffix, it cannot be written, or it exists and is not to be replaced.
     """
     out: Path = args.out
     if out.exists() and not args.overwrite:
         raise MapError(f"{out} already exists; choose another name with --out, or add --overwrite.")
-    check_writable(out)
+    check_writable(out, *args.out_kind)
     return out
 
 

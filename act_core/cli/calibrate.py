@@ -58,9 +58,9 @@ def _run(args: argparse.Namespace) -> None:
     out: Path = args.out or args.map
     if out.exists() and not args.overwrite:
         raise MapError(f"{out} already exists; choose another name with --out, or add --overwrite.")
-    check_writable(out)
-    if args.chart and args.chart.suffix != ".png":
-        raise MapError(f"{args.chart} is not a name for a picture of the curve; it must end in .png.")
+    check_writable(out, "map", ".safetensors")
+    if args.chart:
+        check_writable(args.chart, "chart", ".png")
     act_map = map_of(args)
     from ..prompts import read_lines
 
@@ -69,7 +69,7 @@ def _run(args: argparse.Namespace) -> None:
     from ..calibrating import calibrate
     from ..mapfile import save_map
     from ..models.calibration import PipelineCalibration
-    from ..plots import calibration_chart
+    from ..plots import calibration_chart, save_chart
     from ..progress import bar
     from ..summary import describe_calibration
 
@@ -86,5 +86,5 @@ def _run(args: argparse.Namespace) -> None:
     save_map(calibrated, out)
     print(f"Saved {out}: {describe_calibration(calibrated.calibrated)}.")
     if args.chart:
-        calibration_chart(calibrated.calibrated).save(args.chart)
+        save_chart(calibration_chart(calibrated.calibrated), args.chart)
         print(f"Saved {args.chart}.")

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import io
 from pathlib import Path
 
-from ..errors import MapError
-from ..files import write_whole
 from .arguments import Commands, add_command, check_writable
 
 
@@ -28,9 +25,7 @@ def add(commands: Commands) -> None:
 def _run(args: argparse.Namespace) -> None:
     chart: Path | None = args.chart
     if chart:
-        if chart.suffix != ".png":
-            raise MapError(f"{chart} is not a name for a chart; it must end in .png.")
-        check_writable(chart)
+        check_writable(chart, "chart", ".png")
     from ..comparison import compare
     from ..mapfile import load_map
 
@@ -38,8 +33,7 @@ def _run(args: argparse.Namespace) -> None:
     print(found)
     if chart:
         from ..map_charts import comparison_chart
+        from ..plots import save_chart
 
-        picture = io.BytesIO()
-        comparison_chart(found).save(picture, "PNG")
-        write_whole(chart, picture.getvalue())
+        save_chart(comparison_chart(found), chart)
         print(f"Saved {chart}.")

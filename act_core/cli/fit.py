@@ -16,11 +16,12 @@ from .arguments import (
     Commands,
     add_command,
     add_model,
+    add_new_file,
     add_size,
     bytes_of_mebibytes,
-    check_writable,
     command_name,
     given,
+    new_file,
     number,
     quoted,
     seed,
@@ -56,8 +57,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--source", type=Path, help="alternatively, a text file of source prompts, one per line")
     parser.add_argument("--target", type=Path, help="and a text file of target prompts")
     add_pictures(parser)
-    parser.add_argument("--out", type=Path, required=True, help="the map to write, a .safetensors file")
-    parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+    add_new_file(parser)
     # The others are options of pictures, too.
     add_settings(parser, *(field.name for field in fields(FitSettings) if field.name not in ("batch_size", "steps")))
     for key in CARD_TEXTS:
@@ -100,7 +100,7 @@ def add_settings(parser: argparse.ArgumentParser, *names: str) -> None:
 def _run(args: argparse.Namespace) -> None:
     out: Path = args.out
     if is_first():
-        _check_output(out, overwrite=args.overwrite)
+        new_file(args)
     if args.target_images:
         if count() > 1:
             raise MapError("Pictures are fitted in a single process; start this command without torchrun.")
@@ -148,14 +148,6 @@ def _next_command(args: argparse.Namespace, prompt: str) -> str:
     on = [] if model == "default" else ["--model", model]
     strengths = ("--strength", "0", "--strength", "1")
     return quoted("generate", *on, "--map", out, *strengths, "When I woke up this morning, I")
-
-
-def _check_output(out: Path, *, overwrite: bool) -> None:
-    if out.exists() and not overwrite:
-        raise MapError(f"{out} already exists; choose another name, or add --overwrite.")
-    if out.suffix != ".safetensors":
-        raise MapError(f"{out} is not a name for a map; it must end in .safetensors.")
-    check_writable(out)
 
 
 def _prompts(args: argparse.Namespace) -> PromptSet:

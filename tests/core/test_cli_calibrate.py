@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,41 @@ def test_calibrate_replaces_the_map_itself_only_when_asked(
     assert run("calibrate", map_file, *options, "--overwrite")[0] == 0
     assert load_map(map_file).calibrated.range[1] > 0
     assert {file.name for file in tmp_path.iterdir()} == {"map.safetensors", "prompts.txt", "targets.txt"}
+
+
+def test_outputs_are_checked_before_the_model_is_loaded(run: Run, tmp_path: Path, pipeline_map: Path) -> None:
+    given = ("calibrate", pipeline_map, "--model", tmp_path / "gone", "--out")
+    for options, reason in (
+        ((tmp_path / "out.txt",), "out.txt is not a name for a map; it must end in .safetensors"),
+        ((tmp_path / "out.safetensors", "--chart", tmp_path / "gone" / "a.png"), "a.png cannot be written"),
+    ):
+        result = run(*given, *options)
+        refused(result, reason)
+        assert "Loading" not in result[1]
+
+
+def test_chart_that_cannot_be_written_keeps_the_old_one(
+    run: Run,
+    tmp_path: Path,
+    tiny_pipeline: Path,
+    pipeline_map: Path,
+    sides: tuple[Path, Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, chart = tmp_path / "out.safetensors", tmp_path / "curve.png"
+    chart.write_bytes(b"what was there")
+    sync = os.fsync
+
+    def full(file: int) -> None:
+        if out.exists():
+            raise OSError(28, "No space left on device")
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", full)
+    options = ("--model", tiny_pipeline, "--steps", 1, "--prompts", sides[0], "--out", out, "--chart", chart)
+    refused(run("calibrate", pipeline_map, *options), "No space left")
+    assert load_map(out).calibration is not None
+    assert chart.read_bytes() == b"what was there"
 
 
 def test_failed_calibration_leaves_the_map_as_it_was(

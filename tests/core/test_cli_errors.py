@@ -180,6 +180,11 @@ def test_fit_refuses_output_path_before_loading(run: Run, tmp_path: Path, prompt
     assert "Loading" not in text
 
 
+def test_export_refuses_output_path_before_loading(run: Run, tmp_path: Path, pipeline_map: Path) -> None:
+    given = ("export-lora", pipeline_map, "--model", tmp_path / "gone", "--out")
+    refused(run(*given, tmp_path / "ink.txt"), "ink.txt is not a name for a LoRA; it must end in .safetensors")
+
+
 @pytest.mark.parametrize(
     ("source", "target", "reason"),
     [("one", "a\nb", "There is 1 prompt on the source side"), ("a\nb", "b\na", "are the same")],
