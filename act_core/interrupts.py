@@ -6,6 +6,7 @@ model. Here the interrupt waits until the model is restored::
     begin() ... end()     in between, our SIGINT handler is installed
     @critical             an interrupt that arrives inside such a function, or inside what it calls, waits for `end`
     deferred()            the same for a block: it runs to its end, then the interrupt is raised
+    interruptible()       a block that an interrupt ends even if a library swallows the exception
 
 A function that is marked with `critical` is protected from its very first instruction, provided that `begin` was
 called before. So clean-up that must never be skipped belongs into an ``__exit__``: derive from `Restoring`, or write
@@ -39,11 +40,13 @@ class _State:
         open: number of `begin` calls without their `end`.
         deferring: number of `deferred` blocks that are running.
         pending: whether an interrupt has arrived and has not been raised yet.
+        raised: number of interrupts that our handler has raised so far.
     """
 
     open = 0
     deferring = 0
     pending = False
+    raised = 0
 
 
 def critical(function: _Function) -> _Function:
@@ -173,16 +176,49 @@ class deferred:  # noqa: N801  (used like a function)
         end(self._began)
 
 
+class interruptible:  # noqa: N801  (used like a function)
+    """A context manager that Ctrl-C ends even if a library swallows the `KeyboardInterrupt` and continues.
+
+    Importing and loading models runs callbacks, finalizers and bare ``except`` clauses in which Python or a library
+    drops the exception.
+
+    Raises:
+        KeyboardInterrupt: one was raised inside the block, even if it was swallowed there.
+
+    Example:
+        >>> try:
+        ...     with interruptible(), contextlib.suppress(KeyboardInterrupt):  # as a library may
+        ...         signal.raise_signal(signal.SIGINT)
+        ... except KeyboardInterrupt:
+        ...     print("interrupted")
+        interrupted
+    """
+
+    @critical
+    def __enter__(self) -> None:
+        self._began = begin()
+        self._raised = _State.raised
+
+    @critical
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        was_interrupted = self._began and _State.raised > self._raised
+        end(self._began)
+        if was_interrupted and not isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt from error
+
+
 def _on_interrupt(signum: int, frame: FrameType | None) -> None:
     if _State.deferring or _is_inside_critical(frame):
         _State.pending = True
     else:
+        _State.raised += 1
         signal.default_int_handler(signum, frame)
 
 
 def _raise_unless_inside(frame: FrameType | None) -> None:
     if _State.pending and not _State.deferring and not _is_inside_critical(frame):
         _State.pending = False
+        _State.raised += 1
         raise KeyboardInterrupt
 
 

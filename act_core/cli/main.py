@@ -9,7 +9,7 @@ import sys
 
 from .. import __version__
 from ..errors import MapError
-from ..models.loading import interruptible
+from ..interrupts import interruptible
 from . import (
     blend,
     calibrate,

@@ -2,57 +2,11 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager
-from types import FrameType
 
 from ..errors import MapError, first_line
-
-
-@contextmanager
-def interruptible() -> Generator[None, None, None]:
-    """Let Ctrl-C end the block even if a library swallows the `KeyboardInterrupt` and continues.
-
-    Importing and loading models runs callbacks, finalizers and bare ``except`` clauses in which Python or a library
-    drops the exception. Outside the main thread, which alone receives signals, the block is left alone.
-
-    Raises:
-        KeyboardInterrupt: one was raised inside the block, even if it was swallowed there.
-
-    Example:
-        >>> try:
-        ...     with interruptible(), contextlib.suppress(KeyboardInterrupt):  # as a library may
-        ...         signal.raise_signal(signal.SIGINT)
-        ... except KeyboardInterrupt:
-        ...     print("interrupted")
-        interrupted
-    """
-    before = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(before):
-        yield
-        return
-    pressed: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        try:
-            before(number, frame)
-        except KeyboardInterrupt:
-            pressed.append(number)
-            raise
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    except BaseException as error:
-        if pressed and not isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt from error
-        raise
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        raise KeyboardInterrupt
+from ..interrupts import interruptible
 
 
 @contextmanager

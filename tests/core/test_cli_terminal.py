@@ -18,6 +18,7 @@ from helpers import tiny_llama
 
 from act_core import ActMap, load_map, save_map
 from act_core.cli.arguments import Parser, command_name, quoted, words
+from act_core.interrupts import deferred
 from act_core.models.transformers import TransformersModel
 
 CHINESE = "静かな海 猫"
@@ -144,6 +145,25 @@ def test_interrupt_that_a_library_swallows_ends_with_130(
     finally:
         signal.signal(signal.SIGINT, before)
     assert (status, err) == (130, "act-steering: stopped.\n")
+
+
+@pytest.mark.usefixtures("default_handler")
+def test_deferred_interrupt_waits_in_a_command(
+    run: Run, tmp_path: Path, tiny_map: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reached: list[str] = []
+
+    def loaded(*_: object, **__: object) -> TransformersModel:
+        with deferred():
+            signal.raise_signal(signal.SIGINT)
+            reached.append("inside")
+        reached.append("after")
+        return tiny_llama()
+
+    monkeypatch.setattr(TransformersModel, "from_pretrained", loaded)
+    status, _, err = run("generate", "rain", "--map", tiny_map, "--model", tmp_path, "--tokens", 1)
+    assert (status, err) == (130, "act-steering: stopped.\n")
+    assert reached == ["inside"]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a shell that closes standard output")
