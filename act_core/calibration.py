@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Literal, get_args
 
 from .errors import MapError
-from .settings import MAX_STRENGTH, check_choice
+from .settings import MAX_STRENGTH, as_strength, check_choice
 
 Negative = Literal["negated", "inverse", "none"]
 
@@ -78,8 +78,10 @@ class Calibration:
         Beyond 1 and -1, the last step goes on.
 
         Raises:
-            MapError: a position below 0, and the map has no usable opposite.
+            MapError: a position below 0, and the map has no usable opposite, or one that is not a number from
+                -`MAX_STRENGTH` to `MAX_STRENGTH`.
         """
+        u = as_strength(u)
         if u < 0 and not self.down:
             raise MapError(
                 "The calibrated strength is below 0, but this map has no usable opposite; give 0 to 1, or turn off "

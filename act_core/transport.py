@@ -219,7 +219,8 @@ def fit_transport(
         interval: lower and upper end of the support, ``[channels]`` each; None leaves it unbounded.
 
     Raises:
-        FitError: fewer than two values on a side, shapes that do not match, or values that are not finite.
+        FitError: fewer than two values on a side, shapes that do not match, or values that are not finite, or not of a
+            floating-point dtype.
     """
     check_choice("estimator", estimator, get_args(ChannelEstimator), FitError)
     if source.ndim != 2 or target.ndim != 2 or source.shape[1] != target.shape[1]:
@@ -229,7 +230,10 @@ def fit_transport(
         )
     if len(source) < 2 or len(target) < 2:
         raise FitError("A transport needs at least two source and two target values; add prompts.")
-    eps = torch.finfo(activation_dtype or source.dtype).eps
+    dtype = activation_dtype or source.dtype
+    if not dtype.is_floating_point:
+        raise FitError(f"The activations are of {dtype}; give floating-point values.")
+    eps = torch.finfo(dtype).eps
 
     if source.device.type == "mps":  # which has no float64
         source, target = source.cpu(), target.cpu()

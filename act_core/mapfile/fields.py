@@ -196,6 +196,17 @@ def cover(name: str, value: object) -> bytes:
         data = base64.b64decode(pictures[0], validate=True) if pictures else b""
     except binascii.Error as error:
         raise ValueError(f"{name} is not base64") from error
-    if (data and not data.startswith(b"\xff\xd8")) or len(data) > MAX_COVER_BYTES:
+    return jpeg(name, data)
+
+
+def jpeg(name: str, value: object) -> bytes:
+    """The bytes of a small JPEG picture; empty for none.
+
+    Example:
+        >>> jpeg("cover", b"")
+        b''
+    """
+    is_jpeg = isinstance(value, (bytes, bytearray)) and (not value or value.startswith(b"\xff\xd8"))
+    if not is_jpeg or len(cast("bytes", value)) > MAX_COVER_BYTES:
         raise ValueError(f"{name} is not a JPEG picture of at most {MAX_COVER_BYTES >> 10} KiB")
-    return data
+    return bytes(cast("bytes", value))

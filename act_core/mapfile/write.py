@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,6 +23,7 @@ from ..records import CARD_TEXTS, Card
 from ..sites import Site
 from ..text import plain_text
 from ..transport import MIN_INVERTIBLE_SLOPE, Transport
+from . import fields
 from .format import (
     BOUNDS,
     CALIBRATION_KEY,
@@ -95,8 +96,12 @@ def save_map(
     texts = dict(zip(CARD_TEXTS, (title, author, description, license, usage_hint, tags), strict=True))
     changes: dict[str, Any] = {"strength_range": strength_range, "cover": cover, **texts}
     try:
-        card = _plain_card(replace(act_map.card, **{name: new for name, new in changes.items() if new is not None}))
-        write_whole(path, _serialised(act_map, card, statistics=statistics, keep_prompts=keep_prompts), check=read_map)
+        card = _checked_card(replace(act_map.card, **{name: new for name, new in changes.items() if new is not None}))
+        data = _serialised(act_map, card, statistics=statistics, keep_prompts=keep_prompts)
+    except (MapFileError, TypeError, ValueError) as error:
+        raise MapFileError(f"{path.name} was not written: {error}") from error
+    try:
+        write_whole(path, data, check=read_map)
     except OSError as error:
         raise MapFileError(f"{path} could not be written: {error.strerror or error}; choose another folder.") from error
     except (MapFileError, TypeError, ValueError) as error:
@@ -104,17 +109,26 @@ def save_map(
     return path
 
 
-def _plain_card(card: Card) -> Card:
-    """The card as it can be saved."""
+def _checked_card(card: Card) -> Card:
+    """The card as it can be saved.
+
+    Raises:
+        MapFileError: a value of it cannot be.
+    """
     for name in CARD_TEXTS:
         if not isinstance(value := cast("object", getattr(card, name)), str):
             raise MapFileError(f"the {name} is {value!r}; give a text.")
-    ends = card.strength_range
-    return replace(
-        card,
-        **{name: plain_text(getattr(card, name)) for name in CARD_TEXTS},
-        strength_range=ends and cast("tuple[float, float]", tuple(sorted(float(end) for end in ends))),
-    )
+    if (ends := card.strength_range) is not None:
+        try:
+            low, high = sorted(fields.number("an end", float(end)) for end in ends)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise MapFileError(f"the strength range is {ends!r}; give two finite numbers.") from error
+        ends = low, high
+    try:
+        fields.jpeg("the cover", card.cover)
+    except ValueError as error:
+        raise MapFileError(f"{error}; give another, or none.") from error
+    return replace(card, **{name: plain_text(getattr(card, name)) for name in CARD_TEXTS}, strength_range=ends)
 
 
 def _serialised(act_map: ActMap, card: Card, *, statistics: bool, keep_prompts: bool) -> bytes:
@@ -136,8 +150,19 @@ def _serialised(act_map: ActMap, card: Card, *, statistics: bool, keep_prompts: 
         if len(header) <= MAX_HEADER_BYTES:
             return len(header).to_bytes(8, "little") + header + content
         if not kept:
-            raise MapFileError(f"A map of {len(act_map)} sites is too large for one file; restrict it to fewer sites.")
+            raise _too_large(metadata, len(act_map))
         kept //= 2
+
+
+def _too_large(metadata: Mapping[str, str], sites: int) -> MapFileError:
+    """The error for a header that does not fit, which names what takes the most of it."""
+    texts = {f"modelspec.{name}": name.replace("_", " ") for name in CARD_TEXTS}
+    parts = {**texts, RECORD_KEY: "record of the fit", EVIDENCE_KEY: "evidence"}
+    largest = max(metadata, key=lambda name: len(metadata[name]))
+    if largest not in parts:
+        return MapFileError(f"a map of {sites} sites is too large for one file; restrict it to fewer sites.")
+    limit, size = (number >> 10 for number in (MAX_HEADER_BYTES, len(metadata[largest].encode())))
+    return MapFileError(f"the {parts[largest]} takes {size} KiB of the {limit} KiB of a description; shorten it.")
 
 
 def _tensors(transport: Transport, *, statistics: bool) -> Iterator[tuple[str, Tensor]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from itertools import pairwise
@@ -38,6 +39,12 @@ def toy(calibration: Calibration | None = FOUND, slope: float = 2.0) -> ActMap:
 def test_raw_is_piecewise_linear_and_goes_on_beyond_the_range(position: float, raw: float) -> None:
     assert FOUND.raw(position) == pytest.approx(raw)
     assert FOUND.position(raw) == pytest.approx(position)
+
+
+@pytest.mark.parametrize("position", [math.nan, math.inf, -math.inf])
+def test_raw_refuses_what_is_not_finite(position: float) -> None:
+    with pytest.raises(MapError, match="it must be a number from -1000 to 1000"):
+        FOUND.raw(position)
 
 
 def test_scale_without_opposite_refuses_negative_positions() -> None:

@@ -12,6 +12,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from map_files import (
@@ -173,7 +174,24 @@ def test_save_refuses_values_that_load_refuses(path: Path, fitted: ActMap) -> No
     assert unreadable == []
 
 
+@pytest.mark.parametrize("ends", [(1.0,), (0.0, 1.0, 2.0), (float("nan"), 1.0), (0.0, float("inf")), 1.0])
+def test_save_refuses_strength_range_that_is_not_two_numbers(path: Path, fitted: ActMap, ends: Any) -> None:
+    with pytest.raises(MapError) as caught:
+        save_map(fitted, path, strength_range=ends)
+    assert str(caught.value) == f"{path.name} was not written: the strength range is {ends!r}; give two finite numbers."
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("name", ["description", "usage_hint"])
+def test_save_names_the_text_that_is_too_long(path: Path, fitted: ActMap, name: str) -> None:
+    what = name.replace("_", " ")
+    with pytest.raises(MapError, match=rf"was not written: the {what} takes 2000 KiB of the 1024 KiB .* shorten it"):
+        save_map(fitted, path, **{name: "x" * (2000 << 10)})  # pyright: ignore[reportArgumentType]
+    assert not path.exists()
+
+
 def test_save_refuses_cover_that_is_not_a_jpeg(path: Path, fitted: ActMap) -> None:
-    with pytest.raises(MapError, match="not a JPEG picture"):
-        save_map(fitted, path, cover=b"\x89PNG")
+    for cover in (b"\x89PNG", b"\xff\xd8" + bytes(200_000)):
+        with pytest.raises(MapError, match=r"was not written: the cover is not a JPEG picture .*; give another"):
+            save_map(fitted, path, cover=cover)
     assert not path.exists()

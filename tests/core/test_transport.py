@@ -212,6 +212,7 @@ BAD: dict[str, tuple[Tensor, Tensor, str]] = {
     "other channels": (values(4), values(4, 2), "same channels"),
     "three dimensions": (values(4).view(1, 4, 3), values(4), r"\[values, channels\]"),
     "one dimension": (values(4)[0], values(4)[0], r"\[values, channels\]"),
+    "whole numbers": (values(4).long(), values(4).long(), r"are of torch\.int64; give floating-point"),
     "too large for float32": (values(4).double(), values(4).double() * 1e300, "too large"),
 }
 
