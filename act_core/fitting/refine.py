@@ -78,7 +78,8 @@ def refine(
         model: an adapter with a loss, such as `act_core.models.picture_loss.PictureModel`.
         samples: at least two.
         settings: how to refine; the defaults of `RefineSettings` if None.
-        start: an unbounded map that it starts from; sites that the map lacks start at no change.
+        start: an unbounded map that it starts from; sites that the map lacks start at no change. Sites of it that are
+            not refined are left out, which the record notes.
         progress: called as ``progress(done, total, state)`` after each step. An exception it raises cancels.
         keep_on: exceptions, of the model or of `progress`, that end the refinement with the best coefficients so far,
             such as that of a host's cancel button. Before the first step is done, they are raised as usual.
@@ -111,9 +112,17 @@ def refine(
     transports = refinement.transports()
     used = {site.component for site in transports}
     base = {name: fingerprint for name, fingerprint in record.base.items() if name in used}
-    started = () if start is None else (f"started from {plain_text(start.called)}",)
-    notes = (*record.notes, *started, *refinement.notes)
+    notes = (*record.notes, *_started(sites, start), *refinement.notes)
     return ActMap(transports, replace(record, fitted_by="refinement", base=base, notes=notes))
+
+
+def _started(sites: Sequence[Site], start: ActMap | None) -> list[str]:
+    """What the record notes of the starting map."""
+    if start is None:
+        return []
+    left_out = len({site.key for site in start.transports} - {site.key for site in sites})
+    missing = f"; left out {left_out} of its {len(start)} sites, which were not refined" if left_out else ""
+    return [f"started from {plain_text(start.called)}{missing}"]
 
 
 @dataclass(frozen=True)

@@ -221,6 +221,16 @@ def test_start_must_fit() -> None:
         refine(Toy(wide), SAMPLES, sites="model/*", start=start)
 
 
+def test_sites_of_the_start_that_are_not_refined_are_noted() -> None:
+    start = refine(Toy(layers()), SAMPLES, sites="model/*", steps=1, held_back=0)
+    one = refine(Toy(layers()), SAMPLES, sites="model/0", start=start, steps=1, held_back=0)
+    assert [site.key for site in one.transports] == ["model/0"]
+    left_out = f"; left out {len(start) - 1} of its {len(start)} sites, which were not refined"
+    assert one.record.notes[0].endswith(left_out)
+    every = refine(Toy(layers()), SAMPLES, sites="model/*", start=start, steps=1, held_back=0)
+    assert "left out" not in every.record.notes[0]
+
+
 def test_error_in_progress_restores_model() -> None:
     model = Toy(layers())
 
