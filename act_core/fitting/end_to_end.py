@@ -11,7 +11,8 @@ coefficients share one loss, as in LinEAS (Rodriguez et al., arXiv 2503.10679)::
                   with sparsity, a proximal step that shrinks coefficients and sites to no change
 
 The loss couples all samples of a step, but they need not fit into memory together: micro-batches run once without a
-gradient, then the loss is differentiated by the pooled values, then each runs again and passes that gradient on.
+gradient, then the loss is differentiated by the pooled values, then each runs again and passes that gradient on. They
+start as large as those of the walk that fitted the starting map, and are halved where memory runs out.
 """
 
 from __future__ import annotations
@@ -50,6 +51,7 @@ _FLOAT16_SCALE = 2.0**16
 _SECOND_MOMENT = 0.999  # decay of Adam's mean of squared gradients
 _NO_FIT = "no map can be fitted end to end"
 _ADVICE = "choose the estimator linear"
+_NO_MEMORY = "The model runs out of memory with one prompt at a time; use shorter prompts or smaller pictures."
 _OUT_OF_MEMORY = f"The gradients do not fit into memory even for one sample, so {_NO_FIT}", _ADVICE
 
 
@@ -72,7 +74,7 @@ def fit_end_to_end(
         model: an adapter.
         components: of the model.
         start: the transports to start from, with their statistics.
-        settings: of the fit.
+        settings: of the fit. Its batches fit into memory, or into the budget, if they run without a gradient.
         progress: called after each step.
         sides: source and target samples.
 
@@ -80,7 +82,8 @@ def fit_end_to_end(
         The transports of the sites that are left, and a note for the record.
 
     Raises:
-        FitError: the model cannot be differentiated, joins streams of text and picture, or a sparsity drops all sites.
+        FitError: the model cannot be differentiated, joins streams of text and picture, or runs out of memory with one
+            sample, or a sparsity drops all sites.
     """
     if any(site.segment for site in start):
         raise FitError(
@@ -264,8 +267,16 @@ class _EndToEnd(Generic[Sample]):
     @torch.no_grad()
     def _measure(self, samples: Sequence[Sample], measured: Measured) -> list[Tensor]:
         """The pooled values ``[samples, channels]`` of each site."""
-        by_batch = [self._measured.values(batch, measured) for batch in self._model.batches(samples, self._rows)]
-        return [torch.cat(values) for values in zip(*by_batch, strict=True)]
+        while True:
+            try:
+                by_batch = [self._measured.values(one, measured) for one in self._model.batches(samples, self._rows)]
+                return [torch.cat(values) for values in zip(*by_batch, strict=True)]
+            except torch.cuda.OutOfMemoryError as error:
+                if self._rows == 1:
+                    raise FitError(_NO_MEMORY) from error
+            # Outside the clause, since the error holds the activations of its run.
+            self._rows = max(1, min(self._rows, len(samples)) // 2)
+            torch.cuda.empty_cache()
 
     def _transports(self, before: Sequence[Tensor], goal: Sequence[Tensor]) -> dict[Site, Transport]:
         """What the coefficients do now, with statistics of the values that each site gets; without idle sites."""

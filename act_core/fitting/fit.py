@@ -103,8 +103,10 @@ def fit(
             if processes.count > 1:
                 raise FitError(_GRADIENT_IN_SEVERAL)
             start = _Fit(model, components, start_settings(settings), _no_progress, processes).run(*sides)
-            transports, note = fit_end_to_end(model, components, start.transports, settings, progress, sides)
-            walked = _Fitted(transports, 1, (*start.notes, note))
+            # As many samples together as memory held in the walk.
+            held = replace(settings, batch_size=start.batch)
+            transports, note = fit_end_to_end(model, components, start.transports, held, progress, sides)
+            walked = _Fitted(transports, 1, start.batch, (*start.notes, note))
         else:
             walked = _Fit(model, components, settings, progress, processes).run(*sides)
     used = {site.component for site in walked.transports}
@@ -128,10 +130,11 @@ def _samples(samples: Iterable[Sample], side: Side) -> list[Sample]:
 
 @dataclass(frozen=True)
 class _Fitted:
-    """The transports of all sites, and how the walk obtained them."""
+    """The transports of all sites, and how the walk obtained them: in how many groups, and in batches of which size."""
 
     transports: dict[Site, Transport]
     groups: int
+    batch: int
     notes: tuple[str, ...]
 
 
@@ -164,7 +167,7 @@ class _Fit(Generic[Sample]):
             if len(parts) > 1 and self.processes.count > 1:
                 raise FitError(_STREAMED_IN_SEVERAL)
             try:
-                return _Fitted(self._walk(sites, parts, plan), len(parts), tuple(notes))
+                return _Fitted(self._walk(sites, parts, plan), len(parts), plan.batch, tuple(notes))
             except torch.cuda.OutOfMemoryError as error:
                 if self.processes.count > 1:
                     raise FitError(OUT_OF_MEMORY) from error

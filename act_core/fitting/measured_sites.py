@@ -55,6 +55,8 @@ class MeasuredSites:
         """Run a batch; returns the pooled values ``[rows, channels]`` of each site, for gradients, too."""
         self._batch, self._measured = batch, measured
         self.recorded.clear()
+        if not self._places:  # an earlier run may have failed half way
+            self._passed.clear()
         batch.run()
         values = list(self.recorded)
         self.recorded.clear()

@@ -247,10 +247,7 @@ class _Refinement(Generic[Sample]):
             try:
                 loss = self._accumulated(batch, step)
             except torch.cuda.OutOfMemoryError as error:
-                if self._rows == 1:
-                    raise NotDifferentiableError(*_OUT_OF_MEMORY) from error
-                self._rows = max(1, min(self._rows, len(batch)) // 2)
-                torch.cuda.empty_cache()
+                self._halve(len(batch), error)
                 continue
             gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
             if not math.isfinite(loss) or all(bool(gradient.isfinite().all()) for gradient in gradients):
@@ -258,6 +255,13 @@ class _Refinement(Generic[Sample]):
             if self._scale <= 1:
                 return math.nan
             self._scale /= 2
+
+    def _halve(self, count: int, error: torch.cuda.OutOfMemoryError) -> None:
+        """Run fewer samples together, after memory ran out for so many."""
+        if self._rows == 1:
+            raise NotDifferentiableError(*_OUT_OF_MEMORY) from error
+        self._rows = max(1, min(self._rows, count) // 2)
+        torch.cuda.empty_cache()
 
     def _accumulated(self, batch: Sequence[Sample], step: int) -> float:
         generator = torch.Generator().manual_seed(self._settings.seed + step)
@@ -284,10 +288,18 @@ class _Refinement(Generic[Sample]):
         """Keep the coefficients if they are the best so far on the samples that were held back."""
         if not held_back:
             return
+        while True:
+            try:
+                loss = self._held_back_loss(held_back)
+                break
+            except torch.cuda.OutOfMemoryError as error:
+                self._halve(len(held_back), error)
+        if self._best is None or loss < self._best.loss:
+            self._best = _Best(self._done, loss, self._transports())
+
+    def _held_back_loss(self, held_back: Sequence[Sample]) -> float:
         # The same noise at each check, and other noise than that of the steps.
         generator = torch.Generator().manual_seed(self._settings.seed + self._settings.steps)
         drawn = [part for _ in range(_CHECK_DRAWS) for part in self._parts(held_back)]
         total = sum(float(self._model.loss(part, generator)) * len(part) for part in drawn)
-        loss = total / (_CHECK_DRAWS * len(held_back))
-        if self._best is None or loss < self._best.loss:
-            self._best = _Best(self._done, loss, self._transports())
+        return total / (_CHECK_DRAWS * len(held_back))

@@ -28,6 +28,8 @@ from act_core import ActMap, fit, load_map, save_map, steer
 from act_core.coupling import TargetQuantiles, coupling
 from act_core.errors import FitError, NotDifferentiableError
 from act_core.fitting import end_to_end
+from act_core.fitting.measured_sites import MeasuredSites
+from act_core.fitting.memory import BatchPlan, SampleMemory
 from act_core.models.diffusers import DiffusersModel
 from act_core.settings import FitSettings, changed
 from act_core.transport import fit_transport
@@ -147,6 +149,56 @@ def test_out_of_memory_checkpoints_then_halves() -> None:
     model.on_run = run
     fit(model, SOURCE, TARGET, SHORT)
     assert most == 3
+
+
+def test_out_of_memory_without_gradients_uses_the_batches_of_the_walk() -> None:
+    model, failed = chain(), 0
+
+    def run(batch: Any) -> None:
+        nonlocal failed
+        if len(batch) > 4:
+            failed += 1
+            raise torch.cuda.OutOfMemoryError
+
+    model.on_run = run
+    act_map = fit(model, SOURCE, TARGET, SHORT)
+    restarts = sum("restarted" in note for note in act_map.record.notes)
+    assert failed == restarts > 0
+
+
+def test_budget_holds_without_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SampleMemory, "plan", lambda *_: BatchPlan(22, 3))
+    model, most = chain(), 0
+
+    def run(batch: Any) -> None:
+        nonlocal most
+        most = max(most, len(batch))
+
+    model.on_run = run
+    fit(model, SOURCE, TARGET, SHORT, memory_budget=1 << 30)
+    assert most == 3
+
+
+def test_out_of_memory_after_the_walk_halves_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, limit = chain(), 100
+
+    def measured(*args: Any) -> MeasuredSites:
+        nonlocal limit
+        limit = 4
+        return MeasuredSites(*args)
+
+    def fail(_: nn.Module, inputs: tuple[Tensor]) -> None:
+        if len(inputs[0]) > limit:
+            raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr(end_to_end, "MeasuredSites", measured)
+    layers: Any = model.module.layers
+    layers[1].register_forward_pre_hook(fail)  # after the first site has been measured
+    halved = fit(model, SOURCE, TARGET, SHORT)
+    assert halved.record.notes == fit(chain(), SOURCE, TARGET, SHORT).record.notes  # with the same distances
+    limit = 0
+    with pytest.raises(FitError, match="out of memory"):
+        fit(model, SOURCE, TARGET, SHORT)
 
 
 @pytest.mark.usefixtures("default_handler")

@@ -62,9 +62,10 @@ class Small(Quiet):
 
     limit = 3
     most = 0
+    limits_checks = False
 
     def loss(self, samples: Sequence[float], generator: torch.Generator) -> Tensor:
-        if torch.is_grad_enabled():
+        if self.limits_checks or torch.is_grad_enabled():
             if len(samples) > self.limit:
                 raise torch.cuda.OutOfMemoryError
             self.most = max(self.most, len(samples))
@@ -190,6 +191,13 @@ def test_out_of_memory_halves_the_rows() -> None:
     model = Small(layers())
     refine(model, SAMPLES, sites="model/*", steps=3, batch_size=8, held_back=0)
     assert model.most == 2
+
+
+def test_out_of_memory_at_a_check_halves_the_rows() -> None:
+    model = Small(layers())
+    model.limits_checks = True
+    refine(model, SAMPLES, sites="model/*", steps=3, held_back=0.5)
+    assert model.most == len(SAMPLES) // 4
 
 
 def test_out_of_memory_with_one_sample_is_an_error() -> None:
