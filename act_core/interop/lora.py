@@ -20,11 +20,9 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Literal
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -35,9 +33,9 @@ from ..errors import MapFileError
 from ..files import write_whole
 from ..folding import Fold
 from ..interception import canonical_name, submodules
+from ..mapfile.container import Container, modelspec
 from ..mapfile.format import COVERS_KEY, SUFFIX
 from ..maps import ActMap
-from ..records import CARD_TEXTS
 from ..steering.weights import FoldedMap, Place
 
 LinearLayers = Literal["compact", "whole"]
@@ -213,11 +211,9 @@ def save_lora(folded: FoldedMap, tensors: Mapping[str, Tensor], path: Path) -> N
     """
     if path.suffix != SUFFIX:
         raise MapFileError(f"{path.name} is not a name for a LoRA; it must end in {SUFFIX}.")
-    plain = safetensors.torch.save(dict(tensors))
-    content = plain[8 + int.from_bytes(plain[:8], "little") :]
-    data = safetensors.torch.save(dict(tensors), _metadata(folded, hashlib.sha256(content).hexdigest()))
+    container = Container(tensors)
     try:
-        write_whole(path, data)
+        write_whole(path, container.file(container.header(_metadata(folded))))
     except OSError as error:
         raise MapFileError(f"{path} cannot be written: {error.strerror or error}. Choose another name.") from error
 
@@ -238,19 +234,14 @@ def sha256_of(act_map: ActMap) -> str:
     return digest.hexdigest()
 
 
-def _metadata(folded: FoldedMap, content_sha256: str) -> dict[str, str]:
+def _metadata(folded: FoldedMap) -> dict[str, str]:
     act_map = folded.act_map
-    card, base = act_map.card, act_map.record.base.values()
+    card = act_map.card
     hint = "An Activation Transport map."
     if ends := card.strength_range:
         hint += " Strengths from {:g} to {:g} are recommended.".format(*ends)
     metadata = {
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": "+".join(one.architecture for one in base) + "/lora",
-        "modelspec.implementation": "act-steering",
-        "modelspec.date": datetime.now(timezone.utc).date().isoformat(),
-        "modelspec.hash_sha256": f"0x{content_sha256}",
-        **{f"modelspec.{name}": str(getattr(card, name)) for name in CARD_TEXTS},
+        **modelspec(card, act_map.record.base.values(), "lora"),
         # That of the map names nodes.
         "modelspec.usage_hint": hint,
         "act.map_sha256": sha256_of(act_map),

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, cast
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -24,6 +21,7 @@ from ..sites import Site
 from ..text import plain_text
 from ..transport import MIN_INVERTIBLE_SLOPE, Transport
 from . import fields
+from .container import Container, modelspec
 from .format import (
     BOUNDS,
     CALIBRATION_KEY,
@@ -33,7 +31,6 @@ from .format import (
     FORMAT_KEY,
     FORMAT_WITH_SEGMENTS,
     GATE,
-    HASH_KEY,
     LEVELS_KEY,
     MAX_HEADER_BYTES,
     PROJECTION,
@@ -138,17 +135,12 @@ def _serialised(act_map: ActMap, card: Card, *, statistics: bool, keep_prompts: 
             # A copy, because safetensors refuses views and tensors that sites share.
             tensors[f"{site.key}.{name}"] = tensor.clone(memory_format=torch.contiguous_format)
     kept = max(len(act_map.record.source_prompts), len(act_map.record.target_prompts)) if keep_prompts else 0
-    data = safetensors.torch.save(tensors)
-    start = 8 + int.from_bytes(data[:8], "little")
-    described, content = json.loads(data[8:start]), data[start:]
-    digest = hashlib.sha256(content).hexdigest()
+    container = Container(tensors)
     while True:
-        metadata = {HASH_KEY: f"0x{digest}", **_header(act_map, card, kept)}
-        # Not by the library, which writes metadata in another order each time.
-        header = json.dumps({"__metadata__": metadata, **described}, ensure_ascii=False, separators=(",", ":")).encode()
-        header += b" " * (-len(header) % 8)
+        metadata = _header(act_map, card, kept)
+        header = container.header(metadata)
         if len(header) <= MAX_HEADER_BYTES:
-            return len(header).to_bytes(8, "little") + header + content
+            return container.file(header)
         if not kept:
             raise _too_large(metadata, len(act_map))
         kept //= 2
@@ -193,11 +185,7 @@ def _header(act_map: ActMap, card: Card, kept: int) -> dict[str, str]:
         FORMAT_KEY: _format(act_map),
         SITES_KEY: json.dumps(sites),
         RECORD_KEY: json.dumps(_plain(record)),
-        "modelspec.sai_model_spec": "1.0.1",
-        "modelspec.architecture": "+".join(b.architecture for b in act_map.record.base.values()) + "/act-map",
-        "modelspec.implementation": "act-steering",
-        "modelspec.date": _now().date().isoformat(),
-        **{f"modelspec.{name}": cast("str", getattr(card, name)) for name in CARD_TEXTS},
+        **modelspec(card, act_map.record.base.values(), "act-map"),
     }
     if card.strength_range is not None:
         header[RANGE_KEY] = json.dumps(card.strength_range)
@@ -213,12 +201,6 @@ def _header(act_map: ActMap, card: Card, kept: int) -> dict[str, str]:
         cover = base64.b64encode(card.cover).decode()
         header |= {COVERS_KEY: json.dumps([cover]), THUMBNAIL_KEY: f"data:image/jpeg;base64,{cover}"}
     return header
-
-
-def _now() -> datetime:
-    """The current time, or that in SOURCE_DATE_EPOCH, for files that can be made again bit for bit."""
-    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-    return datetime.fromtimestamp(int(epoch), timezone.utc) if epoch.isdecimal() else datetime.now(timezone.utc)
 
 
 def _format(act_map: ActMap) -> str:

@@ -104,6 +104,17 @@ def test_file_describes_its_map(tmp_path: Path) -> None:
     assert metadata["act.map_sha256"] == sha256_of(result.act_map)
 
 
+def test_same_lora_has_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
+    path, result, files = tmp_path / "ink.safetensors", folded(title="Ink"), set[bytes]()
+    for _ in range(6):
+        save_lora(result, lora_tensors(result), path)
+        files.add(path.read_bytes())
+    assert len(files) == 1
+    with safe_open(path, "pt") as file:
+        assert file.metadata()["modelspec.date"] == "1970-01-02"
+
+
 def test_hash_of_a_map_is_that_of_its_file(tmp_path: Path) -> None:
     act_map = folded().act_map
     assert sha256_of(load_map(save_map(act_map, tmp_path / "map.safetensors", title="other"))) == sha256_of(act_map)
