@@ -69,7 +69,7 @@ def check_found(
     """
     silent = [pattern for pattern in listed(sites) if not is_preset(pattern) and not _found(pattern, found)]
     if silent:
-        _refuse(silent[0], found, returned, rows)
+        _refuse(silent[0], returned, rows)
     if by_rule and not found:
         name, parts = next(iter(by_rule.items()))
         kinds = _kinds([part for part in parts if not returned.get(part)])
@@ -80,10 +80,10 @@ def check_found(
             f"patterns instead, such as {example}."
         )
     if not found:
-        _refuse(sites, found, returned, rows)
+        _refuse(sites, returned, rows)
 
 
-def _refuse(pattern: str, found: Collection[str], returned: Mapping[str, str], rows: int) -> None:
+def _refuse(pattern: str, returned: Mapping[str, str], rows: int) -> None:
     """Say why the submodules that match a pattern hold no site."""
     given = listed(pattern)
     ran = [name for name in returned if any(is_preset(part) or _found(_module(part), [name]) for part in given)]

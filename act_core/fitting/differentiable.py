@@ -9,6 +9,8 @@ import torch
 
 from ..errors import NotDifferentiableError, first_line
 
+# A loss is multiplied by this where activations are float16, so that small gradients do not vanish.
+FLOAT16_SCALE = 2.0**16
 # In the message of PyTorch's error.
 _CHANGED_IN_PLACE = "modified by an inplace operation"
 

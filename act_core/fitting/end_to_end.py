@@ -36,7 +36,7 @@ from ..sites import Site
 from ..transport import Transport, fit_transport
 from .checkpoints import checkpointed
 from .coefficients import Coefficients
-from .differentiable import try_gradient
+from .differentiable import FLOAT16_SCALE, try_gradient
 from .frozen import frozen
 from .measured_sites import Measured, MeasuredSites
 from .memory import SCRATCH, MemoryMeter
@@ -46,8 +46,6 @@ from .samples import FitModel, Progress, Sample
 RATE = 0.05
 # Source samples of a step; more take turns, in fixed groups.
 STEP_SAMPLES = 64
-# The loss is multiplied by this where activations are float16, so that small gradients do not vanish.
-_FLOAT16_SCALE = 2.0**16
 _SECOND_MOMENT = 0.999  # decay of Adam's mean of squared gradients
 _NO_FIT = "no map can be fitted end to end"
 _ADVICE = "choose the estimator linear"
@@ -188,7 +186,7 @@ class _EndToEnd(Generic[Sample]):
         costly = sorted(source, key=self._model.cost)[-2:]
         self._measure(costly, "after")  # puts the coefficients where the model runs
         if any(one.dtype == torch.float16 for one in self._sites):
-            self._scale = _FLOAT16_SCALE
+            self._scale = FLOAT16_SCALE
         budget = self._settings.memory_budget
         if budget is not None:
             self._checkpoint()

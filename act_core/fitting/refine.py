@@ -38,7 +38,7 @@ from ..text import plain_text
 from ..transport import Transport
 from .checkpoints import checkpointed
 from .coefficients import SPATIAL, Coefficients, coefficients, handlers
-from .differentiable import try_gradient
+from .differentiable import FLOAT16_SCALE, try_gradient
 from .draws import Draws
 from .fit import Progress
 from .frozen import frozen
@@ -53,8 +53,6 @@ _CHECK_EVERY = 10  # steps
 _CHECK_DRAWS = 4
 # Checks without an improvement after which a refinement ends.
 _PATIENCE = 3
-# The loss is multiplied by this where activations are float16, so that small gradients do not vanish.
-_FLOAT16_SCALE = 2.0**16
 _OUT_OF_MEMORY = "The gradients do not fit into memory even for one sample", "use smaller pictures or transport"
 
 
@@ -235,7 +233,7 @@ class _Refinement(Generic[Sample]):
         except torch.cuda.OutOfMemoryError as error:
             raise NotDifferentiableError(*_OUT_OF_MEMORY) from error
         if any(one.dtype == torch.float16 for one in self._adjusted):
-            self._scale = _FLOAT16_SCALE
+            self._scale = FLOAT16_SCALE
 
     def _gradient(self, batch: Sequence[Sample], step: int) -> float:
         """Put the gradient of a batch into the parameters, in parts that memory holds.

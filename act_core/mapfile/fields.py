@@ -30,18 +30,6 @@ def text(name: str, value: object) -> str:
     return value
 
 
-def string(name: str, value: object) -> str:
-    """Any text, which is checked where it is used.
-
-    Example:
-        >>> string("title", "calm")
-        'calm'
-    """
-    if not isinstance(value, str):
-        raise ValueError(f"{name} is {reprlib.repr(value)}, not a text")
-    return value
-
-
 def identifier(name: str, value: object) -> str:
     """The name of a component or of a submodule: dotted, and nothing that could be a path or control a terminal.
 
