@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .comparison import UNTITLED, squared_displacements
 from .errors import MapError
+from .numeric import real
 from .records import Card
 from .settings import as_strength, check_choice
 from .sites import Site
@@ -68,9 +69,10 @@ def as_share(value: object) -> float:
         >>> as_share(1)
         1.0
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value <= 1:
+    number = real(value)
+    if not 0 < number <= 1:
         raise MapError(f"The share to keep is {value!r}; it must be a number above 0 and at most 1.")
-    return float(value)
+    return number
 
 
 def _largest(groups: list[Tensor], share: float) -> list[Tensor]:

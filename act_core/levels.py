@@ -7,13 +7,12 @@ depend on how a sampler spaces its steps, so a node that shifts the schedule doe
 
 from __future__ import annotations
 
-import math
 import reprlib
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import cast
 
 from .errors import MapError
+from .numeric import real
 
 # Of a fit from pictures. They are closer together where the model decides what it draws.
 LEVELS = (0.95, 0.85, 0.7, 0.5, 0.3)
@@ -30,10 +29,7 @@ def as_level(value: object) -> float:
         >>> as_level(1)
         1.0
     """
-    try:
-        number = math.nan if isinstance(value, (str, bytes, bool)) else float(cast("float", value))
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        number = math.nan
+    number = real(value)
     if not 0 <= number <= 1:
         raise MapError(f"The noise level is {reprlib.repr(value)}; it must be a number from 0 to 1.")
     return number

@@ -6,14 +6,12 @@ from an instance: ``getattr(FitSettings(), name)``.
 
 from __future__ import annotations
 
-import contextlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal, SupportsFloat, TypeVar, cast, get_args, get_type_hints
+from typing import Any, Literal, SupportsFloat, TypeVar, get_args, get_type_hints
 
 from .errors import FitError, MapError
-from .numeric import as_integer, check_number
+from .numeric import as_integer, as_number
 
 # Fitted for each channel by itself; `end_to_end` fits all of them at once.
 ChannelEstimator = Literal["linear", "mean", "gaussian", "project"]
@@ -192,7 +190,7 @@ class FitSettings(FitMethod):
         if self.memory_budget is not None:
             object.__setattr__(self, "memory_budget", as_integer("memory_budget", self.memory_budget, 1))
         object.__setattr__(self, "steps", as_integer("steps", self.steps, 1))
-        check_number("sparsity", self.sparsity, 0, 100)
+        object.__setattr__(self, "sparsity", as_number("sparsity", self.sparsity, 0, 100))
         needed = {"order": "causal", "support": "unbounded", "moved": "source"}
         for name, word in needed.items():
             if self.estimator == "end_to_end" and getattr(self, name) != word:
@@ -237,8 +235,8 @@ class RefineSettings:
         for name in ("steps", "batch_size"):
             object.__setattr__(self, name, as_integer(name, getattr(self, name), 1))
         object.__setattr__(self, "seed", as_integer("seed", self.seed, 0, MAX_SEED))
-        check_number("rate", self.rate, 1e-6, 1)
-        check_number("held_back", self.held_back, 0, 0.9)
+        object.__setattr__(self, "rate", as_number("rate", self.rate, 1e-6, 1))
+        object.__setattr__(self, "held_back", as_number("held_back", self.held_back, 0, 0.9))
 
 
 Settings = TypeVar("Settings", FitSettings, RefineSettings)
@@ -284,14 +282,7 @@ def as_strength(value: object) -> float:
         >>> as_strength(1)
         1.0
     """
-    number = math.nan
-    is_bool = isinstance(value, bool) or "bool" in str(getattr(value, "dtype", ""))
-    if not is_bool and not isinstance(value, (str, bytes)):
-        with contextlib.suppress(TypeError, ValueError, RuntimeError, OverflowError):
-            number = float(cast("SupportsFloat", value))
-    if not abs(number) <= MAX_STRENGTH:
-        raise MapError(f"The strength is {value!r}; it must be a number from -{MAX_STRENGTH} to {MAX_STRENGTH}.")
-    return number
+    return as_number("The strength", value, -MAX_STRENGTH, MAX_STRENGTH, MapError)
 
 
 # One for all components of a map, or one for each.

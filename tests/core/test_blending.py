@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import MIXED_SITES, assert_identical, keys, mixed, prompts
@@ -81,6 +83,11 @@ def test_pruned_counts_bins_together() -> None:
     pruned = ActMap({site("a"): binned}, levels=(0.9, 0.1)).pruned(0.8, "channels")
     assert pruned["toy/a"].beta.tolist() == [[3.0, 0.0], [0.0, 0.0]]
     assert pruned.levels == (0.9, 0.1)
+
+
+@pytest.mark.parametrize("share", [np.float32(0.5), torch.tensor(0.5)])
+def test_pruned_accepts_numbers_of_numpy_and_torch(fitted: ActMap, share: Any) -> None:
+    assert_identical(fitted.pruned(share), fitted.pruned(0.5))
 
 
 @pytest.mark.parametrize("share", [0, -1, 1.01, float("nan"), "half", True])

@@ -15,6 +15,7 @@ from act_core import MapError, fit, load_map, save_map
 from act_core.components import Component
 from act_core.errors import FitError
 from act_core.fitting import FitModel, MicroBatch
+from act_core.settings import FitSettings, RefineSettings
 from act_core.text import plain_text
 
 SOURCE, TARGET = prompts("source", 6), prompts("target", 6)
@@ -83,6 +84,13 @@ def test_fit_accepts_generators_and_arrays_of_prompts() -> None:
 def test_fit_accepts_whole_numbers_of_numpy_and_torch(seed: Any, tmp_path: Path) -> None:
     act_map = fit(chain(), SOURCE, TARGET, sites=LAYERS, seed=seed, batch_size=np.int32(3))
     assert load_map(save_map(act_map, tmp_path / "map.safetensors")).record.seed == 7
+
+
+@pytest.mark.parametrize("half", [np.float32(0.5), torch.tensor(0.5)])
+def test_settings_accept_numbers_of_numpy_and_torch(half: Any) -> None:
+    refined = RefineSettings(rate=half, held_back=half)
+    found = refined.rate, refined.held_back, FitSettings(estimator="end_to_end", sparsity=half).sparsity
+    assert [(type(number), number) for number in found] == [(float, 0.5)] * 3
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 1.5, True, "1", None])
