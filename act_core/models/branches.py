@@ -7,7 +7,8 @@ run up to the diffusion model once, without guidance. What the text encoders ret
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 from torch import Tensor
@@ -37,6 +38,23 @@ def choose(rows: Rows, positive: Sequence[int] | None, of: int = 1, total: int |
     else:
         rows["positive"].choose(tuple(positive), of, total)
         rows["negative"].choose(tuple(part for part in range(of) if part not in positive), of, total)
+
+
+def unguided_rows() -> dict[str, BatchRows]:
+    """Rows by branch, as in every call without guidance: all of them are positive."""
+    rows = {branch: BatchRows() for branch in ("positive", "negative")}
+    choose(rows, None)
+    return rows
+
+
+@contextmanager
+def resetting(*rows: Rows) -> Generator[None, None, None]:
+    """After the block, rows are as in a call without guidance again: the next one may be that of a fit."""
+    try:
+        yield
+    finally:
+        for by_branch in rows:
+            choose(by_branch, None)
 
 
 class Branches:

@@ -25,7 +25,7 @@ from ..settings import Branch, Components, as_integer, check_choice
 from ..steering import BatchRows
 from ..steering.forward import layers_on
 from .base import SteerableModel, as_real, checked_prompts, checked_seed
-from .branches import Branches, choose
+from .branches import Branches, resetting, unguided_rows
 from .call_plan import CallPlan, examined
 from .loading import loading
 from .pipeline_arguments import PipelineArguments, checked_size
@@ -99,8 +99,7 @@ class DiffusersModel(SteerableModel[Image]):
             self.notes = ("the second diffusion model, which runs the less noisy steps, is left alone",)
         self._known_lengths: dict[str, Hashable] = {}
         # Which rows of a batch belong to a branch, for the text encoders and for the diffusion model.
-        self._text_rows = {branch: BatchRows() for branch in ("positive", "negative")}
-        self._model_rows = {branch: BatchRows() for branch in ("positive", "negative")}
+        self._text_rows, self._model_rows = unguided_rows(), unguided_rows()
 
     @classmethod
     def from_pretrained(
@@ -213,8 +212,6 @@ class DiffusersModel(SteerableModel[Image]):
         guided, two_branches = self._arguments.guided(guidance, [negative] * len(prompts), self._plan.off)
         seeds = range(seed, seed + len(prompts))
         arguments = self._arguments.of(prompts, seeds, num_inference_steps=steps, output_type=self._output_type)
-        choose(self._text_rows, None)
-        choose(self._model_rows, None)
         pipeline, checks = guided.applied(self.pipeline), [step] if step else []
         around: dict[str, Callable[[Call], Any]] = {}
         if two_branches and self._steered_by_branch():
@@ -223,7 +220,7 @@ class DiffusersModel(SteerableModel[Image]):
             checks.insert(0, branches.after_step)
         pipeline = watched(pipeline, with_levels(pipeline, around))
         pipeline = with_own_schedule(pipeline, after_step=lambda: [check() for check in checks])
-        with torch.inference_mode():
+        with torch.inference_mode(), resetting(self._text_rows, self._model_rows):
             output = next(iter(pipeline(**{**arguments, **guided.arguments}).values()))
         return [_picture(one) for one in output] if self._output_type == "pil" else output
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import keys
+from helpers import assert_identical, keys
 from pipelines import (
     PIPELINES,
     SIZE,
@@ -81,6 +81,20 @@ def test_steer_without_guidance_treats_all_rows_as_positive(unet: DiffusersModel
         both = pixels(unet, guidance=1.0)
     with unet.steer(act_map, 4.0):
         np.testing.assert_array_equal(pixels(unet, guidance=1.0), both)
+
+
+@pytest.mark.parametrize("branch", ["positive", "negative"])
+def test_fit_on_steered_model_treats_all_rows_as_positive(unet: DiffusersModel, branch: Any) -> None:
+    act_map = fitted(unet)
+    wanted = act_map
+    if branch == "positive":
+        with unet.steer(act_map, 4.0, "both"):
+            wanted = fitted(unet)
+    for draws_before in (False, True):
+        with unet.steer(act_map, 4.0, branch):
+            if draws_before:
+                pixels(unet, guidance=3.0)
+            assert_identical(fitted(unet), wanted)
 
 
 @pytest.mark.parametrize("kind", ["stable diffusion", "flux"])
