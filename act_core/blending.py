@@ -126,7 +126,7 @@ def blend(parts: Sequence[tuple[ActMap, SupportsFloat]]) -> ActMap:
         raise MapError("Maps with observed or gated support and projections cannot be blended; apply them together.")
     transports = {
         site: _summed([(act_map.transports[site], w) for act_map, w in weighted if site in act_map.transports])
-        for site in _in_order(maps)
+        for site in sites_in_order(maps)
     }
     names = [act_map.card.title or UNTITLED for act_map in maps]
     described = " + ".join(f"{weight:g} x {name}" for name, (_, weight) in zip(names, weighted, strict=True))
@@ -204,11 +204,21 @@ def _summed(parts: list[tuple[Transport, float]]) -> Transport:
     return Transport((1 + gain).float(), offset.float(), fallbacks=max(t.fallbacks for t, _ in parts))
 
 
-def _in_order(maps: Sequence[ActMap]) -> list[Site]:
-    """The sites of all maps; each that the first map lacks stands after the one that it follows in its own map."""
+def sites_in_order(maps: Sequence[ActMap]) -> list[Site]:
+    """The sites of all maps; each that the first map lacks stands after the one that it follows in its own map.
+
+    Maps that share no site are taken to run one after the other.
+
+    Example:
+        >>> sites = [Site("toy", name, None, "tokens", 1) for name in "abc"]
+        >>> shift = Transport(torch.ones(1), torch.ones(1))
+        >>> maps = [ActMap(dict.fromkeys(part, shift)) for part in (sites[::2], sites)]
+        >>> [site.name for site in sites_in_order(maps)]
+        ['a', 'b', 'c']
+    """
     order = list(maps[0].transports)
     for act_map in maps[1:]:
-        at = 0
+        at = 0 if any(site in order for site in act_map.transports) else len(order)
         for site in act_map.transports:
             if site not in order:
                 order.insert(at, site)

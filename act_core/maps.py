@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import SupportsFloat
 
-from .blending import Unit, merged_titles, prune
+from .blending import Unit, merged_titles, prune, sites_in_order
 from .calibration import Calibration
 from .comparison import difference
 from .errors import MapError
@@ -217,11 +217,13 @@ class ActMap:
         spatial = any(site.layout == "spatial" for site in (*self.transports, *other.transports))
         if spatial and self.record.spatial != other.record.spatial:
             raise MapError("The two maps steer feature maps by different rules; apply them one after the other.")
-        composed = dict(self.transports)
-        for site, transport in other.transports.items():
-            if next((s for s in composed if s.key == site.key), site) != site:
+        known = {site.key: site for site in self.transports}
+        composed: dict[Site, Transport] = {}
+        for site in sites_in_order((self, other)):
+            if known.setdefault(site.key, site) != site:
                 raise MapError(f"The two maps read site {site.key} differently; they cannot be composed.")
-            composed[site] = composed[site].then(transport) if site in composed else transport
+            both = [act_map.transports[site] for act_map in (self, other) if site in act_map.transports]
+            composed[site] = both[0].then(both[1]) if len(both) > 1 else both[0]
         if not all(t.is_affine for t in composed.values()):
             raise MapError(
                 "Only maps with unbounded support that are not projections can be composed into one; apply the two "

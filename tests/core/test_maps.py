@@ -152,6 +152,13 @@ def test_then_composes_common_sites_and_keeps_the_others() -> None:
     }
 
 
+def test_then_keeps_sites_in_execution_order() -> None:
+    every = act_map(**dict.fromkeys("abcd", affine(1, 0)))
+    some = every.restrict("toy/b", "toy/d")
+    assert keys(some.then(every)) == keys(every.then(some)) == keys(every)
+    assert keys(some.then(every.restrict("toy/a"))) == ["toy/b", "toy/d", "toy/a"]  # nothing shows the order
+
+
 def test_then_keeps_fingerprints_of_both_maps() -> None:
     bases = {name: Fingerprint(name, "w") for name in ("clip_l", "diffusion_model")}
     one, other = (replace(act_map(a=affine(1, 1)), record=FitRecord(base={name: bases[name]})) for name in bases)
