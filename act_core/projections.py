@@ -54,7 +54,8 @@ def amounts(x: Tensor, layout: Layout, packed: Tensor) -> Tensor:
     if layout == "spatial":
         found = (x * weight.view(-1, *[1] * (x.ndim - 2))).sum(1, keepdim=True)
     else:
-        found = (x.float() @ weight).unsqueeze(-1)
+        # Not a matrix product, which autocast and TF32 would round.
+        found = (x.float() * weight).sum(-1, keepdim=True)
     return (found.float() + bias).clamp(min=0)
 
 

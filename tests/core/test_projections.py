@@ -18,7 +18,7 @@ from act_core import ActMap, MapError, load_map, save_map, steer
 from act_core.displacement import displace_at
 from act_core.errors import FitError
 from act_core.fitting.coefficients import coefficients
-from act_core.projections import Projection
+from act_core.projections import Projection, amounts
 from act_core.settings import Spatial
 from act_core.sites import Layout
 from act_core.transport import Transport, fit_transport
@@ -90,6 +90,17 @@ def test_projection_acts_on_each_token_or_position(layout: Layout, spatial: Spat
     found = displace_at(x, layout, spatial, t.omega - 1, t.beta, projection=packed)
     # Float32 activations of size 5.
     assert torch.allclose(found.movedim(channel, -1), wanted, atol=1e-5)
+
+
+def test_autocast_does_not_round_amounts() -> None:
+    # Channels as large as some in language models: the amount is a small difference of large numbers.
+    t = fit_transport(values(20, 4) + 3000, values(30, 4, seed=1) + 3000, "project")
+    x = values(3, 5, 4, seed=2) + 3000
+    assert t.projection is not None
+    wanted = amounts(x, "tokens", t.projection.packed())
+    assert float(wanted.max()) > 0
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(amounts(x, "tokens", t.projection.packed()), wanted)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
