@@ -59,10 +59,21 @@ def amounts(x: Tensor, layout: Layout, packed: Tensor) -> Tensor:
     return (found.float() + bias).clamp(min=0)
 
 
-def fit_projection(source_mean: Tensor, target_mean: Tensor) -> Projection:
-    """The projection from one mean to another, ``[channels]`` each; it finds nothing if they are equal."""
+def fit_projection(source_mean: Tensor, source_std: Tensor, target_mean: Tensor, eps: float) -> Projection:
+    """The projection from the mean of the source to that of the target, ``[channels]`` each.
+
+    If no channel shifts by more than rounding, the direction of the shift is arbitrary, and the projection finds
+    nothing.
+
+    Args:
+        source_mean, source_std, target_mean: of the pooled values.
+        eps: of the dtype of the activations.
+    """
     shift = target_mean.double() - source_mean.double()
-    length = shift.square().sum()
+    sizes = (source_mean.double().square() + source_std.double().square()).sqrt()
+    # A mean may be far smaller than the tokens in it, but seldom in most channels.
+    differs = (shift.abs() > 4 * eps * sizes.clamp(min=float(sizes.median()))).any()
+    length = shift.square().sum() * differs
     weight = torch.where(length > 0, -shift / length.clamp(min=torch.finfo(torch.float64).tiny), 0)
     bias = -weight @ target_mean.double()
     with torch.inference_mode(False):  # it outlives the caller's mode

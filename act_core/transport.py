@@ -251,7 +251,7 @@ def fit_transport(
     low, high = (None, None) if interval is None else (_keep(edge) for edge in interval)
     statistics = Statistics(*(_keep(s) for s in (mean_a, std_a, mean_b, std_b)))
     fallbacks = 0 if estimator in ("mean", "project") else int(flat.sum())
-    projection = fit_projection(mean_a, mean_b) if estimator == "project" else None
+    projection = fit_projection(mean_a, std_a, mean_b, eps) if estimator == "project" else None
     transport = Transport(
         _keep(omega), _keep(beta), low, high, statistics, fallbacks, _effect(statistics), projection=projection
     )

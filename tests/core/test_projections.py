@@ -70,9 +70,20 @@ def test_projection_leaves_no_more_of_the_direction_than_the_target_has() -> Non
     assert torch.equal(t.apply(below), below)
 
 
-def test_projection_between_equal_means_does_nothing() -> None:
-    a, x = values(6, 4), values(9, 4, seed=1)
-    assert torch.equal(fit_transport(a, a, "project").apply(x), x)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_projection_between_equal_means_does_nothing(dtype: torch.dtype) -> None:
+    a, x = values(6, 400), values(9, 400, seed=1)
+    rounded = a * (1 + torch.finfo(dtype).eps * values(6, 400, seed=2))
+    for b in (a, rounded):
+        assert torch.equal(fit_transport(a, b, "project", activation_dtype=dtype).apply(x), x)
+
+
+def test_projection_finds_small_shift_beside_large_channel() -> None:
+    a, moved = values(20, 400), torch.zeros(400)
+    a[:, 0] += 3000
+    moved[1] = 1.0
+    t = fit_transport(a, a + moved, "project", activation_dtype=torch.bfloat16)
+    assert torch.allclose(t.apply(a.mean(0)), a.mean(0) + moved, atol=1e-3)  # float32 activations of size 3000
 
 
 @pytest.mark.parametrize(("layout", "spatial", "shape"), SHAPES)
