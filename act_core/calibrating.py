@@ -149,8 +149,7 @@ class _Measurement:
             down=tuple(0.0 - strength for strength in down.even(low)) if low else (),
             negative=negative,
         )
-        ends = (-low if negative == "negated" else 0.0), end
-        card = replace(self._map.card, strength_range=(round(ends[0], 2), round(ends[1], 2)))
+        card = replace(self._map.card, strength_range=calibration.strength_range)
         return replace(self._map, calibration=calibration, card=card)
 
     def _opposite(self) -> tuple[Negative, Arm, float]:

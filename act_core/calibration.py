@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -67,6 +68,19 @@ class Calibration:
     def range(self) -> tuple[float, float]:
         """The lower and the upper end of the recommended strengths; the lower one is 0 without a usable opposite."""
         return (self.down[-1] if self.down else 0.0), self.up[-1]
+
+    @property
+    def strength_range(self) -> tuple[float, float]:
+        """The recommended strengths of the map itself, with two decimals, as on its card.
+
+        They are rounded outwards. The lower end is 0 if the opposite is the inverse map.
+
+        Example:
+            >>> Calibration((0.0, 1.0), (0.0, 1.0), (1.0, 0.7), (0.0, 0.625), (0.0, -1.0), "inverse").strength_range
+            (0.0, 0.63)
+        """
+        low, high = self.range
+        return 0.0 - _rounded_up(0.0 - low if self.negative == "negated" else 0.0), _rounded_up(high)
 
     @property
     def _has_opposite(self) -> bool:
@@ -135,6 +149,11 @@ class Calibration:
             up=tuple(0.0 - strength for strength in self.down),
             down=tuple(0.0 - strength for strength in self.up),
         )
+
+
+def _rounded_up(value: float) -> float:
+    """With two decimals; what only the rounding of floats adds does not count."""
+    return math.ceil(round(100 * value, 6)) / 100
 
 
 def _rises(values: tuple[float, ...]) -> bool:

@@ -117,7 +117,7 @@ class ActMap:
 
         Returns:
             This map, in which components below 0 have the inverse transports if that is what a negative strength does,
-            and the strength of each component.
+            and the strength of each component. If only some components are inverted, it has no recommended range.
 
         Raises:
             MapError: the map is not calibrated, or a position is below 0 and it has no usable opposite.
@@ -127,10 +127,12 @@ class ActMap:
         back = {component for component, strength in raw.items() if strength < 0 and found.negative == "inverse"}
         if not back:
             return self, raw
-        inverse = self.inverse().transports
-        transports = {site: (inverse if site.component in back else self.transports)[site] for site in self.transports}
+        inverse = self.inverse()
+        transports = {site: (inverse if site.component in back else self).transports[site] for site in self.transports}
         strengths = {component: abs(s) if component in back else s for component, s in raw.items()}
-        return self.edited(transports, f"inverted in {', '.join(sorted(back))}"), strengths
+        ends = inverse.card.strength_range if all(c in back for c, s in raw.items() if s) else None
+        edited = self.edited(transports, f"inverted in {', '.join(sorted(back))}")
+        return replace(edited, card=replace(self.card, strength_range=ends)), strengths
 
     def for_any_architecture(self) -> ActMap:
         """The map with permission to steer a model of another architecture whose sites have the same names.
@@ -189,7 +191,8 @@ class ActMap:
     def inverse(self) -> ActMap:
         """The map from target to source, ``(a - beta) / omega`` per channel.
 
-        A channel whose slope is too small to invert only shifts its mean back; ``fallbacks`` counts these.
+        A channel whose slope is too small to invert only shifts its mean back; ``fallbacks`` counts these. The inverse
+        map has a recommended range only if the calibration of this map measured it.
 
         Raises:
             MapError: there is such a channel, but the map has no statistics to shift it back with; or the map is gated
@@ -203,7 +206,9 @@ class ActMap:
             source_count=self.record.target_count,
             target_count=self.record.source_count,
         )
-        return replace(inverse, record=record, calibration=self.calibration and self.calibration.reversed())
+        calibration = self.calibration and self.calibration.reversed()
+        card = replace(self.card, strength_range=calibration and calibration.strength_range)
+        return replace(inverse, record=record, card=card, calibration=calibration)
 
     def then(self, other: ActMap) -> ActMap:
         """The map that at strength 1 acts like this map followed by `other`.

@@ -169,7 +169,8 @@ def _outside_range(act_map: ActMap, *strengths: float) -> list[str]:
     if act_map.card.strength_range is None:
         return []
     low, high = sorted(act_map.card.strength_range)
-    outside = dict.fromkeys(f"{strength:g}" for strength in strengths if strength and not low <= strength <= high)
+    shown = [f"{strength:g}" for strength in strengths if strength]
+    outside = dict.fromkeys(strength for strength in shown if not low <= float(strength) <= high)
     if not outside:
         return []
     return [f"Strength {' and '.join(outside)} is outside the recommended range of the map, {low:g} to {high:g}."]

@@ -19,7 +19,7 @@ from act_core import ActMap, MapError, calibrate, load_map, save_map
 from act_core.calibration import Calibration
 from act_core.curves import Arm, direction
 from act_core.plots import calibration_chart
-from act_core.records import FitRecord
+from act_core.records import Card, FitRecord
 from act_core.sites import Site
 from act_core.transport import Transport
 
@@ -108,6 +108,18 @@ def test_inverse_keeps_only_what_was_measured() -> None:
     assert turned.raw(1) == 1.0
     assert turned.raw(-1) == -1.2
     assert turned.effects == (-1.0, 0.0, 0.5)
+
+
+def test_inverse_has_the_range_that_was_measured() -> None:
+    inverted = replace(FOUND, negative="inverse", down=(0.0, -0.4, -1.755))
+    for calibration, expected in ((None, None), (FOUND, None), (inverted, (0.0, 1.76))):
+        ranged = replace(toy(calibration), card=Card("Ink", strength_range=(0.0, 1.2)))
+        assert ranged.inverse().card == Card("Ink", strength_range=expected)
+    down, strengths = ranged.on_even_scale({"diffusion_model": -1.0, "clip_l": 0.0})
+    assert strengths == {"diffusion_model": 1.755, "clip_l": 0.0}
+    assert down.card.strength_range == (0.0, 1.76)
+    assert ranged.on_even_scale({"diffusion_model": -1.0, "clip_l": 0.5})[0].card == Card("Ink")
+    assert ranged.on_even_scale({"diffusion_model": 1.0, "clip_l": 0.5})[0].card.strength_range == (0.0, 1.2)
 
 
 def test_other_maps_are_not_calibrated() -> None:
@@ -224,6 +236,11 @@ def test_map_that_does_not_reach_its_target_has_no_range(curve: Any) -> None:
 def test_calibration_sets_the_recommended_range_of_the_card() -> None:
     found = calibrate(Painter(lambda s: s / 1.5), toy(None))
     assert found.card.strength_range == (-1.5, 1.5)
+    # Both ends of the even scale are inside.
+    found = calibrate(Painter(lambda s: s / 0.622, lambda s: 0.01), toy(None))
+    low, high = found.calibrated.range
+    assert found.card.strength_range == (pytest.approx(low, abs=0.01), pytest.approx(high, abs=0.01))
+    assert found.card.strength_range[0] <= low < high <= found.card.strength_range[1]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from test_sweep import sweep
 
 from act_core import ActMap, load_map, save_map
 from act_core.calibration import Calibration
-from tools.comfyui.server import Graph, Host, Node, Run
+from tools.comfyui.server import PACK, Graph, Host, Node, Run
 
 SHIPPED = "plain_to_ink.safetensors"
 FOUND = Calibration((-0.8, 0.0, 1.2), (-0.5, 0.0, 1.0), (0.9, 1.0, 0.7), (0.0, 0.75, 1.0), (0.0, -0.5), "inverse")
@@ -74,6 +74,19 @@ def test_position_below_zero_is_the_measured_opposite(host: Host, calibrated: st
     even: dict[str, Any] = {"strength": -1.0, "strength_clip": -1.0, "calibrated": True}
     expected = steered(host, "demo", inverse, strength=0.5, strength_clip=0.5)
     assert torch.equal(steered(host, "demo", calibrated, **even), expected)
+
+
+@pytest.mark.parametrize(("position", "is_outside"), [(1.0, False), (-1.0, False), (-1.2, True)])
+def test_report_knows_the_range_of_the_measured_opposite(host: Host, position: float, is_outside: bool) -> None:
+    longer, name = replace(FOUND, down=(0.0, -1.755)), "longer_opposite.safetensors"
+    act_map = replace(load_map(PACK / "pretrained_maps" / SHIPPED), calibration=longer)
+    save_map(act_map, host.base / "models" / "act_maps" / name, strength_range=longer.strength_range)
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    changes: dict[str, Any] = {"strength": position, "strength_clip": 0.0, "calibrated": True}
+    node = apply(graph, parts.model, graph.add("LoadACTMap", name=name), parts.clip, **changes)
+    parts.sampled(node[0], parts.encoded("a cat on a mat", node[1]))
+    assert ("is outside the recommended range" in texts(host.run(graph))) is is_outside
 
 
 def test_calibrated_scale_on_a_map_that_has_none_is_refused(host: Host, saved: dict[str, str]) -> None:
