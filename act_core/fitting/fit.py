@@ -163,11 +163,12 @@ class _Fit(Generic[Sample]):
         if any(site.segment for site in sites):
             notes.append("text and picture tokens of joined streams steered apart")
         while True:
-            parts = groups(source, target, plan.resident, self.settings.seed)
+            # In numbers, since the noise of a sample may depend on its number.
+            parts = groups(range(len(source)), range(len(target)), plan.resident, self.settings.seed)
             if len(parts) > 1 and self.processes.count > 1:
                 raise FitError(_STREAMED_IN_SEVERAL)
             try:
-                return _Fitted(self._walk(sites, parts, plan), len(parts), plan.batch, tuple(notes))
+                return _Fitted(self._walk(sites, (source, target), parts, plan), len(parts), plan.batch, tuple(notes))
             except torch.cuda.OutOfMemoryError as error:
                 if self.processes.count > 1:
                     raise FitError(OUT_OF_MEMORY) from error
@@ -203,7 +204,11 @@ class _Fit(Generic[Sample]):
         return found, SampleMemory(running, waiting, room)
 
     def _walk(
-        self, sites: Sequence[Site], parts: Sequence[tuple[Sequence[Sample], Sequence[Sample]]], plan: BatchPlan
+        self,
+        sites: Sequence[Site],
+        sides: tuple[Sequence[Sample], Sequence[Sample]],
+        parts: Sequence[tuple[Sequence[int], Sequence[int]]],
+        plan: BatchPlan,
     ) -> dict[Site, Transport]:
         """The transports of all sites. Later groups refit each site on all values seen there so far."""
         settings = self.settings
@@ -212,7 +217,10 @@ class _Fit(Generic[Sample]):
         transports: dict[Site, Transport] = {}
         done, total = 0, len(parts) * len(sites)
         for part in parts:
-            source, target = (self.model.batches(side, plan.batch) if side else [] for side in part)
+            source, target = (
+                self.model.some_batches(side, numbers, plan.batch) if numbers else []
+                for side, numbers in zip(sides, part, strict=True)
+            )
             shares = self.processes.share({"source": source, "target": target})
 
             def fit_site(site: Site, values: dict[Side, list[Values]], is_last: bool = part is parts[-1]) -> Transport:

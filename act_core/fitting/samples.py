@@ -89,6 +89,14 @@ class FitModel(Generic[Sample]):
         """All samples, in micro-batches of at most `size`, ready to run."""
         raise NotImplementedError
 
+    def some_batches(self, samples: Sequence[Sample], numbers: Sequence[int], size: int) -> list[MicroBatch]:
+        """As `batches`, but only the samples with these numbers.
+
+        A fit in groups calls it with all samples of a side. Adapters override it where what is run depends on the
+        number of a sample, such as its noise.
+        """
+        return self.batches([samples[number] for number in numbers], size)
+
     def describe(self, sample: Sample) -> str:
         """A description of a sample for the record of a map; for a prompt, its text."""
         return cast("str", sample)

@@ -161,11 +161,14 @@ class DiffusersModel(SteerableModel[Image]):
 
         Prompts of different lengths share a batch only if the pipeline pads them all to one length.
         """
-        warn_of_long(self.pipeline, samples)
+        return self.some_batches(samples, range(len(samples)), size)
+
+    def some_batches(self, samples: Sequence[str], numbers: Sequence[int], size: int) -> list[MicroBatch]:
+        warn_of_long(self.pipeline, [samples[number] for number in numbers])
         size = size if self._plan.runs_together else 1
         alike: defaultdict[Hashable, list[tuple[str, int]]] = defaultdict(list)
-        for number, prompt in enumerate(samples):
-            alike[self.batch_key(prompt)].append((prompt, self._seed + number))
+        for number in numbers:
+            alike[self.batch_key(samples[number])].append((samples[number], self._seed + number))
         return [
             self._batch(*map(list, zip(*group[at : at + size], strict=True)))  # prompts and their seeds
             for group in alike.values()

@@ -51,9 +51,12 @@ class NoisyPictures(FitModel[Picture]):
         return self._model.batch_key(sample.caption)
 
     def batches(self, samples: Sequence[Picture], size: int) -> list[MicroBatch]:
+        return self.some_batches(samples, range(len(samples)), size)
+
+    def some_batches(self, samples: Sequence[Picture], numbers: Sequence[int], size: int) -> list[MicroBatch]:
         alike: defaultdict[Hashable, list[tuple[Picture, int]]] = defaultdict(list)
-        for number, picture in enumerate(samples):
-            alike[self.batch_key(picture)].append((picture, number))
+        for number in numbers:
+            alike[self.batch_key(samples[number])].append((samples[number], number))
         found: list[MicroBatch] = []
         for group in alike.values():
             for at in range(0, len(group), size):

@@ -59,7 +59,10 @@ class _NoisyPictures(FitModel[EncodedPicture]):
             raise FitError("The source pictures and the target pictures are the same; change one of the two.")
 
     def batches(self, samples: Sequence[EncodedPicture], size: int) -> list[MicroBatch]:
-        return self._denoiser.micro_batches([self._row(number, sample) for number, sample in enumerate(samples)], size)
+        return self.some_batches(samples, range(len(samples)), size)
+
+    def some_batches(self, samples: Sequence[EncodedPicture], numbers: Sequence[int], size: int) -> list[MicroBatch]:
+        return self._denoiser.micro_batches([self._row(number, samples[number]) for number in numbers], size)
 
     def _row(self, number: int, sample: EncodedPicture) -> Row:
         clean = self._denoiser.process_latent_in(sample.latent)

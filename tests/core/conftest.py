@@ -106,6 +106,12 @@ def unet(pipeline: Callable[[str], Any]) -> DiffusersModel:
 
 
 @pytest.fixture
+def four_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With any budget, samples run in groups of four."""
+    monkeypatch.setattr(SampleMemory, "plan", lambda *_: BatchPlan(4, 4))
+
+
+@pytest.fixture
 def always_parks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Any budget parks, whatever its size."""
 

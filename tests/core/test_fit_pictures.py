@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import largest_difference
 from PIL import Image, ImageOps
 from pipelines import PIPELINES, SIZE
 from torch import Tensor, nn
@@ -64,6 +65,14 @@ def test_each_bin_is_the_fit_at_its_level() -> None:
         alone = fit(model.at_level(level), OTHERS, PICTURES, sites="attention")
         assert set(alone.difference(act_map.at(level)).values()) == {0.0}
     assert max(act_map.at(0.9).difference(act_map.at(0.2)).values()) > 0.01
+
+
+@pytest.mark.usefixtures("four_at_a_time")
+def test_pictures_keep_their_noise_in_groups() -> None:
+    model = tiny()[1].at_level(0.9)
+    settings: dict[str, Any] = {"sites": "attention", "order": "simultaneous"}
+    whole, grouped = (fit(model, OTHERS, PICTURES, memory_budget=budget, **settings) for budget in (None, 1 << 30))
+    assert largest_difference(whole, grouped) < 1e-3  # other batches, summed in another order
 
 
 def test_noise_of_a_level_hides_the_picture() -> None:
