@@ -219,22 +219,18 @@ def fit_transport(
         interval: lower and upper end of the support, ``[channels]`` each; None leaves it unbounded.
 
     Raises:
-        FitError: fewer than two values on a side, shapes that do not match, or values that are not finite, or not of a
-            floating-point dtype.
+        FitError: fewer than two values on a side, shapes that do not match, or values that are not finite numbers.
     """
     check_choice("estimator", estimator, get_args(ChannelEstimator), FitError)
     if source.ndim != 2 or target.ndim != 2 or source.shape[1] != target.shape[1]:
-        raise FitError(
-            f"Source {list(source.shape)} and target {list(target.shape)} must both be [values, channels] "
-            "with the same channels."
-        )
+        shapes = f"Source {list(source.shape)} and target {list(target.shape)}"
+        raise FitError(f"{shapes} must both be [values, channels] with the same channels.")
     if len(source) < 2 or len(target) < 2:
         raise FitError("A transport needs at least two source and two target values; add prompts.")
     dtype = activation_dtype or source.dtype
     if not dtype.is_floating_point:
         raise FitError(f"The activations are of {dtype}; give floating-point values.")
     eps = torch.finfo(dtype).eps
-
     if source.device.type == "mps":  # which has no float64
         source, target = source.cpu(), target.cpu()
     a, b = source.detach().double(), target.detach().double()

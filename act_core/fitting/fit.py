@@ -29,7 +29,7 @@ from .pooling import SiteValues, Values
 from .prepare import check_weights, prepared
 from .record import record_of
 from .room import room_to_park
-from .samples import FitModel, Progress, Sample, Side, check_number
+from .samples import FitModel, Progress, Sample, Side, check_number, no_progress
 
 logger = logging.getLogger(__name__)
 
@@ -38,17 +38,13 @@ _STREAMED_IN_SEVERAL = "Only a single process can stream prompts in groups; allo
 _GRADIENT_IN_SEVERAL = "The estimator end_to_end fits in a single process; choose another, or use one process."
 
 
-def _no_progress(done: int, total: int, site: str) -> None:
-    pass
-
-
 def fit(
     model: FitModel[Sample],
     source: Iterable[Sample],
     target: Iterable[Sample],
     settings: FitSettings | None = None,
     *,
-    progress: Progress = _no_progress,
+    progress: Progress = no_progress,
     **changes: Any,
 ) -> ActMap:
     """Fit the map that moves the activations of the source samples onto those of the target samples.
@@ -102,7 +98,7 @@ def fit(
         if settings.estimator == "end_to_end":
             if processes.count > 1:
                 raise FitError(_GRADIENT_IN_SEVERAL)
-            start = _Fit(model, components, start_settings(settings), _no_progress, processes).run(*sides)
+            start = _Fit(model, components, start_settings(settings), no_progress, processes).run(*sides)
             # As many samples together as memory held in the walk.
             held = replace(settings, batch_size=start.batch)
             transports, note = fit_end_to_end(model, components, start.transports, held, progress, sides)

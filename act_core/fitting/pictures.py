@@ -18,8 +18,8 @@ from ..records import Walk
 from ..settings import FitSettings, changed
 from ..text import plain_text
 from ..transport import stacked
-from .fit import Progress, fit
-from .samples import FitModel, Sample
+from .fit import fit
+from .samples import FitModel, Progress, Sample, no_progress
 
 
 class LevelModel(Generic[Sample]):
@@ -42,10 +42,6 @@ class LevelModel(Generic[Sample]):
         raise NotImplementedError
 
 
-def _no_progress(done: int, total: int, site: str) -> None:
-    pass
-
-
 def fit_pictures(
     model: LevelModel[Sample],
     target: Iterable[Sample],
@@ -53,7 +49,7 @@ def fit_pictures(
     settings: FitSettings | None = None,
     *,
     levels: Iterable[object] = LEVELS,
-    progress: Progress = _no_progress,
+    progress: Progress = no_progress,
     **changes: Any,
 ) -> ActMap:
     """Fit the map that moves the activations of source pictures onto those of target pictures, at each noise level.

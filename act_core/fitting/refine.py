@@ -40,11 +40,10 @@ from .checkpoints import checkpointed
 from .coefficients import SPATIAL, Coefficients, coefficients, handlers
 from .differentiable import FLOAT16_SCALE, try_gradient
 from .draws import Draws
-from .fit import Progress
 from .frozen import frozen
 from .prepare import check_weights, prepared
 from .record import record_of
-from .samples import LossModel, Sample
+from .samples import LossModel, Progress, Sample, no_progress
 
 logger = logging.getLogger(__name__)
 
@@ -56,17 +55,13 @@ _PATIENCE = 3
 _OUT_OF_MEMORY = "The gradients do not fit into memory even for one sample", "use smaller pictures or transport"
 
 
-def _no_progress(done: int, total: int, state: str) -> None:
-    pass
-
-
 def refine(
     model: LossModel[Sample],
     samples: Sequence[Sample],
     settings: RefineSettings | None = None,
     *,
     start: ActMap | None = None,
-    progress: Progress = _no_progress,
+    progress: Progress = no_progress,
     keep_on: tuple[type[BaseException], ...] = (),
     **changes: Any,
 ) -> ActMap:

@@ -24,6 +24,10 @@ Sample = TypeVar("Sample")
 Progress = Callable[[int, int, str], object]
 
 
+def no_progress(done: int, total: int, what: str) -> None:
+    """Show nothing."""
+
+
 @dataclass(frozen=True)
 class MicroBatch:
     """Samples that run through the model together.
