@@ -47,8 +47,8 @@ class ACTMapLoader(WithStrengths, io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, name: str, **_: Any) -> str:
-        return folders.sha256(name)
+    def fingerprint_inputs(cls, name: str | None, **_: Any) -> str:
+        return folders.fingerprint(folders.MAPS, name)
 
     @classmethod
     def execute(

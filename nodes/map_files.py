@@ -158,8 +158,8 @@ class LoadACTMap(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, name: str, allow_other_architecture: bool = False) -> str:
-        return folders.sha256(name)
+    def fingerprint_inputs(cls, name: str | None, allow_other_architecture: bool | None = False) -> str:
+        return folders.fingerprint(folders.MAPS, name)
 
     @classmethod
     def execute(cls, name: str, allow_other_architecture: bool = False) -> io.NodeOutput:

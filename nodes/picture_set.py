@@ -49,7 +49,9 @@ class ACTPictureSet(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, name: str, captions: bool) -> str:
+    def fingerprint_inputs(cls, name: str | None, captions: bool | None) -> str:
+        if name is None:  # connected: the host compares what it is connected to
+            return ""
         digest = hashlib.sha256()
         for path in sorted(folders.find_picture_set(name).iterdir()):
             if path.is_file():

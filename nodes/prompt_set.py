@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 from comfy_api.latest import io
 
 from ..act_core.prompts import load_prompt_set
@@ -36,9 +34,8 @@ class ACTPromptSet(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, name: str, count: int) -> str:
-        # A hash of the content, since a file may change twice within the resolution of its time stamp.
-        return hashlib.sha256(folders.find(folders.PROMPT_SETS, name).read_bytes()).hexdigest()
+    def fingerprint_inputs(cls, name: str | None, count: int | None) -> str:
+        return folders.fingerprint(folders.PROMPT_SETS, name)
 
     @classmethod
     def execute(cls, name: str, count: int) -> io.NodeOutput:

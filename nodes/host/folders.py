@@ -68,13 +68,26 @@ def find(kind: str, name: str) -> Path:
     return Path(path)
 
 
-def sha256(name: str) -> str:
-    """SHA-256 of a map file, in hexadecimal.
+def sha256(name: str, kind: str = MAPS) -> str:
+    """SHA-256 of a file, in hexadecimal.
 
     Raises:
         MapFileError: it does not exist.
     """
-    return hashlib.sha256(find(MAPS, name).read_bytes()).hexdigest()
+    return hashlib.sha256(find(kind, name).read_bytes()).hexdigest()
+
+
+def fingerprint(kind: str, name: str | None) -> str:
+    """Changes when a file does: a hash, since it may change twice within the resolution of its time stamp.
+
+    Args:
+        kind: of the file.
+        name: its entry in a combo; None if the combo is connected, where the host compares what it is connected to.
+
+    Raises:
+        MapFileError: it does not exist.
+    """
+    return "" if name is None else sha256(name, kind)
 
 
 def picture_sets() -> dict[str, Path]:
