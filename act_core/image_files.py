@@ -73,11 +73,21 @@ def has_captions(folder: str | os.PathLike[str]) -> bool:
     return any(path.with_suffix(".txt").is_file() for path in _files(Path(folder).expanduser()))
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a path is a file that is a picture by its name.
+
+    Example:
+        >>> is_picture(Path("nowhere.png"))
+        False
+    """
+    return path.suffix.lower() in _SUFFIXES and path.is_file()
+
+
 def _files(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise FitError(f"{folder} is not a folder; give a folder of pictures.")
     try:
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES and path.is_file())
+        paths = sorted(path for path in folder.iterdir() if is_picture(path))
     except OSError as error:
         raise FitError(f"{folder} cannot be read: {error.strerror or error}.") from error
     if not paths:

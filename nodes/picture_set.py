@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from comfy_api.latest import io
 
-from ..act_core.image_files import has_captions, read_pictures
+from ..act_core.image_files import has_captions, is_picture, read_pictures
 from .common import CATEGORY, aliases
 from .host import folders
 
@@ -54,7 +54,7 @@ class ACTPictureSet(io.ComfyNode):
             return ""
         digest = hashlib.sha256()
         for path in sorted(folders.find_picture_set(name).iterdir()):
-            if path.is_file():
+            if is_picture(path) or (path.suffix == ".txt" and path.is_file()):
                 digest.update(path.name.encode() + path.read_bytes())
         return digest.hexdigest()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import folder_paths
 
 from ...act_core.errors import MapFileError
+from ...act_core.image_files import is_picture
 from ...act_core.text import is_unsafe
 
 PACK = Path(__file__).parents[2]
@@ -91,13 +92,22 @@ def fingerprint(kind: str, name: str | None) -> str:
 
 
 def picture_sets() -> dict[str, Path]:
-    """Folders of pictures by name: the user's own, those that ship, and those in the host's input folder."""
+    """Folders of pictures by name: the user's own, those in the host's input folder, and those that ship."""
     found: dict[str, Path] = {}
-    for root in (_default(PICTURE_SETS), PACK / "picture_sets", Path(folder_paths.get_input_directory())):
+    for root in (_default(PICTURE_SETS), Path(folder_paths.get_input_directory()), PACK / "picture_sets"):
         if root.is_dir():
-            for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
+            for folder in sorted(path for path in root.iterdir() if _is_picture_set(path)):
                 found.setdefault(folder.name, folder)
     return found
+
+
+def _is_picture_set(folder: Path) -> bool:
+    if folder.name.startswith(".") or not folder.is_dir():
+        return False
+    try:
+        return any(is_picture(path) for path in folder.iterdir())
+    except OSError:  # a folder that this user may not read
+        return False
 
 
 def find_picture_set(name: str) -> Path:
