@@ -56,7 +56,7 @@ class SaveACTMap(io.ComfyNode):
                         min=-MAX_STRENGTH,
                         max=MAX_STRENGTH,
                         step=0.05,
-                        tooltip=f"{end} recommended strength. 0 to 1 keeps the current range of the map.",
+                        tooltip=f"{end} recommended strength. 0 to 1 leaves the range of the map as it is.",
                     )
                     for name, default, end in zip(
                         ("strength_low", "strength_high"), DEFAULT_STRENGTHS, ("Lowest", "Highest"), strict=True
@@ -120,7 +120,7 @@ class SaveACTMap(io.ComfyNode):
             license=license or None,
             usage_hint=usage_hint or None,
             tags=tags or None,
-            strength_range=(act_map.card.strength_range if strengths == DEFAULT_STRENGTHS else None) or strengths,
+            strength_range=None if strengths == DEFAULT_STRENGTHS else strengths,
             cover=None if thumbnail is None else _jpeg(thumbnail),
             keep_prompts=keep_prompts,
         )

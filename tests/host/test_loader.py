@@ -65,7 +65,7 @@ def test_load_of_a_bare_map_shows_no_picture(host: Host, saved: dict[str, str]) 
     graph.add("InspectACTMap", act_map=graph.add("LoadACTMap", name=saved["demo"]))
     shown = host.run(graph).outputs["1"]
     assert "images" not in shown
-    assert shown["text"][0].startswith("demo: 0 to 1 recommended.")
+    assert shown["text"][0].startswith("demo: no recommended range.")
 
 
 def test_loader_notices_a_changed_file(host: Host, saved: dict[str, str]) -> None:

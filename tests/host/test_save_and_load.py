@@ -47,6 +47,16 @@ def test_save_keeps_card_unless_changed(host: Host, saved: dict[str, str]) -> No
     assert cards[2] == Card("Colour", "A. Friend", "Like ink.", "CC-BY-4.0", (0.0, 0.5))
 
 
+def test_save_adds_no_range(host: Host, saved: dict[str, str]) -> None:
+    assert load_map(host.base / "models" / "act_maps" / saved["demo"]).card.strength_range is None
+    graph = Graph()
+    parts = Parts(graph, "demo")
+    graph.add(
+        "PreviewAny", source=apply(graph, parts.model, graph.add("LoadACTMap", name=saved["demo"]), strength=1.5)[2]
+    )
+    assert "outside the recommended range" not in host.shown(graph)["text"][0]
+
+
 def test_load_notices_changed_file(host: Host, saved: dict[str, str]) -> None:
     folder = host.base / "models" / "act_maps"
     changing = folder / "changing.safetensors"
