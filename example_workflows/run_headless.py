@@ -17,6 +17,14 @@ from typing import Any
 
 _EXPORT = "In ComfyUI choose File > Export (API) and give the file that it saves."
 _STRANGER = "does not answer as ComfyUI does; check the address and the port."
+# Nodes that apply a map, and their strengths.
+_STRENGTHS = {
+    "ApplyACTSteering": ("strength", "strength_clip"),
+    "ACTMapLoader": ("strength", "strength_clip"),
+    "ApplyACTSteeringCLIP": ("strength_clip",),
+    "CreateACTHook": ("strength",),
+    "ACTSteeredText": ("strength",),
+}
 
 
 def call(url: str, body: dict[str, Any] | None = None) -> bytes:
@@ -67,6 +75,24 @@ def load_workflow(path: Path) -> dict[str, Any]:
     return workflow
 
 
+def set_strength(workflow: dict[str, Any], strength: float) -> None:
+    """Set every strength at which a node applies a map, or the number node that it is connected to."""
+    found = False
+    for node in workflow.values():
+        for name in _STRENGTHS.get(node["class_type"], ()):
+            value = node["inputs"].get(name)
+            source = workflow.get(value[0], {}) if isinstance(value, list) else {}
+            if not isinstance(value, list):
+                node["inputs"][name] = strength
+            elif source.get("class_type") == "PrimitiveFloat":
+                source["inputs"]["value"] = strength
+            else:
+                continue  # computed by another node
+            found = True
+    if not found:
+        raise SystemExit("No node of this workflow takes --strength.")
+
+
 def run(server: str, workflow: dict[str, Any]) -> dict[str, Any]:
     """Queue a workflow and wait for it; returns the outputs of its nodes."""
     url = f"{server}/prompt"
@@ -87,7 +113,7 @@ def run(server: str, workflow: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("workflow", type=Path, help="a workflow in API form")
-    parser.add_argument("--strength", type=float, help="for every Apply ACT Steering node")
+    parser.add_argument("--strength", type=float, help="of every map that the workflow applies")
     parser.add_argument("--server", default="http://127.0.0.1:8188", help="(%(default)s)")
     parser.add_argument("--out", type=Path, default=Path(), help="folder for the pictures (the current one)")
     args = parser.parse_args()
@@ -97,9 +123,8 @@ def main() -> None:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SystemExit(f"{args.out} is not a folder for pictures: {error.strerror}. Change --out.") from error
-    for node in workflow.values():
-        if node["class_type"] == "ApplyACTSteering" and args.strength is not None:
-            node["inputs"].update(strength=args.strength, strength_clip=args.strength)
+    if args.strength is not None:
+        set_strength(workflow, args.strength)
     for output in run(server, workflow).values():
         for image in output.get("images", ()):
             if image["type"] == "output":

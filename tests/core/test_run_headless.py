@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -14,6 +15,7 @@ from typing import Any, ClassVar
 import pytest
 
 ROOT = Path(__file__).parents[2]
+SHIPPED = ROOT / "example_workflows" / "api"
 CLIENT = ROOT / "example_workflows" / "run_headless.py"
 NODES = {"1": {"class_type": "ApplyACTSteering", "inputs": {"strength": 1.0, "strength_clip": 1.0}}}
 
@@ -78,6 +80,47 @@ def test_client_runs_workflow_and_saves_pictures(tmp_path: Path, server: str, co
     ((path, body),) = FakeComfyUI.queued
     assert path == "/prompt"
     assert body["prompt"]["1"]["inputs"] == {"strength": 0.5, "strength_clip": 0.5}
+
+
+def queued_inputs(server: str, path: Path, strength: float) -> dict[str, dict[str, Any]]:
+    """The inputs of the nodes that the client queues, by class."""
+    ended = run(path, "--server", server, "--strength", strength, "--out", path.parent)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    ((_, body),) = FakeComfyUI.queued
+    return {node["class_type"]: node["inputs"] for node in body["prompt"].values()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("ACTMapLoader", ["strength", "strength_clip"]),
+        ("ApplyACTSteeringCLIP", ["strength_clip"]),
+        ("CreateACTHook", ["strength"]),
+        ("ACTSteeredText", ["strength"]),
+    ],
+)
+def test_strength_is_that_of_every_node_that_applies_a_map(
+    tmp_path: Path, server: str, kind: str, names: list[str]
+) -> None:
+    nodes = {"1": {"class_type": kind, "inputs": dict.fromkeys(names, 1.0)}}
+    (tmp_path / "workflow.json").write_text(json.dumps(nodes), "utf-8")
+    assert queued_inputs(server, tmp_path / "workflow.json", 0.5) == {kind: dict.fromkeys(names, 0.5)}
+
+
+def test_strength_sets_the_number_that_is_connected(tmp_path: Path, server: str) -> None:
+    loader = queued_inputs(server, Path(shutil.copy(SHIPPED / "style_app.json", tmp_path)), 0.5)
+    assert loader["PrimitiveFloat"] == {"value": 0.5}
+    assert isinstance(loader["ACTMapLoader"]["strength"], list)
+
+
+@pytest.mark.parametrize("inputs", [{"strength": ["2", 0], "strength_clip": ["2", 0]}, {}])
+def test_client_refuses_strength_that_no_node_takes(tmp_path: Path, server: str, inputs: dict[str, Any]) -> None:
+    kind = "ACTMapLoader" if inputs else "KSampler"
+    nodes = {"1": {"class_type": kind, "inputs": inputs}, "2": {"class_type": "PreviewAny", "inputs": {}}}
+    (tmp_path / "workflow.json").write_text(json.dumps(nodes), "utf-8")
+    ended = run(tmp_path / "workflow.json", "--server", server, "--strength", "0.5")
+    assert (ended.returncode, ended.stderr) == (1, "No node of this workflow takes --strength.\n")
+    assert FakeComfyUI.queued == []
 
 
 REFUSED = {
