@@ -22,6 +22,11 @@ MAX_STRENGTH = 20.0  # limit of the widgets, as on LoRA loaders
 MAX_PROMPTS = 4096
 MAX_SIDE = 16384  # pixels
 STRENGTH = "0 turns it off, 1 applies the full map, negative values reverse it."
+# Not that of `FitSettings`, where a pattern is one more value of the same setting.
+_SITES = (
+    "Which layers are steered. auto selects what works best for this kind of model; pattern takes layers of your own "
+    "choice."
+)
 ACTMapIO = io.Custom("ACT_MAP")
 ACTMapStackIO = io.Custom("ACT_MAP_STACK")
 # A slider over the whole range could not be set precisely.
@@ -110,9 +115,9 @@ def sites_input(tooltip: str = "") -> io.Combo.Input:
     """Which layers a map steers.
 
     Args:
-        tooltip: what ``auto`` selects for this kind of model; that of `FitSettings` if empty.
+        tooltip: in place of the usual one, for a node without `pattern_input`.
     """
-    return _setting("sites", SITE_PRESETS, tooltip)
+    return _setting("sites", SITE_PRESETS, tooltip or _SITES)
 
 
 def size_inputs() -> list[io.Int.Input]:
