@@ -30,7 +30,7 @@ class ACTMapLoader(WithStrengths, io.ComfyNode):
             category=CATEGORY,
             **aliases("activation transport", "style slider", "load steering map", "lora loader"),
             description="Loads a map and applies it to a model, as a LoRA loader does a LoRA. Chain several to stack "
-            "maps. Load ACT Map and Apply ACT Steering do the same apart, with more settings.",
+            "maps. Load ACT Map and Apply ACT Steering do the same in two nodes, with more settings.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that the map was fitted on, or a finetune of it."),
                 steered_clip_input(),

@@ -1,4 +1,4 @@
-"""Applies a map to a MODEL and a CLIP at once, for Apply ACT Steering and ACT Strength Sweep."""
+"""Applies a map to a MODEL and a CLIP at once, for the nodes that take both."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def steered(
     if not steers_model and clip is None:
         raise MapMismatchError(
             f"This map steers {' and '.join(act_map.components)}, not the diffusion model; connect the CLIP that has "
-            "it to Apply ACT Steering, or use ACT Steered Text if it is for a language model."
+            "it, or use ACT Steered Text if the map is for a language model."
         )
     if as_weights:
         check_whole(window, branch)
@@ -182,5 +182,6 @@ class NoCLIP:
     def __getattr__(self, name: str) -> NoReturn:
         # Not a MapError: the host checks outputs for attributes, and treats an AttributeError as a missing one.
         raise AttributeError(
-            "Apply ACT Steering has no CLIP to pass on, because none is connected to it; use the CLIP of its loader."
+            "The node that applies the map has no CLIP to pass on, because none is connected to it; use the CLIP of "
+            "the model's loader."
         )

@@ -87,7 +87,7 @@ def test_clip_output_without_clip_is_an_error(host: Host, saved: dict[str, str])
     parts = Parts(graph, "demo")
     applied = apply(graph, parts.model, graph.add("LoadACTMap", name=saved["demo"]))
     parts.sampled(applied[0], parts.encoded("a cat", applied[1]))
-    assert "has no CLIP to pass on" in host.fail(graph).error
+    assert "The node that applies the map has no CLIP to pass on" in host.fail(graph).error
 
 
 @pytest.mark.parametrize("next_node", ["ApplyACTSteering", "ApplyACTSteeringCLIP", "LoraLoader", "FitACTMap"])
