@@ -36,7 +36,7 @@ class FitACTMap(io.ComfyNode):
             category=CATEGORY,
             **aliases("activation transport", "train map", "learn style", "make slider", "optimal transport"),
             description="Fits a map from what the model does for the source prompts to what it does for the "
-            "target prompts. Nothing is trained: every prompt runs through the model once.",
+            "target prompts. Nothing is trained: the prompts only run through the model.",
             # Nodes with many texts return a list, which should give one fit of all of them, not one fit each.
             is_input_list=True,
             inputs=[
@@ -104,7 +104,7 @@ class FitACTMap(io.ComfyNode):
         act_map = fit.run(only("width", width), only("height", height), only("latent", latent))
         seconds = time.perf_counter() - started
         logging.info("ACT Steering: fitted %d sites in %.1f s.", len(act_map), seconds)
-        report = f"Fitted in {seconds:.1f} s.\n{describe(act_map)}"
+        report = "\n".join(filter(None, (f"Fitted in {seconds:.1f} s.", fit.unused, describe(act_map))))
         return io.NodeOutput(act_map, report, ui={"text": (report,)})
 
 
@@ -116,7 +116,8 @@ def _picture_inputs() -> list[io.Input]:
             default=128,
             min=2,
             max=MAX_PROMPTS,
-            tooltip="Pictures per side. With more samples than prompts, prompts are repeated with new noise.",
+            tooltip="Pictures per side. Fewer prompts are repeated with new noise; prompts beyond this number are not "
+            "used.",
         ),
         *size_inputs(),
         io.Int.Input(

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import cache
+from typing import Any
 
 from ..components import Component
 from ..fingerprints import fingerprint
@@ -29,21 +30,34 @@ def record_of(
     target: Sequence[Sample],
 ) -> FitRecord:
     """The part of a map's record that is known before the fit, with texts as a file can keep them."""
-    described = [[model.describe(sample) for sample in side] for side in (source, target)]
-    prompts = [tuple(plain_text(text) for text in side) for side in described]
+    described = ([model.describe(sample) for sample in side] for side in (source, target))
     patches = (*model.patches, *(title for c in components for title in active_maps(c.module)))
     return FitRecord(
         **{f.name: getattr(method, f.name) for f in fields(FitMethod)},
-        source_prompts=prompts[0],
-        target_prompts=prompts[1],
-        source_count=len(source),
-        target_count=len(target),
-        prompts_sha256=hashlib.sha256(json.dumps(described).encode()).hexdigest(),
+        **prompts_recorded(*described),
         base={component.name: fingerprint(component) for component in components},
         versions={name: _version(name) for name in _VERSIONED if name in sys.modules},
         patches=tuple(plain_text(patch) for patch in patches),
         notes=tuple(plain_text(note) for note in model.notes),
     )
+
+
+def prompts_recorded(source: Sequence[str], target: Sequence[str]) -> dict[str, Any]:
+    """The fields of a `FitRecord` that name the prompts of a fit.
+
+    Example:
+        >>> prompts_recorded(["a cat", "a dog"], ["a cat, ink"])["source_count"]
+        2
+    """
+    described = [list(source), list(target)]
+    prompts = [tuple(plain_text(text) for text in side) for side in described]
+    return {
+        "source_prompts": prompts[0],
+        "target_prompts": prompts[1],
+        "source_count": len(source),
+        "target_count": len(target),
+        "prompts_sha256": hashlib.sha256(json.dumps(described).encode()).hexdigest(),
+    }
 
 
 @cache

@@ -12,6 +12,7 @@ from torch import Tensor
 from ...act_core import ActMap, fit
 from ...act_core.errors import FitError
 from ...act_core.fitting import Progress
+from ...act_core.fitting.record import prompts_recorded
 from ...act_core.settings import Components, FitSettings
 from .denoiser import Denoiser, encoded_sides, run_denoiser
 from .latents import empty_latent, fixed_latent
@@ -55,14 +56,23 @@ class PromptFit:
         progress = FitProgress(parts=2 if self.components == "both" else 1)
         text_map = None
         if self.components != "model":
-            text_map = fit_text(
-                self.clip, self.source[: self.samples], self.target[: self.samples], self.settings, progress
-            )
+            text_map = fit_text(self.clip, *self._used, self.settings, progress)
         if empty is None:
             assert text_map is not None
             return text_map
         model_map = self._fit_model(empty, text_map, progress)
         return model_map if text_map is None else text_map.joined(model_map)
+
+    @property
+    def unused(self) -> str:
+        """A line about prompts beyond the number of samples; empty if there are none."""
+        given = {"source": self.source, "target": self.target}
+        counts = [f"{self.samples} of {len(side)} {name}" for name, side in given.items() if len(side) > self.samples]
+        return f"Used only the first {' and '.join(counts)} prompts; raise samples to use more." if counts else ""
+
+    @property
+    def _used(self) -> tuple[Sequence[str], Sequence[str]]:
+        return self.source[: self.samples], self.target[: self.samples]
 
     def _empty_latent(self, width: int, height: int, latent: dict[str, Any] | None) -> Tensor:
         check_model(self.model)
@@ -73,8 +83,7 @@ class PromptFit:
         source_map = text_map if self.settings.order == "causal" else None
         encoders = TextEncoders(self.clip)
         sides: list[tuple[list[str], list[Conditioning]]] = []
-        for prompts, act_map in ((self.source, source_map), (self.target, None)):
-            own = prompts[: self.samples]
+        for own, act_map in zip(self._used, (source_map, None), strict=True):
             encoded = encoders.encode(own, act_map)
             # With more samples than prompts, prompts are repeated.
             sides.append((list(islice(cycle(own), self.samples)), list(islice(cycle(encoded), self.samples))))
@@ -88,7 +97,8 @@ class PromptFit:
 
         run_denoiser(self.model, empty, self.settings.seed, [*source_conds, *target_conds], use)
         (act_map,) = fitted
-        return act_map
+        # Each prompt once, however often it was repeated.
+        return replace(act_map, record=replace(act_map.record, **prompts_recorded(*self._used)))
 
 
 def fit_text(

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from graphs import SOURCE, Parts, apply, plain
+from graphs import SOURCE, TARGET, Parts, apply, plain
 from in_host import ResultsOf, run_inside
 
+from act_core import load_map
 from tools.comfyui.server import Graph, Host, Run
 
 STYLES_OF_DEMO = ("flat sticker", "glossy cartoon", "3d render", "black ink icon")
@@ -38,6 +39,30 @@ def test_refused_fit_leaves_model_unchanged(host: Host, change: dict[str, Any], 
     assert run.node == "FitACTMap"
     assert sentence in run.error
     assert torch.equal(plain(host, "demo"), before)
+
+
+@pytest.mark.parametrize("components", ["model", "text", "both"])
+def test_record_names_each_prompt_once(host: Host, components: str) -> None:
+    graph = Graph()
+    fitted = Parts(graph, "demo").fit(components=components, samples=12)
+    card = {"title": "", "author": "", "description": "", "license": "", "strength_low": 0.0, "strength_high": 1.0}
+    graph.add("SaveACTMap", act_map=fitted, name=f"named_once_{components}", **card)
+    report = host.run(graph).outputs[fitted.number]["text"][0]
+    assert "prompts         5 source, such as 'a cat on a mat'; 5 target" in report
+    assert "Used only" not in report
+    record = load_map(host.base / "models" / "act_maps" / f"named_once_{components}.safetensors").record
+    assert record.source_prompts == tuple(SOURCE.splitlines())
+    assert record.target_prompts == tuple(TARGET.splitlines())
+    assert (record.source_count, record.target_count) == (5, 5)
+
+
+def test_report_counts_unused_prompts(host: Host) -> None:
+    graph = Graph()
+    fitted = Parts(graph, "demo").fit(source=f"{SOURCE}\na fish", samples=5)
+    graph.add("PreviewAny", source=fitted)
+    report = host.run(graph).outputs[fitted.number]["text"][0]
+    assert "Used only the first 5 of 6 source prompts; raise samples to use more." in report
+    assert "prompts         5 source" in report
 
 
 @pytest.mark.parametrize("components", ["model", "both"])
