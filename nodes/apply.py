@@ -16,6 +16,7 @@ from .common import (
     ACTMapStackIO,
     WithStrengths,
     aliases,
+    branch_input,
     calibrated_input,
     one_text,
     percent_input,
@@ -50,12 +51,7 @@ class ApplyACTSteering(WithStrengths, io.ComfyNode):
                 strength_input("strength_clip", f"Strength on the text encoders. {STRENGTH}"),
                 percent_input("start_percent", 0.0, "Point of the sampling schedule at which the map starts to act."),
                 percent_input("end_percent", 1.0, "Point of the sampling schedule at which the map stops."),
-                io.Combo.Input(
-                    "branch",
-                    options=list(get_args(Branch)),
-                    default="positive",
-                    tooltip="The half of the batch to steer under guidance (CFG). Steering both has less effect.",
-                ),
+                branch_input("The half of the batch to steer under guidance (CFG). Steering both has less effect."),
                 *_selection_inputs(),
                 calibrated_input(),
                 io.Boolean.Input(

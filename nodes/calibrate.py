@@ -10,9 +10,9 @@ from ..act_core import ActMap, calibrate
 from ..act_core.calibrating import SUBJECTS
 from ..act_core.plots import calibration_chart
 from ..act_core.prompts import prompt_lines
-from ..act_core.settings import MAX_SEED
+from ..act_core.settings import MAX_SEED, Branch
 from ..act_core.summary import describe_calibration
-from .common import CATEGORY, ACTMapIO, aliases, one_text, pixels_of, size_inputs
+from .common import CATEGORY, ACTMapIO, aliases, branch_input, one_text, pixels_of, size_inputs
 from .host.calibration import HostCalibration
 from .host.fitting import check_model
 from .host.latents import empty_latent
@@ -61,6 +61,7 @@ class CalibrateACTMap(io.ComfyNode):
                 io.Int.Input(
                     "seed", default=0, min=0, max=MAX_SEED, control_after_generate=False, tooltip="Seed of the noise."
                 ),
+                branch_input(optional=True),
             ],
             outputs=[
                 ACTMapIO.Output(display_name="act_map", tooltip="The map with its calibration; Save ACT Map keeps it."),
@@ -85,12 +86,14 @@ class CalibrateACTMap(io.ComfyNode):
         width: int,
         height: int,
         seed: int,
+        branch: Branch = "positive",
     ) -> io.NodeOutput:
         check_model(model)
         given = {"prompts": prompts, "targets": targets}
         sides = [prompt_lines(one_text(text, name, _NAME)) for name, text in given.items()]
         empty = empty_latent(model, width, height)
-        calibration = HostCalibration(model, clip, empty, negative, seed, steps, cfg, sampler_name, scheduler)
+        sampling = seed, steps, cfg, sampler_name, scheduler
+        calibration = HostCalibration(model, clip, empty, negative, *sampling, branch)
         calibrated = calibrate(calibration, act_map, *sides, progress=FitProgress())
         report = _report(calibrated)
         chart = pixels_of(calibration_chart(calibrated.calibrated))

@@ -15,7 +15,15 @@ from torch import Tensor
 from ..act_core import MapError
 from ..act_core.errors import FitError
 from ..act_core.prompts import prompt_lines
-from ..act_core.settings import END_TO_END_PURPOSE, SITE_PRESETS, ChannelEstimator, FitSettings, choices, purpose
+from ..act_core.settings import (
+    END_TO_END_PURPOSE,
+    SITE_PRESETS,
+    Branch,
+    ChannelEstimator,
+    FitSettings,
+    choices,
+    purpose,
+)
 
 CATEGORY = "ACT steering"
 MAX_STRENGTH = 20.0  # limit of the widgets, as on LoRA loaders
@@ -91,6 +99,14 @@ def calibrated_input() -> io.Boolean.Input:
         optional=True,
         tooltip="Strengths from 0 to 1 (or -1) are the recommended range of the map, in steps that look equal. Needs a "
         "map from Calibrate ACT Map.",
+    )
+
+
+def branch_input(tooltip: str = "", *, optional: bool = False) -> io.Combo.Input:
+    """Which half of the batch a map steers under guidance."""
+    usual = "The half of the batch to steer under guidance (CFG), as in Apply ACT Steering."
+    return io.Combo.Input(
+        "branch", options=list(get_args(Branch)), default="positive", optional=optional, tooltip=tooltip or usual
     )
 
 

@@ -11,7 +11,8 @@ from PIL import Image
 
 from ..act_core import ActMap, MapError
 from ..act_core.plots import grid
-from .common import CATEGORY, ACTMapIO, aliases, calibrated_input, one_text
+from ..act_core.settings import Branch
+from .common import CATEGORY, ACTMapIO, aliases, branch_input, calibrated_input, one_text
 from .host.sampling import StrengthSweep, samplers, schedulers
 
 _NAME = "ACT Strength Sweep"
@@ -51,6 +52,7 @@ class ACTStrengthSweep(io.ComfyNode):
                     "prompt", default="", multiline=True, optional=True, tooltip="With clip: the positive prompt."
                 ),
                 calibrated_input(),
+                branch_input(optional=True),
             ],
             outputs=[
                 io.Image.Output(display_name="grid", tooltip="A column for each strength, a row for each picture."),
@@ -79,11 +81,13 @@ class ACTStrengthSweep(io.ComfyNode):
         clip: Any = None,
         prompt: str = "",
         calibrated: bool = False,
+        branch: Branch = "positive",
     ) -> io.NodeOutput:
         numbers = _numbers(one_text(strengths, "strengths", _NAME))
         if (clip is None) == bool(one_text(prompt, "prompt", _NAME).strip()):
             raise MapError(f"{_NAME} steers text encoders only with both clip and prompt; give both, or neither.")
-        sweep = StrengthSweep(model, act_map, positive, negative, latent, clip, prompt, calibrated=calibrated)
+        conditioning = positive, negative, latent, clip, prompt
+        sweep = StrengthSweep(model, act_map, *conditioning, branch=branch, calibrated=calibrated)
         columns = [vae.decode(samples) for samples in sweep.run(numbers, seed, steps, cfg, sampler_name, scheduler)]
         rows = range(columns[0].shape[0])
         sheet = grid(

@@ -15,6 +15,7 @@ from torch import Tensor
 from ...act_core import ActMap
 from ...act_core.calibrating import CalibrationModel, last_block
 from ...act_core.calibration import LEVEL
+from ...act_core.settings import Branch
 from .denoiser import Denoiser, Row, run_denoiser
 from .steering import Window, steered
 
@@ -29,6 +30,7 @@ class HostCalibration(CalibrationModel):
         negative: the negative prompt.
         seed: prompt n starts from the noise of ``seed + n``.
         steps, cfg, sampler_name, scheduler: as of KSampler.
+        branch: see `ModelSteering`.
     """
 
     model: Any
@@ -40,11 +42,12 @@ class HostCalibration(CalibrationModel):
     cfg: float
     sampler_name: str
     scheduler: str
+    branch: Branch = "positive"
 
     def draw(self, prompts: Sequence[str], act_map: ActMap | None = None, strength: float = 0.0) -> Tensor:
         model, clip = self.model, self.clip
         if act_map is not None:
-            applied = steered(model, clip, act_map, strength, strength, Window())
+            applied = steered(model, clip, act_map, strength, strength, Window(), self.branch)
             model, clip = applied.model, applied.clip
         negative = self._conditioning(self.clip, self.negative)
         drawn: list[Tensor] = []

@@ -11,6 +11,7 @@ import comfy.utils
 from torch import Tensor
 
 from ...act_core import ActMap
+from ...act_core.settings import Branch
 from .latents import fixed_latent
 from .steering import Applied, Window, steered
 
@@ -35,6 +36,7 @@ class StrengthSweep:
         latent: an empty latent; its batch is sampled at each strength.
         clip: a CLIP whose text encoders are steered too, or None.
         prompt: the positive prompt that it encodes.
+        branch: see `ModelSteering`.
         calibrated: whether strengths are positions on the even scale of the map's calibration.
 
     Attributes:
@@ -51,11 +53,13 @@ class StrengthSweep:
         clip: Any | None,
         prompt: str,
         *,
+        branch: Branch = "positive",
         calibrated: bool = False,
     ) -> None:
         self._model, self._clip, self._act_map = model, clip, act_map
         self._positive, self._negative, self._prompt = positive, negative, prompt
         self._latent = latent
+        self._branch: Branch = branch
         self._calibrated = calibrated
         self.report = ""
 
@@ -72,8 +76,9 @@ class StrengthSweep:
         bar = comfy.utils.ProgressBar(len(strengths) * steps)
         lines: list[str] = []
         for column, strength in enumerate(strengths):
+            window, calibrated = Window(), self._calibrated
             applied = steered(
-                self._model, self._clip, self._act_map, strength, strength, Window(), calibrated=self._calibrated
+                self._model, self._clip, self._act_map, strength, strength, window, self._branch, calibrated=calibrated
             )
             positive = self._positive
             if self._clip is not None:

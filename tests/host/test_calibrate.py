@@ -60,6 +60,18 @@ def test_calibrated_map_is_saved_loaded_and_shown(host: Host) -> None:
     assert f"0 to 1 is strength 0 to {high:.2f}" in texts(host.run(graph))
 
 
+def test_calibration_depends_on_the_branch(host: Host) -> None:
+    card = {"title": "", "author": "", "description": "", "license": "", "strength_low": 0.0, "strength_high": 1.0}
+    graph = Graph()
+    for branch in ("positive", "both"):
+        settings = {"prompts": "cat\nhouse\nrocket", "steps": 1, "branch": branch}
+        node = calibrate(graph, graph.add("LoadACTMap", name="pictures_sepia.safetensors"), **settings)
+        graph.add("SaveACTMap", act_map=node, name=f"measured_on_{branch}", **card)
+    host.run(graph)
+    positive, both = (_map(host, f"measured_on_{branch}.safetensors").calibrated for branch in ("positive", "both"))
+    assert positive.kept != both.kept
+
+
 def test_positions_are_strengths_of_the_even_scale(host: Host, calibrated: str) -> None:
     raw: dict[str, Any] = {"strength": 0.75, "strength_clip": 1.0}
     even: dict[str, Any] = {"strength": 0.5, "strength_clip": 1.0, "calibrated": True}

@@ -69,9 +69,9 @@ def test_inputs_keep_names_and_order(host: Host) -> None:
     assert inputs("ACTMapStack") == ["act_maps", *rows]
     assert inputs("ApplyACTSteeringCLIP") == ["clip", "act_map", "strength_clip", "calibrated"]
     assert inputs("CreateACTHook") == ["act_map", "strength", "prev_hooks", "calibrated"]
-    assert inputs("ACTStrengthSweep")[-3:] == ["clip", "prompt", "calibrated"]
+    assert inputs("ACTStrengthSweep")[-3:] == ["prompt", "calibrated", "branch"]
     calibrate_inputs = "model clip act_map prompts targets negative steps cfg sampler_name scheduler width height seed"
-    assert inputs("CalibrateACTMap") == calibrate_inputs.split()
+    assert inputs("CalibrateACTMap") == [*calibrate_inputs.split(), "branch"]
 
 
 def test_nodes_have_search_aliases(host: Host) -> None:

@@ -25,6 +25,7 @@ def strength_sweep(graph: Graph) -> None:
         clip=loaded[1],
         prompt="cat",
         calibrated=False,
+        branch="positive",
     )
     graph.add("SaveImage", images=swept[0], filename_prefix="act_sweep")
 
@@ -44,6 +45,7 @@ def calibrate_and_export(graph: Graph) -> None:
         width=0,
         height=0,
         seed=0,
+        branch="positive",
     )
     graph.add("SaveACTMap", act_map=calibrated, name="ink_calibrated", title="Ink, calibrated", **CARD)
     exported = {"name": "ink_as_lora", "linear_layers": "compact", "level": -1.0}

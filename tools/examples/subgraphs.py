@@ -70,6 +70,7 @@ def strength_sweep() -> Blueprint:
         clip=clip,
         prompt=prompt,
         calibrated=False,
+        branch="positive",
     )
     for name, node in {"grid": swept, "images": swept[1], "report": swept[2]}.items():
         graph.outlet(name, node)
