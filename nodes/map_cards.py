@@ -17,7 +17,7 @@ _MAX_TITLE, _MAX_TEXT = 60, 300  # characters
 
 
 def summary_of(act_map: ActMap) -> str:
-    """Title and recommended range, the model that the map was fitted on, its calibration, and what was measured."""
+    """Title, range and use of the map, the model that it was fitted on, its calibration, and what was measured."""
     card, calibration = act_map.card, act_map.calibration
     title = shorten(card.title, _MAX_TITLE) or "This map"
     ends = card.strength_range
@@ -26,6 +26,8 @@ def summary_of(act_map: ActMap) -> str:
         lines.append(f"For {act_map.record.model}.")
     if card.description:
         lines.append(shorten(card.description, _MAX_TEXT))
+    if card.usage_hint:
+        lines.append(shorten(card.usage_hint, _MAX_TEXT))
     if calibration is not None:
         lines.append(f"Calibrated: {describe_calibration(calibration)}.")
     lines += [f"Measured: {evidence}." for evidence in act_map.evidence]

@@ -56,6 +56,7 @@ def test_load_shows_what_the_map_is(host: Host) -> None:
         "Plain to ink: 0 to 1 recommended.",
         "For clip_text_model + OpenAISignatureMMDITWrapper.",
     ]
+    assert "Apply ACT Steering with model and CLIP at strength 0 to 1." in text.splitlines()
     assert "Measured: probability of the style 'black ink icon' 0.9" in text
     assert "/" not in text  # the list of sites is in the report, which others read
 

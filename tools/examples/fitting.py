@@ -50,6 +50,7 @@ def style_from_pictures(graph: Graph) -> None:
         captions=pictures[1],
         **PICTURE_FIT,
     )
-    steered = applied(graph, loaded[0], loaded[1], fitted[0], strength=1.0)
+    # A style that changes all colours, the background included.
+    steered = applied(graph, loaded[0], loaded[1], fitted[0], strength=1.0, branch="both")
     for subject in ("cat", "house"):
         draw_prompt(graph, loaded, steered, subject, batch=2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from act_core.settings import Branch
 from tools.comfyui.server import Graph, Node
 
 INK, CARTOON, SHAPES = (f"plain_to_{style}.safetensors" for style in ("ink", "cartoon", "shapes"))
@@ -20,10 +21,17 @@ def loaded_map(graph: Graph, name: str | Node) -> Node:
 
 
 def applied(
-    graph: Graph, model: Node, clip: Node, act_map: Node, strength: float | Node, *, calibrated: bool = False
+    graph: Graph,
+    model: Node,
+    clip: Node,
+    act_map: Node,
+    strength: float | Node,
+    *,
+    branch: Branch = "positive",
+    calibrated: bool = False,
 ) -> Node:
     """Apply ACT Steering with its defaults."""
-    window = {"start_percent": 0.0, "end_percent": 1.0, "branch": "positive"}
+    window = {"start_percent": 0.0, "end_percent": 1.0, "branch": branch}
     strengths = {"strength": strength, "strength_clip": strength}
     everywhere = {"sites": "", "blocks": "all", "schedule": "constant"}
     flags = {"calibrated": calibrated, "as_weights": False}

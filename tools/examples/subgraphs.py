@@ -39,7 +39,8 @@ def style_from_pictures() -> Blueprint:
     shown = {"images": pictures[0], "captions": pictures[1]}
     settings = {**PICTURE_FIT, "steps": graph.inlet("steps", 60)}
     fitted = graph.add("FitACTMapFromImages", model=model, clip=clip, vae=vae, **shown, **settings)
-    steered = applied(graph, model, clip, fitted, graph.inlet("strength", 1.0))
+    # Both branches, for styles that change all colours.
+    steered = applied(graph, model, clip, fitted, graph.inlet("strength", 1.0), branch="both")
     for name, node in {"model": steered, "clip": steered[1], "act_map": fitted, "report": fitted[1]}.items():
         graph.outlet(name, node)
     return graph
