@@ -18,7 +18,7 @@ REPORTS = {*_BOTH, *_FITS, *_TEXTS, "SaveACTMap", "ExportACTMapAsLoRA"}
 
 
 def add_titles(prompt: Mapping[str, Any], listed: Mapping[str, Any]) -> None:
-    """Give each node a title, as the host's own export does; those that read prompts name the prompt.
+    """Give each node without a title one, as the host's own export does; those that read prompts name the prompt.
 
     Clients find nodes by their titles, so a title that several nodes share gets a number.
     """
@@ -30,7 +30,7 @@ def add_titles(prompt: Mapping[str, Any], listed: Mapping[str, Any]) -> None:
     }
     count: dict[str, int] = {}
     for number, node in prompt.items():
-        title = (
+        title = node.get("_meta", {}).get("title") or (
             f"{uses[number]} prompt"
             if number in uses
             else (listed[node["class_type"]]["display_name"] or node["class_type"])

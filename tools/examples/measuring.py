@@ -12,18 +12,21 @@ SUBJECTS = "cat", "house", "rocket", "red heart"
 def strength_sweep(graph: Graph) -> None:
     """One picture at several strengths, side by side."""
     loaded = graph.add("LoadACTDemoModel")
+    # The prompt is encoded here, and by the sweep with the steered text encoders.
+    prompt = graph.add("PrimitiveStringMultiline", value="cat")
+    graph.title(prompt, "Prompt")
     swept = graph.add(
         "ACTStrengthSweep",
         model=loaded[0],
         act_map=loaded_map(graph, INK),
-        positive=graph.add("CLIPTextEncode", text="cat", clip=loaded[1]),
+        positive=graph.add("CLIPTextEncode", text=prompt, clip=loaded[1]),
         negative=graph.add("CLIPTextEncode", text="", clip=loaded[1]),
         latent=graph.add("EmptySD3LatentImage", width=64, height=64, batch_size=4),
         vae=loaded[2],
         strengths="0, 0.25, 0.5, 0.75, 1, 1.25",
         **SAMPLER,
         clip=loaded[1],
-        prompt="cat",
+        prompt=prompt,
         calibrated=False,
         branch="positive",
     )
