@@ -32,7 +32,7 @@ def fit_your_own(graph: Graph) -> None:
         seed=0,
         pattern="",
     )
-    graph.add("SaveACTMap", act_map=fitted, name="my_map", title="My map", **CARD)
+    graph.add("SaveACTMap", act_map=fitted, name="my_map", title="", **CARD)
     graph.add("InspectACTMap", act_map=fitted)
     draw_prompt(graph, loaded, applied(graph, loaded[0], loaded[1], fitted, strength=1.0), "rocket")
 

@@ -44,7 +44,7 @@ def fit_text_map(graph: Graph) -> None:
     written = _written(graph, language_model, fitted)
     for output in range(2):
         graph.add("PreviewAny", source=written[output])
-    prompt = graph.add("StringConcatenate", string_a="house", string_b=written[0], delimiter=", ")
+    prompt = graph.add("StringConcatenate", string_a="cat", string_b=written[0], delimiter=", ")
     draw(graph, loaded, loaded[0], graph.add("CLIPTextEncode", text=prompt, clip=loaded[1]), batch=4)
 
 

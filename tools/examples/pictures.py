@@ -47,8 +47,8 @@ def removal(graph: Graph) -> None:
     loaded = graph.add("LoadACTDemoModel")
     strengths = {"strength": 1.5, "strength_clip": 1.5, "calibrated": False}
     steered = graph.add("ACTMapLoader", model=loaded[0], clip=loaded[1], name="remove_face.safetensors", **strengths)
-    for model in (loaded, steered):
-        draw_prompt(graph, loaded, model, "grinning face, flat sticker", batch=2)
+    for model, part in ((loaded, "without the map"), (steered, "with the map")):
+        draw_prompt(graph, loaded, model, "grinning face, flat sticker", batch=2, part=part)
 
 
 def regions(graph: Graph) -> None:
@@ -68,6 +68,8 @@ def regions(graph: Graph) -> None:
     clip = graph.add("ApplyACTSteeringCLIP", clip=loaded[1], act_map=act_map, strength_clip=1.0, calibrated=False)
     ink = graph.add("CLIPTextEncode", text="red heart", clip=clip)
     text = graph.add("CLIPTextEncode", text="red heart", clip=loaded[1])
+    graph.title(ink, "Left: in ink")
+    graph.title(text, "Right: plain")
     own = {"strength": 1.0, "set_cond_area": "default"}
     steered = graph.add("ConditioningSetProperties", cond_NEW=ink, **own, mask=left, hooks=hooks)
     both = graph.add(
