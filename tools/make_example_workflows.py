@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from tools.comfyui.blueprint import as_subgraph  # noqa: E402
 from tools.comfyui.server import Graph, Host, started  # noqa: E402
-from tools.comfyui.workflow import add_titles, as_graph  # noqa: E402
+from tools.comfyui.workflow import add_note, add_titles, as_graph  # noqa: E402
 from tools.examples import WORKFLOWS  # noqa: E402
 from tools.examples.subgraphs import BLUEPRINTS  # noqa: E402
 
@@ -73,6 +73,8 @@ def _as_file(graph: Graph, listed: Mapping[str, Any]) -> dict[str, Any]:
         for (number, name), label in graph.labels.items():
             if int(number) == entry["id"]:
                 entry["inputs"].append({"name": name, "label": label, "widget": {"name": name}, "link": None})
+    if graph.note:
+        add_note(file, graph.note)
     return {**file, "extra": graph.extra}
 
 

@@ -36,6 +36,7 @@ class Graph:
         properties: what the frontend keeps of a node beside its inputs, by number.
         labels: names that it shows in place of those of inputs, by number and input.
         extra: what it keeps of the workflow.
+        note: Markdown that it shows beside the nodes; not in the API form, as the host has no such node.
     """
 
     def __init__(self) -> None:
@@ -43,6 +44,7 @@ class Graph:
         self.properties: dict[str, dict[str, Any]] = {}
         self.labels: dict[tuple[str, str], str] = {}
         self.extra: dict[str, Any] = {}
+        self.note = ""
 
     def add(self, class_type: str, **inputs: Any) -> Node:
         """A new node, whose inputs are values or outputs of other nodes."""

@@ -8,6 +8,7 @@ from typing import Any
 from .server import WIDGETS
 
 WIDTH, GAP, LINE = 320, 60, 26
+NOTE_WIDTH, NOTE_HEIGHT = 2 * WIDTH + GAP, 120
 # Height of what nodes show below their inputs: a box for a text, the report of a run, a picture.
 TEXT, REPORT, PICTURE = 70, 110, 270
 _BOTH = {"LoadACTMap", "ACTMapLoader", "InspectACTMap", "CompareACTMaps", "ProbeACTMap", "CalibrateACTMap"}
@@ -50,6 +51,19 @@ def as_graph(prompt: Mapping[str, Any], listed: Mapping[str, Any]) -> dict[str, 
     last = {"last_node_id": len(nodes), "last_link_id": len(links)}
     rest = {"groups": [], "config": {}, "extra": {}, "version": 0.4}
     return {**last, "nodes": list(nodes.values()), "links": links, **rest}
+
+
+def add_note(file: dict[str, Any], text: str) -> None:
+    """Add a note in Markdown above a graph, as the frontend saves one."""
+    number, height = file["last_node_id"] + 1, NOTE_HEIGHT
+    file["last_node_id"] = number
+    file["nodes"].append(
+        {
+            **{"id": number, "type": "MarkdownNote", "pos": [0, -height - 2 * GAP], "size": [NOTE_WIDTH, height]},
+            **{"flags": {}, "order": len(file["nodes"]), "mode": 0, "inputs": [], "outputs": [], "title": "Note"},
+            **{"properties": {}, "widgets_values": [text], "color": "#432", "bgcolor": "#653"},
+        }
+    )
 
 
 def entries(

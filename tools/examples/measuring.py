@@ -11,6 +11,10 @@ SUBJECTS = "cat", "house", "rocket", "red heart"
 
 def strength_sweep(graph: Graph) -> None:
     """One picture at several strengths, side by side."""
+    graph.note = (
+        "Draws the same noise at several strengths, as one labelled picture: the quickest way to see what a map does, "
+        "and where it stops being useful."
+    )
     loaded = graph.add("LoadACTDemoModel")
     # The prompt is encoded here, and by the sweep with the steered text encoders.
     prompt = graph.add("PrimitiveStringMultiline", value="cat")
@@ -35,6 +39,10 @@ def strength_sweep(graph: Graph) -> None:
 
 def calibrate_and_export(graph: Graph) -> None:
     """The range of a map is measured; then it is saved, exported as a LoRA, and used on its even scale."""
+    graph.note = (
+        "Measures the range of a map, saves the map with it, and exports the map as a LoRA. With `calibrated` on, "
+        "strength 0 to 1 is the measured range in steps that look equal."
+    )
     loaded = graph.add("LoadACTDemoModel")
     calibrated = graph.add(
         "CalibrateACTMap",
@@ -59,6 +67,7 @@ def calibrate_and_export(graph: Graph) -> None:
 
 def compare_and_blend(graph: Graph) -> None:
     """Two maps are compared, one is pruned, and both become one map, which is probed and applied."""
+    graph.note = "Compares two maps, prunes one of them, and blends both into one map, which is probed and applied."
     loaded = graph.add("LoadACTDemoModel")
     ink, cartoon = loaded_map(graph, INK), loaded_map(graph, CARTOON)
     graph.add("CompareACTMaps", act_map_a=ink, act_map_b=cartoon)

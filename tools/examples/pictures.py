@@ -9,6 +9,11 @@ from .parts import INK, SHAPES, applied, draw, draw_prompt, loaded_map
 
 def style_slider(graph: Graph) -> None:
     """The same noise, plain and steered."""
+    graph.note = (
+        "The map is between the loader and the sampler, as a LoRA is. The positive prompt is encoded with the steered "
+        "CLIP, the negative prompt with the CLIP of the loader. Change `strength` and `strength_clip` on **Apply ACT "
+        "Steering** and run again: 0 is the unchanged model, 1 the full effect."
+    )
     loaded = graph.add("LoadACTDemoModel")
     steered = applied(graph, loaded[0], loaded[1], loaded_map(graph, INK), strength=0.8)
     draw_prompt(graph, loaded, steered, "cat")
@@ -16,6 +21,10 @@ def style_slider(graph: Graph) -> None:
 
 def style_app(graph: Graph) -> None:
     """Opens as an app with a single slider, which is the strength on the model and on its text encoder."""
+    graph.note = (
+        "An app with a single slider, in ComfyUI's app mode (frontend 1.41 or later). The slider is the strength of "
+        "the map on the model and on its text encoder."
+    )
     loaded = graph.add("LoadACTDemoModel")
     slider = graph.add("PrimitiveFloat", value=0.8)
     graph.properties[slider.number] = {
@@ -31,6 +40,10 @@ def style_app(graph: Graph) -> None:
 
 def map_stack(graph: Graph) -> None:
     """Two styles at once, and a list of all maps that there are to choose from."""
+    graph.note = (
+        "Several maps at once: **ACT Map Stack** holds each with a strength and a switch. **List ACT Maps** shows the "
+        "maps that you can choose from."
+    )
     loaded = graph.add("LoadACTDemoModel")
     rows = {1: (SHAPES, 0.5, True), 2: (INK, 0.5, True)}
     values = {number: rows.get(number, ("None", 1.0, True)) for number in range(1, 9)}
@@ -44,6 +57,10 @@ def map_stack(graph: Graph) -> None:
 
 def removal(graph: Graph) -> None:
     """The same noise without a map, and with one that removes faces."""
+    graph.note = (
+        "A map that takes faces away, and leaves other pictures alone. Both parts draw the same prompt from the same "
+        "noise, without the map and with it."
+    )
     loaded = graph.add("LoadACTDemoModel")
     strengths = {"strength": 1.5, "strength_clip": 1.5, "calibrated": False}
     steered = graph.add("ACTMapLoader", model=loaded[0], clip=loaded[1], name="remove_face.safetensors", **strengths)
@@ -53,6 +70,10 @@ def removal(graph: Graph) -> None:
 
 def regions(graph: Graph) -> None:
     """The left half steered, the right half not."""
+    graph.note = (
+        "A map in one half of the picture. **Create ACT Hook** steers the model in the region of the left prompt, and "
+        "**Apply ACT Steering (CLIP only)** steers the text encoder that reads it."
+    )
     loaded = graph.add("LoadACTDemoModel")
     act_map = loaded_map(graph, INK)
     hooks = graph.add("CreateACTHook", act_map=act_map, strength=1.0, calibrated=False)
@@ -84,6 +105,7 @@ def regions(graph: Graph) -> None:
 
 def text_encoder_slider(graph: Graph) -> None:
     """Only the prompt is steered: the picture model is unchanged."""
+    graph.note = "A map on the text encoder alone: the picture model is unchanged, and only the prompt is steered."
     loaded = graph.add("LoadACTDemoModel")
     act_map = loaded_map(graph, INK)
     clip = graph.add("ApplyACTSteeringCLIP", clip=loaded[1], act_map=act_map, strength_clip=1.0, calibrated=False)
