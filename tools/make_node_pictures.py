@@ -64,8 +64,14 @@ FIT = """async ([left, top, right, bottom]) => {
     await new Promise(resolve => setTimeout(resolve, 5000));
     return {x: left, y: top, width: scale * (to[0] - from[0]), height: scale * (to[1] - from[1])};
 }"""
-# The part of a page of 1900 x 1000 that no menu covers.
-FREE = 90, 150, 1500, 980
+# The part of a page of 2300 x 1400 that no menu covers.
+FREE = 90, 150, 1900, 1380
+# Also small texts, and no counters in a corner of the canvas.
+READABLE = """() => {
+    const setting = window.app.extensionManager.setting;
+    setting.set("LiteGraph.Canvas.MinFontSizeForLOD", 0);
+    setting.set("Comfy.Graph.CanvasInfo", false);
+}"""
 
 
 def draw_probe(host: Host) -> None:
@@ -99,10 +105,11 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory() as folder,
         started(root / ".venv" / "bin" / "python", Path(folder) / "base") as host,
-        opened(host, 1900, 1000) as frontend,
+        opened(host, 2300, 1400) as frontend,
     ):
         graph = json.loads((ROOT / "example_workflows" / "strength_sweep.json").read_text("utf-8"))
         page: Any = frontend.page
+        page.evaluate(READABLE)
         page.evaluate("graph => window.app.loadGraphData(graph)", graph)
         page.evaluate("() => window.app.queuePrompt(0)")
         page.wait_for_function(SHOWN, timeout=TIMEOUT)
