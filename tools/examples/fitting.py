@@ -47,7 +47,7 @@ def style_from_pictures(graph: Graph) -> None:
     graph.note = (
         "A map from a folder of pictures. Put yours into a folder of their own in `models/act_picture_sets`, and "
         "choose it in **ACT Picture Set**. `branch` is `both` because this style changes all colours; for other "
-        "styles, try `positive`."
+        "styles, try `positive`. The map is saved as `my_style`."
     )
     loaded = graph.add("LoadACTDemoModel")
     pictures = graph.add("ACTPictureSet", name="sepia", captions=True)
@@ -60,6 +60,7 @@ def style_from_pictures(graph: Graph) -> None:
         captions=pictures[1],
         **PICTURE_FIT,
     )
+    graph.add("SaveACTMap", act_map=fitted[0], name="my_style", title="", **CARD)
     # A style that changes all colours, the background included.
     steered = applied(graph, loaded[0], loaded[1], fitted[0], strength=1.0, branch="both")
     for subject in ("cat", "house"):
