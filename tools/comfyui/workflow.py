@@ -15,7 +15,7 @@ _BOTH = {"LoadACTMap", "ACTMapLoader", "InspectACTMap", "CompareACTMaps", "Probe
 PICTURES = {*_BOTH, "ACTStrengthSweep", "SaveImage"}
 _FITS = {"FitACTMap", "FitACTMapFromImages", "FitACTTextMap"}
 _TEXTS = {"ACTStrengthSweep", "ACTMapStack", "ListACTMaps", "ACTSteeredText", "ApplyACTSteering", "PreviewAny"}
-REPORTS = {*_BOTH, *_FITS, *_TEXTS, "SaveACTMap", "ExportACTMapAsLoRA"}
+REPORTS = {*_BOTH, *_FITS, *_TEXTS, "ApplyACTSteeringCLIP", "SaveACTMap", "ExportACTMapAsLoRA"}
 
 
 def add_titles(prompt: Mapping[str, Any], listed: Mapping[str, Any]) -> None:
