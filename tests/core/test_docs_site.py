@@ -28,7 +28,7 @@ from PIL import Image
 
 import act_core
 from tools import docs_examples, docs_site
-from tools.comfyui.frontend import CHROMIUM, FLAGS
+from tools.comfyui.frontend import CHROMIUM, FLAGS, TIMEOUT
 
 NODES = sorted(
     node for path in (ROOT / "nodes").glob("*.py") for node in re.findall(r'node_id="(\w+)"', path.read_text("utf-8"))
@@ -250,7 +250,9 @@ def test_browser_loads_pages_and_searches_on_this_machine_alone(server: str) -> 
             assert all(size > 50 for size in sizes)
         page.goto(server + "index.html")
         page.locator("input[data-md-component=search-query]").fill("lockstep")
-        page.locator(".md-search-result__item a[href*='how-it-works']").first.wait_for(state="attached")
+        page.locator(".md-search-result__item a[href*='how-it-works']").first.wait_for(
+            state="attached", timeout=TIMEOUT
+        )
         browser.close()
     assert len(requests) > 10
     assert [url for url in requests if not url.startswith((server, "data:", "blob:"))] == []

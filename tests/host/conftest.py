@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -79,11 +79,26 @@ def exchange(host_python: Path, shared_folder: Path) -> Exchange:
     return exchanged(host_python, shared_folder / "exchange")
 
 
+def made_once(folder: Path, make: Callable[[Path], object]) -> Path:
+    """A folder that one of the workers fills, while others wait for it."""
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            part = folder.with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)  # of a worker that failed
+            part.mkdir()
+            make(part)
+            part.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
-def host(host_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Generator[Host, None, None]:
+def host(
+    host_python: Path, shared_folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Generator[Host, None, None]:
     """A running ComfyUI with this pack, the demo model, and tiny random models of other kinds."""
     base = tmp_path_factory.mktemp("comfy") / "base"
-    run_inside(host_python, "tiny_models.py", base / "models")
+    models = made_once(shared_folder / "models", lambda part: run_inside(host_python, "tiny_models.py", part))
+    shutil.copytree(models, base / "models")
     (base / "custom_nodes").mkdir()
     (base / "custom_nodes" / "list_of_lines.py").write_text(LIST_OF_LINES)
     for pack in PACKS.glob("*.py"):
@@ -116,18 +131,22 @@ def frontend(host: Host) -> Generator[Frontend, None, None]:
 
 
 @pytest.fixture(scope="session")
-def saved(host: Host) -> dict[str, str]:
-    """A map of each model, fitted and saved in one run: file names by kind."""
-    names: dict[str, str] = {}
-    for kind in KINDS:
-        graph = Graph()
-        act_map = Parts(graph, kind).fit()
-        details = {"title": kind, "author": "", "description": "", "license": "CC0-1.0"}
-        graph.add("SaveACTMap", act_map=act_map, name=kind, strength_low=0.0, strength_high=1.0, **details)
-        text = host.shown(graph)["text"][0]
-        assert text.startswith("Saved ")
-        names[kind] = Path(text.split(" (")[0].removeprefix("Saved ")).name
-    return names
+def saved(host: Host, shared_folder: Path) -> dict[str, str]:
+    """A map of each model, fitted and saved by the nodes: file names by kind."""
+
+    def fit(part: Path) -> None:
+        for kind in KINDS:
+            graph = Graph()
+            act_map = Parts(graph, kind).fit()
+            details = {"title": kind, "author": "", "description": "", "license": "CC0-1.0"}
+            graph.add("SaveACTMap", act_map=act_map, name=kind, strength_low=0.0, strength_high=1.0, **details)
+            text = host.shown(graph)["text"][0]
+            assert text.startswith("Saved ")
+            shutil.copy(text.split(" (")[0].removeprefix("Saved "), part / f"{kind}.safetensors")
+
+    maps = made_once(shared_folder / "saved_maps", fit)
+    shutil.copytree(maps, host.base / "models" / "act_maps", dirs_exist_ok=True)
+    return {kind: f"{kind}.safetensors" for kind in KINDS}
 
 
 @pytest.fixture(scope="session")

@@ -31,7 +31,7 @@ def test_save_keeps_card_unless_changed(host: Host, saved: dict[str, str]) -> No
         usual = {"title": "", "author": "", "description": "", "license": "", "strength_low": 0.0, "strength_high": 1.0}
         graph = Graph()
         loaded = graph.add("LoadACTMap", name=act_map)
-        edited = graph.add("EditACTMap", act_map=loaded, invert=True, scale=1.0)
+        edited = graph.add("EditACTMap", act_map=loaded, invert=False, scale=1.0)
         graph.add("SaveACTMap", act_map=edited, name=name, **usual | given)
         host.run(graph)
         return f"{name}.safetensors"

@@ -18,7 +18,7 @@ from tools.examples import WORKFLOWS
 from tools.make_locales import LOCALES
 
 FOLDER = PACK / "example_workflows"
-SLOW = "calibrate_and_export", "fit_text_map"
+SLOW = "calibrate_and_export", "fit_text_map", "steered_prompt"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
 
 

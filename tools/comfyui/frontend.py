@@ -14,7 +14,7 @@ from .server import Host, Run
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 TIMEOUT = 120_000  # milliseconds
-SETTLE_SECONDS = 10
+SETTLE_SECONDS = 60
 # Pairs of nodes that cover each other, by type.
 _OVERLAPS = """() => {
     const title = 30;

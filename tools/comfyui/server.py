@@ -214,8 +214,10 @@ def started(python: Path, base: Path, root: Path | None = None, *options: str | 
     command += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch", "--disable-api-nodes"]
     # The other cache keeps results as long as memory lasts.
     command += ["--cache-classic", *options]
-    # Graphs that were compiled for the instructions of another CPU compute nan on this one.
-    own = {"HF_HUB_OFFLINE": "1", "TORCHINDUCTOR_CACHE_DIR": str(base / "compiled")}
+    # Graphs that were compiled for the instructions of another CPU compute nan on this one. The workers of the compiler
+    # take longer to start than its work.
+    compiler = {"TORCHINDUCTOR_CACHE_DIR": str(base / "compiled"), "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    own = {"HF_HUB_OFFLINE": "1", **compiler}
     with log.open("w") as file:
         process = subprocess.Popen(command, cwd=root, stdout=file, stderr=subprocess.STDOUT, env={**os.environ, **own})
     host = Host(f"http://127.0.0.1:{port}", base, log, process)

@@ -22,11 +22,11 @@ from tools.tiny_models import MODELS, StandInCLIP, Tiny, built, empty_latent
 
 SOURCE = ["a cat", "a small dog in the rain", "boats"]
 TARGET = ["target: a cat", "target: a small dog in the rain", "target: boats at sea"]
-SEED, STEPS, GUIDANCE = 7, 2, 3.0
+SEED, STEPS, GUIDANCE = 7, 1, 3.0
 
 
 def sampled(model: Any, clip: StandInCLIP, latent: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """The result of two steps, and what the model returned in the first one for each branch."""
+    """The result of a step, and what the model returned in it for each branch."""
     branches: list[tuple[Tensor, Tensor]] = []
 
     def note(arguments: dict[str, Any]) -> Tensor:
