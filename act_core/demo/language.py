@@ -23,9 +23,9 @@ TITLE = "The same with a language model"
 PROMPT_SET = "gloomy_to_cheerful.txt"
 DATA = Path(__file__).parent / "data"
 STRENGTHS = (-1.0, 0.0, 0.5, 1.0)
-CONTINUATIONS = 48
+CONTINUATIONS = 36
 NEW_TOKENS = 24
-PARAGRAPHS = 20
+PARAGRAPHS = 14
 
 
 @dataclass(frozen=True)
