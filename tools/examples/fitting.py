@@ -16,7 +16,7 @@ PICTURE_FIT = {
 def fit_your_own(graph: Graph) -> None:
     """Two lists of prompts, a map, a picture, a file."""
     graph.note = (
-        "Fits a map from two lists of prompts, saves it as `models/act_maps/my_map.safetensors` and applies it. Put "
+        "Fits a map from two lists of prompts, saves it as *models/act_maps/my_map.safetensors* and applies it. Put "
         "text of your own in place of **ACT Prompt Set**: the same subjects on both sides, one prompt per line. "
         "Before you share a map, fill in title, author and license on **Save ACT Map**."
     )
@@ -45,9 +45,9 @@ def fit_your_own(graph: Graph) -> None:
 def style_from_pictures(graph: Graph) -> None:
     """A folder of pictures, a map, pictures without and with it."""
     graph.note = (
-        "A map from a folder of pictures. Put yours into a folder of their own in `models/act_picture_sets`, and "
-        "choose it in **ACT Picture Set**. `branch` is `both` because this style changes all colours; for other "
-        "styles, try `positive`. The map is saved as `my_style`."
+        "A map from a folder of pictures. Put yours into a folder of their own in *models/act_picture_sets*, and "
+        "choose it in **ACT Picture Set**. *branch* is *both* because this style changes all colours; for other "
+        "styles, try *positive*. The map is saved as *my_style*."
     )
     loaded = graph.add("LoadACTDemoModel")
     pictures = graph.add("ACTPictureSet", name="sepia", captions=True)

