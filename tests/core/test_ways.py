@@ -9,6 +9,7 @@ import torch
 
 from act_core.models.transformers import TransformersModel
 from benchmarks.lib.choices import FORMAT, Question, accuracy, general_knowledge, log_likelihoods
+from benchmarks.lib.concept_texts import read_concepts
 from benchmarks.lib.ways import Way, at_strengths, best, controls_of, fitted, shuffled_sides, vectors
 
 SOURCE = ["rain and fog", "a dull day", "cold", "the long grey road"]
@@ -75,3 +76,10 @@ def test_controls_are_random_maps_and_one_of_shuffled_sides_at_the_same_strength
     assert list(controls)[-1] == "shuffled sides"
     assert len(controls) == 11
     assert {control.strength for control in controls.values()} == {0.5}
+
+
+def test_sentences_of_a_concept_contain_its_words_and_no_other_sentence_is_fitted_on() -> None:
+    for concept in read_concepts():
+        assert concept.has_words(concept.sentences).all()
+        assert not set(concept.sentences) & set(concept.references)
+        assert concept.has_words(["Nothing of the kind."]).tolist() == [0]
