@@ -63,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         "Perplexity: of the continuations under the unsteered model, relative to unsteered ones. General knowledge: "
         f"share of {len(task.questions)} questions whose right answer is the most likely of four. Controls: ten random "
         "maps of the same size and a map fitted on shuffled sides, at the same strength, for each map or vector "
-        "whose change is one for the better by either scorer; others have no effect to compare."
+        "whose change, by either scorer, has an interval on the better side of 0; others are not compared."
     )
     report.table("ways", "Ways of steering", task.columns, task.rows(args.maps))
     return report.finish()

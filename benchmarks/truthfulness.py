@@ -101,7 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
         "paired by question. General knowledge: share of 200 questions whose right answer is the most likely of four, "
         f"with the maps of the first fold. Intervals: 95%, bootstrap over questions, {RESAMPLES} resamples. Controls: "
         "ten random maps of the same size and a map fitted on shuffled sides, at the same strength, for each map or "
-        "vector that raises MC1 or MC2; others have no effect to compare."
+        "vector whose gain in MC1 or MC2 has an interval above 0; others are not compared."
     )
     report.table("ways", "Ways of steering", COLUMNS, rows(model, folds, args.maps))
     return report.finish()

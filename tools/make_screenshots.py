@@ -26,6 +26,7 @@ from .results import ROOT
 FOLDER = ROOT / "docs" / "screenshots"
 RENDERERS = {"classic": False, "nodes_2": True}
 WIDTH, HEIGHT = 1900, 1000
+RUN_SECONDS = 600
 # The part of the page that no menu covers.
 FREE = 90, 150, 1500, 980
 SAVED_WIDTH = 1400
@@ -60,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
                 # Nodes whose results are cached would show nothing.
                 host.post("/free", {"unload_models": True, "free_memory": True})
                 page.evaluate("graph => window.app.loadGraphData(graph)", {**graph, "extra": {}})  # not in app mode
-                run = frontend.run()
+                run = frontend.run(RUN_SECONDS)
                 assert not run.error, f"{name}: {run.error}"
                 page.evaluate(HIDE, str(host.base))
                 path = FOLDER / f"{name}_{renderer}.jpg"

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from scipy import stats
+from torch import Tensor
 
 from ..maps import ActMap
+from ..transport import Transport
 
 
 def interval(values: np.ndarray) -> tuple[float, float]:
@@ -50,11 +52,29 @@ class Measured(NamedTuple):
 
 
 def permuted(act_map: ActMap, seed: int = 0) -> ActMap:
-    """The map with the coefficients of each site shuffled over its channels: the same sizes, no direction."""
+    """The map with the displacements of each site shuffled over its channels: as large, but in no direction.
+
+    What is shuffled are slopes and the shifts of the source means. At each site, the root mean square displacement of
+    the source values stays the same; of a map that does not tell their statistics, slopes and offsets are shuffled.
+    """
     generator = torch.Generator().manual_seed(seed)
     shuffled = {
-        site: replace(transport, omega=transport.omega[..., order], beta=transport.beta[..., order], statistics=None)
+        site: _shuffled(transport, torch.randperm(transport.channels, generator=generator))
         for site, transport in act_map.transports.items()
-        for order in (torch.randperm(transport.channels, generator=generator),)
     }
     return replace(act_map, transports=shuffled)
+
+
+def _shuffled(transport: Transport, order: Tensor) -> Transport:
+    if transport.statistics is None:
+        return replace(transport, omega=transport.omega[..., order], beta=transport.beta[..., order])
+    mean, deviation = transport.statistics.source_mean, transport.statistics.source_std
+
+    def size(slope: Tensor, shift: Tensor) -> Tensor:
+        return ((slope * deviation).square() + shift.square()).mean(-1, keepdim=True).sqrt()
+
+    slope = transport.omega - 1
+    shift = slope * mean + transport.beta
+    scale = size(slope, shift) / size(slope[..., order], shift[..., order]).clamp(min=torch.finfo(slope.dtype).tiny)
+    slope, shift = scale * slope[..., order], scale * shift[..., order]
+    return replace(transport, omega=1 + slope, beta=shift - slope * mean, statistics=None)

@@ -11,7 +11,10 @@ from tools.results import Cell, Column, Estimate
 
 from .intervals import interval
 
-CLEARS_COLUMNS = (Column("closest control", format=".3f"), Column("clears all controls"))
+CLEARS_COLUMNS = (
+    Column("ahead of the closest control", format="+.3f", spread="interval"),
+    Column("clears all controls"),
+)
 
 
 @dataclass(frozen=True)
@@ -19,15 +22,11 @@ class Cleared:
     """How an effect compares with its controls.
 
     Attributes:
-        name: of the control that comes closest.
-        score: mean score of that control.
-        margin: mean difference to it, paired by unit, with its 95% interval.
+        margin: mean difference to the control that comes closest, paired by unit, with its 95% interval.
         count: number of controls whose interval of the difference lies above 0.
         of: number of controls.
     """
 
-    name: str
-    score: float
     margin: Estimate
     count: int
     of: int
@@ -40,7 +39,7 @@ class Cleared:
     @property
     def cells(self) -> list[Cell]:
         """Cells for `CLEARS_COLUMNS`."""
-        return [self.score, "yes" if self.all else f"**no** ({self.count} of {self.of})"]
+        return [self.margin, "yes" if self.all else f"**no** ({self.count} of {self.of})"]
 
 
 def cleared(units: np.ndarray, controls: Mapping[str, np.ndarray]) -> Cleared:
@@ -51,6 +50,5 @@ def cleared(units: np.ndarray, controls: Mapping[str, np.ndarray]) -> Cleared:
         controls: the same for each control, by name.
     """
     margins = {name: interval(units - control) for name, control in controls.items()}
-    closest = min(margins, key=lambda name: margins[name].value)
     count = sum(margin.low > 0 for margin in margins.values())
-    return Cleared(closest, float(controls[closest].mean()), margins[closest], count, len(controls))
+    return Cleared(min(margins.values(), key=lambda margin: margin.value), count, len(controls))

@@ -166,6 +166,5 @@ def comparison(way: Way, units: np.ndarray, controls: Mapping[str, np.ndarray], 
     if way.act_map is None:
         return [NOT_COMPARED, NOT_COMPARED]
     if not controls:
-        return [NOT_COMPARED, "**no** (no effect)"]
-    found = cleared(sign * units, {name: sign * own for name, own in controls.items()})
-    return [sign * found.score + 0.0, found.cells[1]]  # no negative zero
+        return [NOT_COMPARED, "**no** (its change may be 0)"]
+    return cleared(sign * units, {name: sign * own for name, own in controls.items()}).cells

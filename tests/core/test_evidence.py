@@ -12,8 +12,11 @@ from steering_helpers import one_site
 from torch.testing import assert_close
 
 from act_core import ActMap
+from act_core.transport import fit_transport
 from benchmarks.lib.controls import RANDOM_CONTROLS, flipped, permuted, random_controls
 from benchmarks.lib.evidence import cleared
+from benchmarks.lib.intervals import interval
+from tools.results import Estimate
 
 MAKERS = pytest.mark.parametrize("control", [permuted, flipped])
 
@@ -41,6 +44,27 @@ def test_control_displaces_as_far_in_another_direction(control: Callable[[ActMap
         assert not torch.equal(after, before)
 
 
+def test_permuted_control_moves_the_source_of_a_fitted_map_as_far() -> None:
+    generator = torch.Generator().manual_seed(0)
+    spread, centre = torch.rand(64, generator=generator), 5 * torch.randn(64, generator=generator)
+    source = centre + spread * torch.randn(500, 64, generator=generator)
+    target = 1.5 * (source - centre) + centre + torch.randn(64, generator=generator)
+    transport = fit_transport(source, target)
+    (site,) = one_site("layers.1", 1, 0, channels=64).transports
+    act_map = replace(one_site("layers.1", 1, 0, channels=64), transports={site: transport})
+    control = permuted(act_map).transports[site]
+    moved, expected = ((one.omega - 1) * source + one.beta for one in (control, transport))
+    # The source deviates as in the statistics, up to rounding.
+    assert_close(moved.square().mean().sqrt(), expected.square().mean().sqrt(), rtol=1e-3, atol=0)
+    assert float(torch.cosine_similarity(moved.mean(0), expected.mean(0), dim=0)) < 0.5
+
+
+def test_share_has_an_interval_even_if_all_units_are_alike() -> None:
+    nobody = interval(np.zeros(7))
+    assert (nobody.value, nobody.low) == (0, 0)
+    assert 0.3 < nobody.high < 0.41  # Wilson's; the exact one is 0.41
+
+
 @MAKERS
 def test_control_depends_on_its_seed_alone(control: Callable[[ActMap, int], ActMap]) -> None:
     act_map = wide_map()
@@ -60,9 +84,10 @@ def test_effect_clears_controls_whose_paired_difference_is_above_0() -> None:
     difficulty = np.linspace(0, 10, 40)  # far wider than the effect, but the same for both
     noise = np.random.default_rng(0).normal(0, 0.1, (3, 40))
     found = cleared(difficulty + 1 + noise[0], {"a": difficulty + noise[1], "b": difficulty + 1 + noise[2]})
-    assert (found.name, found.count, found.of, found.all) == ("b", 1, 2, False)
-    assert found.cells == [pytest.approx(6, abs=0.1), "**no** (1 of 2)"]
-    assert cleared(difficulty + 1, {"a": difficulty}).cells == [5.0, "yes"]
+    assert (found.count, found.of, found.all) == (1, 2, False)
+    assert found.margin.value == pytest.approx(0, abs=0.1)  # to b, which comes closest
+    assert found.cells == [found.margin, "**no** (1 of 2)"]
+    assert cleared(difficulty + 1, {"a": difficulty}).cells == [Estimate(1.0, 1.0, 1.0), "yes"]
 
 
 def test_effect_that_equals_its_control_is_not_cleared() -> None:

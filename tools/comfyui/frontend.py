@@ -49,11 +49,11 @@ class Frontend:
         # The page opens a default workflow, which would replace one that is loaded too early.
         page.wait_for_function("() => window.app.graph._nodes.length > 0", timeout=TIMEOUT)
 
-    def run(self) -> Run:
-        """Run the workflow on the page, as its button does, and wait for the result."""
+    def run(self, seconds: float = TIMEOUT / 1000) -> Run:
+        """Run the workflow on the page, as its button does, and wait up to some seconds for the result."""
         before = set(self.host.get("/history"))
         self.page.evaluate("() => window.app.queuePrompt(0)")
-        end = time.monotonic() + TIMEOUT / 1000
+        end = time.monotonic() + seconds
         while not (new := set(self.host.get("/history")) - before):
             assert time.monotonic() < end, "the page has queued nothing that ended"
             time.sleep(0.2)
