@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import replace
 from itertools import pairwise, permutations
 from typing import NamedTuple
 
@@ -18,9 +17,10 @@ from act_core.models.calibration import PipelineCalibration
 from tools.results import Cell, Column, Estimate
 from tools.train_demo_model.emoji import STYLES
 
+from .lib.controls import permuted
 from .lib.judge import load_pictures
 from .lib.models import ROOT
-from .lib.pictures import GUIDANCE, PictureSetting, StyleBench, draw, kept, style_pair
+from .lib.pictures import GUIDANCE, PictureSetting, StyleBench, draw, kept, shipped_concepts, style_pair
 from .lib.report import Report, at_least, at_most, parse
 
 STEPS = 8
@@ -59,7 +59,7 @@ class Bench:
     """Draws the held-out concepts, and asks the judge."""
 
     def __init__(self, concepts: int, *, last: bool) -> None:
-        self.styles = StyleBench(concepts, 1, load_pictures(), last=last)
+        self.styles = StyleBench(concepts, 1, load_pictures(), last=last, without=shipped_concepts())
         # Twice as fast as float32.
         self.styles.model.pipeline.to(torch.bfloat16)
         self.model = PipelineCalibration(self.styles.model, steps=STEPS, guidance=GUIDANCE)
@@ -201,7 +201,7 @@ def _cases(bench: Bench, pairs: Sequence[tuple[int, int]]) -> Generator[tuple[st
 def _controls(bench: Bench, pairs: Sequence[tuple[int, int]]) -> Generator[list[Cell], None, None]:
     """Maps of the same size that should do nothing."""
     for source, target in pairs:
-        act_map = _permuted(bench.styles.fit(source, target, PictureSetting())[0])
+        act_map = permuted(bench.styles.fit(source, target, PictureSetting())[0])
         try:
             low, high = calibrate(bench.model, act_map).calibrated.range
         except MapError:
@@ -209,16 +209,6 @@ def _controls(bench: Bench, pairs: Sequence[tuple[int, int]]) -> Generator[list[
         else:
             outcome = f"{low:.2f} to {high:.2f}"
         yield [style_pair(source, target), outcome]
-
-
-def _permuted(act_map: ActMap) -> ActMap:
-    generator = torch.Generator().manual_seed(0)
-    orders = {site: torch.randperm(site.channels, generator=generator) for site in act_map.transports}
-    permuted = {
-        site: replace(t, omega=t.omega[orders[site]], beta=t.beta[orders[site]], statistics=None)
-        for site, t in act_map.transports.items()
-    }
-    return replace(act_map, transports=permuted)
 
 
 def overlap(one: tuple[float, float], other: tuple[float, float]) -> float:

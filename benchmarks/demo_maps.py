@@ -21,7 +21,7 @@ from .lib.controls import permuted
 from .lib.intervals import interval
 from .lib.judge import as_tensor, load_pictures
 from .lib.learned_styles import drawn_with
-from .lib.pictures import Judged, StyleBench, kept
+from .lib.pictures import Judged, StyleBench, kept, shipped_concepts
 from .lib.removals import Removal
 from .lib.report import Report, parse
 
@@ -58,8 +58,8 @@ def main(arguments: list[str] | None = None) -> int:
         "distance, as in `wordless_styles`; content kept by edges."
     )
     pictures = load_pictures()
-    bench = StyleBench(args.concepts, args.seeds, pictures)
-    once = StyleBench(args.concepts, 1, pictures)
+    bench = StyleBench(args.concepts, args.seeds, pictures, without=shipped_concepts())
+    once = StyleBench(args.concepts, 1, pictures, without=shipped_concepts())
 
     def rows() -> Generator[list[Cell], None, None]:
         for demo_map in DEMO_MAPS:

@@ -16,11 +16,11 @@ from torch import Tensor
 from act_core import ActMap, fit
 from act_core.models.diffusers import DiffusersModel
 from act_core.settings import Estimator, FitSettings, Support
-from tools.results import Cell, Column
+from tools.results import Cell, Column, Estimate
 
 from .lib.controls import random_controls
 from .lib.evidence import CLEARS_COLUMNS, cleared
-from .lib.intervals import interval
+from .lib.intervals import interval, interval_of
 from .lib.judge import TRAININGS, as_tensor, load_pictures
 from .lib.pictures import BATCH, FIT_BATCH, GUIDANCE, Judged, StyleBench
 from .lib.removals import FIT_PROMPTS, NEAREST, Removal, style_of
@@ -45,10 +45,8 @@ STRENGTHS: dict[str, tuple[float, ...]] = {
     NONE: (0.0,),
     **dict.fromkeys(MAPS, (1.0, 1.5)),
     NEGATIVE: (1.0,),
-    SLIDER: (-0.5, -1.0, -2.0),
+    SLIDER: (-0.1, -0.25, -0.5, -1.0, -2.0),
 }
-# Controls are drawn for these.
-CONTROLLED = (UNGATED, GATED)
 WORD_COLUMNS = (
     Column("word"),
     Column("prompts", format="d"),
@@ -93,9 +91,9 @@ class Outcome(NamedTuple):
 class Ways:
     """The ways to negate one word."""
 
-    def __init__(self, word: str, bench: StyleBench, count: int) -> None:
+    def __init__(self, word: str, bench: StyleBench, count: int, without: Sequence[str] = ()) -> None:
         self.word = word
-        self.case = Removal.of(word, bench, count)
+        self.case = Removal.of(word, bench, count, without)
         self._bench = bench
         self._model = DiffusersModel(bench.model.pipeline)
         self.maps: dict[str, ActMap] = {}
@@ -174,14 +172,14 @@ def main(arguments: list[str] | None = None) -> int:
         f"{STEPS} denoising steps, guidance {GUIDANCE:g}."
     )
     report.text(
-        f"Maps of {FIT_PROMPTS} + {FIT_PROMPTS} prompts with and without the word. The negative prompt is the word, "
-        f"for all prompts. The slider LoRA learns to add the word, by Adam at {RATE:g}, for {TIMES} times the "
-        "processor time of the fit of the gated map, and acts at negative strength. Strengths are chosen by the mean "
-        f"of the three measures on other words ({', '.join(CHOSEN_ON)}) and other concepts. Controls: 10 random maps "
-        "of the same size and one of shuffled sides. Intervals: 95%, bootstrap over prompts, for what is retained "
-        "over concepts."
+        f"Maps of {FIT_PROMPTS} + {FIT_PROMPTS} prompts with and without the word, drawn with replacement. The "
+        "negative prompt is the word, for all prompts. The slider LoRA learns to add the word, by Adam at "
+        f"{RATE:g}, for {TIMES} times the processor time of the fit of the gated map, and acts at negative strength. "
+        f"Strengths are chosen by the mean of the three measures on other words ({', '.join(CHOSEN_ON)}) and other "
+        "concepts. Controls: 10 random maps of the same size and one of shuffled sides, for what is unlearned. "
+        "Intervals: 95%, bootstrap over prompts, for what is retained over concepts."
     )
-    strengths = chosen(report, [Ways(word, development, args.asking) for word in CHOSEN_ON], real)
+    strengths = chosen(report, [Ways(word, development, args.asking, without=WORDS) for word in CHOSEN_ON], real)
     held_out(report, bench, strengths, real, args)
     return report.finish()
 
@@ -206,7 +204,7 @@ def held_out(
 ) -> None:
     """All methods on the held-out words, each at its strength."""
     outcomes: dict[str, list[Outcome]] = {}
-    controls: dict[str, dict[str, list[Tensor]]] = {name: {} for name in CONTROLLED}
+    controls: dict[str, dict[str, list[Tensor]]] = {name: {} for name in MAPS}
 
     def rows() -> Generator[list[Cell], None, None]:
         for word in args.words:
@@ -215,29 +213,29 @@ def held_out(
                 outcome = ways.outcome(name, strength, real)
                 outcomes.setdefault(name, []).append(outcome)
                 yield [word, len(ways.case.asking), name, strength, *outcome.shares]
-            for name in CONTROLLED:
+            for name in MAPS:
                 maps = {**random_controls(ways.maps[name]), "shuffled sides": ways.fit(name, shuffled=True)}
                 for label, control in maps.items():
                     drawn = ways.draw(ways.case.asking, name, strengths[name], control)
                     controls[name].setdefault(label, []).append(1 - ways.case.shown(drawn, real))
 
     report.table("words", "Words", WORD_COLUMNS, rows())
-    means: dict[str, float] = {}
+    parts = {name: three(found) for name, found in outcomes.items()}
 
     def mean_rows() -> Generator[list[Cell], None, None]:
-        for name, found in outcomes.items():
-            unlearned = joined([one.unlearned for one in found])
-            parts = [unlearned, *(by_key(found, at) for at in (0, 1))]
-            means[name] = fmean(float(part.mean()) for part in parts)
+        for name, measures in parts.items():
             verdict: Sequence[Cell] = ["", ""]
             if name in controls:
-                verdict = cleared(unlearned, {label: joined(one) for label, one in controls[name].items()}).cells
-            yield [name, strengths[name], *map(interval, parts), means[name], *verdict]
+                verdict = cleared(measures[0], {label: joined(one) for label, one in controls[name].items()}).cells
+            mean = fmean(float(part.mean()) for part in measures)
+            yield [name, strengths[name], *map(interval, measures), mean, *verdict]
 
     report.table("means", "All words", MEAN_COLUMNS, mean_rows())
-    for name in (NEGATIVE, SLIDER):
-        column = Column(f"mean of the three measures, gated map less {name}", format="+.2f")
-        report.figure(name.split()[0], column, means[GATED] - means[name], at_least(0))
+    for name in (NONE, NEGATIVE, SLIDER):
+        other = "unsteered" if name == NONE else name
+        column = Column(f"mean of the three measures, gated map less {other}", format="+.2f", spread="interval")
+        ahead = mean_of([ours - theirs for ours, theirs in zip(parts[GATED], parts[name], strict=True)])
+        report.figure(name.split()[0], column, ahead, at_least(0, why="ahead"))
     retained = fmean(float(one.concepts.mean()) for one in outcomes[GATED])
     before = fmean(float(one.concepts.mean()) for one in outcomes[NONE])
     column = Column("other concepts retained, gated map less unsteered", format="+.2f")
@@ -251,6 +249,20 @@ def by_key(outcomes: Sequence[Outcome], which: int) -> np.ndarray:
         for key, value in zip(outcome.keys[which], (outcome.concepts, outcome.styles)[which].tolist(), strict=True):
             found[key].append(value)
     return np.array([fmean(values) for values in found.values()])
+
+
+def three(outcomes: Sequence[Outcome]) -> list[np.ndarray]:
+    """The three measures, each with a value for each independent unit."""
+    return [joined([one.unlearned for one in outcomes]), by_key(outcomes, 0), by_key(outcomes, 1)]
+
+
+def mean_of(parts: Sequence[np.ndarray]) -> Estimate:
+    """The mean of the means of several measures, with its interval: the units of each are drawn apart."""
+
+    def mean(*drawn: np.ndarray, axis: int) -> np.ndarray:
+        return np.mean([part.mean(axis) for part in drawn], axis=0)
+
+    return interval_of(parts, mean)
 
 
 def joined(parts: Sequence[Tensor]) -> np.ndarray:

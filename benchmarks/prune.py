@@ -24,7 +24,7 @@ from .lib.continuations import continuations
 from .lib.intervals import interval
 from .lib.judge import load_pictures
 from .lib.models import DATA, ROOT, load_model
-from .lib.pictures import StyleBench
+from .lib.pictures import StyleBench, shipped_concepts
 from .lib.report import Report, parse
 from .text_maps import measures
 
@@ -132,7 +132,7 @@ def _size(act_map: ActMap) -> list[Cell]:
 
 
 def _picture_scores(concepts: int, seeds: int) -> Scores:
-    bench = StyleBench(concepts, seeds, load_pictures(), steps=PICTURE_STEPS)
+    bench = StyleBench(concepts, seeds, load_pictures(), steps=PICTURE_STEPS, without=shipped_concepts())
     ink = next(number for number, style in enumerate(STYLES) if style.phrase == "black ink icon")
     captions = bench.captions(0, bench.concepts)
 

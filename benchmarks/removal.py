@@ -116,7 +116,7 @@ def bench_of_words(report: Report, bench: StyleBench, args: argparse.Namespace) 
 
     def rows() -> Generator[list[Cell], None, None]:
         for word in args.words:
-            case = Removal.of(word, bench, args.asking)
+            case = Removal.of(word, bench, args.asking, without=WORDS if args.choosing else ())
             asked, others, both = (bench.draw(texts) for texts in (case.asking, case.others, case.both))
             known: dict[tuple[str, str], ActMap] = {}
             yield [word, len(case.asking), "none", 0, bench.interval(case.shown(asked, real)), 1.0, 1.0]

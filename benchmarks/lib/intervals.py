@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,9 +22,17 @@ def interval(units: np.ndarray, statistic: Callable[..., Any] = np.mean) -> Esti
     if statistic is np.mean and np.isin(units, (0, 1)).all():
         share = stats.binomtest(int(units.sum()), len(units)).proportion_ci(method="wilson")
         return Estimate(float(units.mean()), float(share.low), float(share.high))
+    return _bootstrapped((units,), statistic, vectorized=statistic is np.mean)
+
+
+def interval_of(samples: Sequence[np.ndarray], statistic: Callable[..., Any]) -> Estimate:
+    """A statistic of several samples, with an argument for each and `axis`; each is resampled on its own."""
+    return _bootstrapped(samples, statistic, vectorized=True)
+
+
+def _bootstrapped(samples: Sequence[np.ndarray], statistic: Callable[..., Any], *, vectorized: bool) -> Estimate:
     drawn: Any = stats.bootstrap(
-        (units,), statistic, n_resamples=RESAMPLES, vectorized=statistic is np.mean, method="percentile", rng=0
+        samples, statistic, n_resamples=RESAMPLES, vectorized=vectorized, method="percentile", rng=0
     )
-    return Estimate(
-        float(statistic(units)), float(drawn.confidence_interval.low), float(drawn.confidence_interval.high)
-    )
+    value = statistic(*samples, axis=-1) if vectorized else statistic(*samples)
+    return Estimate(float(value), float(drawn.confidence_interval.low), float(drawn.confidence_interval.high))

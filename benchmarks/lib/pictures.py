@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +15,9 @@ from torch import Tensor
 from act_core import ActMap
 from act_core.models.diffusers import DiffusersModel
 from act_core.plots import grid
+from act_core.prompts import load_prompt_set
 from act_core.settings import Branch, Components
+from tools.fit_demo_maps import PLAIN
 from tools.results import Estimate
 from tools.train_demo_model.captions import caption
 from tools.train_demo_model.emoji import STYLES, Emoji
@@ -70,11 +72,36 @@ class PictureSetting(NamedTuple):
         return ", ".join(changes) or "default"
 
 
+def in_all_styles(pictures: Emoji) -> list[int]:
+    """The concepts that the demo model was trained on in each style."""
+    return [concept for concept in range(len(pictures.names)) if pictures.seen[:, concept].all()]
+
+
+def held_out_concepts(pictures: Emoji, without: Collection[str] = ()) -> list[int]:
+    """Those that neither the judge was trained on, nor a map that was fitted on some names; in a random order."""
+    usable = [c for c in in_all_styles(pictures) if not is_training_concept(c)]
+    random.Random(1).shuffle(usable)
+    return [concept for concept in usable if pictures.names[concept] not in without]
+
+
+def shipped_concepts() -> frozenset[str]:
+    """The names that the style maps of the demo model that ship were fitted on."""
+    return frozenset(load_prompt_set(ROOT / "prompt_sets" / f"{PLAIN}.txt").source)
+
+
 class StyleBench:
     """The demo model, the judge, and held-out concepts to draw; prompted pictures are drawn once."""
 
     def __init__(
-        self, count: int, seeds: int, pictures: Emoji, *, last: bool = False, steps: int = STEPS, judge: str = "full"
+        self,
+        count: int,
+        seeds: int,
+        pictures: Emoji,
+        *,
+        last: bool = False,
+        steps: int = STEPS,
+        judge: str = "full",
+        without: Collection[str] = (),
     ) -> None:
         """Choose the concepts.
 
@@ -85,13 +112,12 @@ class StyleBench:
             last: whether to take concepts from the end of the list, which are used to choose settings.
             steps: denoising steps of each picture.
             judge: how it was trained, see `load_judge`.
+            without: names of concepts that a map was fitted on, which are not drawn.
         """
-        complete = [c for c in range(len(pictures.names)) if pictures.seen[:, c].all()]
-        held_out = [c for c in complete if not is_training_concept(c)]
-        random.Random(1).shuffle(held_out)
+        held_out = held_out_concepts(pictures, without)
         self.concepts = held_out[-count:] if last else held_out[:count]
         # Maps are fitted on concepts that are not used for judging.
-        self.fit_concepts = [c for c in complete if is_training_concept(c)]
+        self.fit_concepts = [c for c in in_all_styles(pictures) if is_training_concept(c)]
         self.pictures = pictures
         self.seeds = seeds
         self.steps = steps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -39,11 +40,20 @@ class Removal(NamedTuple):
     target: list[str]
 
     @classmethod
-    def of(cls, word: str, bench: StyleBench, count: int) -> Removal:
+    def of(cls, word: str, bench: StyleBench, count: int, without: Sequence[str] = ()) -> Removal:
+        """Prompts for a word.
+
+        Args:
+            word: what to remove.
+            bench: whose concepts are drawn.
+            count: most prompts of `asking`.
+            without: words that no drawn concept has: those of the test, for prompts to choose settings on.
+        """
         names = bench.pictures.names
-        has = torch.tensor([bool(re.search(rf"\b{word}s?\b", name)) for name in names])
-        asking = [c for c in range(len(has)) if has[c] and not is_training_concept(c)][:count]
-        others = [c for c in bench.concepts if not has[c]]
+        has = torch.tensor([_has(name, word) for name in names])
+        asking = [c for c in range(len(has)) if has[c] and not is_training_concept(c) and not _has(names[c], *without)]
+        asking = asking[:count]
+        others = [c for c in bench.concepts if not _has(names[c], word, *without)]
         pairs = list(zip(asking, others, strict=False))
         chance = random.Random(0)
         sides = ([c for c in bench.fit_concepts if bool(has[c]) == side] for side in (True, False))
@@ -66,6 +76,10 @@ class Removal(NamedTuple):
         styles = [style_of(number) for number in range(len(drawn.features))]
         similarity = torch.einsum("nf,ncf->nc", drawn.features, real[styles])
         return (self.has[similarity.topk(NEAREST).indices].float().mean(1) > 0.5).float()
+
+
+def _has(name: str, *words: str) -> bool:
+    return any(re.search(rf"\b{word}s?\b", name) for word in words)
 
 
 def style_of(number: int) -> int:

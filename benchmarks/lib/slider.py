@@ -17,11 +17,13 @@ from act_core.models.schedules import FlowSchedule, schedule_of
 from .models import ROOT
 from .pictures import GUIDANCE
 
-RANK, BATCH, RATE = 8, 16, 3e-3
+RANK, BATCH = 8, 16
+# The best one of `picture_lora`.
+RATE = 3e-3
 # The model predicts this many times the difference of target and source at strength 1.
 ETA = 1.0
-# Pictures of source prompts that are noised to train on, and the steps in which they are drawn.
-EXAMPLES, STEPS = 32, 8
+# In which the pictures of source prompts are drawn that are noised to train on.
+STEPS = 8
 # The layers that a LoRA is usually trained on.
 MODEL_LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
 TEXT_LAYERS = ["q_proj", "k_proj", "v_proj", "out_proj"]
@@ -35,6 +37,7 @@ class Slider:
 
     Args:
         source, target: prompts; number n of both sides belong together.
+        rate: learning rate.
 
     Attributes:
         model: the model, with the LoRA at strength 1.
@@ -42,14 +45,13 @@ class Slider:
         steps: taken so far.
     """
 
-    def __init__(self, source: Sequence[str], target: Sequence[str]) -> None:
+    def __init__(self, source: Sequence[str], target: Sequence[str], rate: float = RATE) -> None:
         from peft import LoraConfig
 
         self.model = DiffusersModel.from_pretrained(ROOT / "demo_model")
-        self._pairs = list(zip(source, target, strict=True))[:EXAMPLES]
+        self._pairs = list(zip(source, target, strict=True))
         self._schedule = cast("FlowSchedule", schedule_of(self.model.pipeline))
-        shown = [prompt for prompt, _ in self._pairs]
-        self._latents = self.model.latents(shown, steps=STEPS, guidance=GUIDANCE)
+        self._latents = self.model.latents(list(source), steps=STEPS, guidance=GUIDANCE)
         torch.manual_seed(0)
         self._parts: dict[str, Any] = dict(self.model.modules)
         for name, module in self._parts.items():
@@ -57,7 +59,7 @@ class Slider:
             layers = MODEL_LAYERS if name == DIFFUSION_MODEL else TEXT_LAYERS
             module.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=layers))
         trained = [p for module in self._parts.values() for p in module.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.Adam(trained, RATE)
+        self._optimizer = torch.optim.Adam(trained, rate)
         self._generator = torch.Generator().manual_seed(0)
         self.seconds, self.steps = 0.0, 0
 
