@@ -5,12 +5,6 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-# A line break, for recipes that are made by a loop.
-define newline
-
-
-endef
-
 .PHONY: demo test docs evidence demo-model clean
 
 # The model comes as a package: nothing may be downloaded at run time.
@@ -31,20 +25,12 @@ test: $(INSTALLED)
 docs: $(INSTALLED)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
-# The benchmarks of docs/evidence.md, in its order; hours on two cores.
-EVIDENCE = styles style_control picture_styles prompt_counts_pictures negation digits text_maps toxicity truthfulness \
-    end_to_end
-MNIST_MODEL = mnist_diffusion_vit.pth
-OPTIONS_digits = --weights $(MNIST_MODEL)
-TRUTHFUL_QA = TruthfulQA.csv
-OPTIONS_truthfulness = --questions $(TRUTHFUL_QA)
-
-# A benchmark exits with 1 if a target is not met, which its tables report.
+# Hours on two cores.
 evidence: $(INSTALLED)
 	$(PIP) --no-deps --requirement benchmarks/requirements.txt
 	$(PIP) --requirement tools/train_demo_model/requirements.txt
 	npm install --prefix tools/train_demo_model --no-package-lock --no-audit --no-fund
-	$(foreach name,$(EVIDENCE),$(BIN)/python -m benchmarks.$(name) $(OPTIONS_$(name)) || test $$? -eq 1$(newline))
+	$(BIN)/python -m tools.make_evidence
 	$(BIN)/python -m tools.make_tables
 	$(BIN)/python -m tools.make_plots
 

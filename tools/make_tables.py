@@ -25,7 +25,7 @@ from .results import ROOT, Result, load_result
 from .summaries import SUMMARIES
 
 DOCUMENTS = ("*.md", "benchmarks/*.md", "demo_model/*.md", "pretrained_maps/*.md", "docs/**/*.md", "web/docs/**/*.md")
-_MARK = re.compile(r"<!-- (?:table: (?P<name>[\w.]+)|(?P<end>end)) -->")
+MARK = re.compile(r"<!-- (?:table: (?P<name>[\w.]+)|(?P<end>end)) -->")
 
 
 class TableError(Exception):
@@ -72,7 +72,7 @@ def filled(text: str, where: str) -> str:
     parts: list[str] = []
     opened: re.Match[str] | None = None
     at = 0
-    for mark in _MARK.finditer(text):
+    for mark in MARK.finditer(text):
         line = text.count("\n", 0, mark.start()) + 1
         if bool(mark["end"]) != bool(opened):
             raise TableError(f"{where}, line {line}: {mark.group()} is out of place; write one end per table.")

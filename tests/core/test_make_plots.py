@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import subprocess
 
 import pytest
 from PIL import Image
 
+from tools import make_evidence
+from tools.make_evidence import benchmarks
 from tools.make_plots import FOLDER, PLOTS, Plot
 from tools.results import ROOT, Column, Estimate, Result, Table, load_result
 
@@ -25,14 +28,30 @@ def test_page_shows_every_plot_with_a_description() -> None:
     assert sorted(path.name for path in FOLDER.iterdir()) == sorted(plot.path.name for plot in PLOTS)
 
 
-def test_makefile_runs_every_benchmark_whose_plots_or_tables_are_shown() -> None:
-    makefile = (ROOT / "Makefile").read_text("utf-8")
-    listed = re.search(r"^EVIDENCE = (.*?[^\\])$", makefile, re.MULTILINE | re.DOTALL)
-    assert listed
-    commands = set(listed[1].replace("\\", "").split())
-    shown = {name for name in re.findall(r"<!-- table: (\w+)\.", PAGE.read_text("utf-8")) if name != "summary"}
-    assert shown == commands
-    assert {plot.benchmark for plot in PLOTS} <= commands
+def test_evidence_runs_every_benchmark_of_the_page_as_it_was_run() -> None:
+    names = benchmarks(PAGE.read_text("utf-8"))
+    assert {plot.benchmark for plot in PLOTS} <= set(names)
+    for name in names:
+        python, flag, module, *_ = load_result(name).command.split()
+        assert (python, flag) == ("python", "-m")
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file()
+
+
+def test_evidence_stops_with_the_benchmark_that_could_not_run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes = iter([0, 1, 2])  # met, not met, something is missing
+    ran: list[str] = []
+
+    def run(command: list[str], *, check: bool) -> subprocess.CompletedProcess[str]:
+        ran.append(command[2])
+        return subprocess.CompletedProcess(command, next(codes))
+
+    monkeypatch.setattr(make_evidence.subprocess, "run", run)
+    assert make_evidence.main() == 2
+    expected = benchmarks(PAGE.read_text("utf-8"))[:3]
+    assert len(ran) == 3
+    assert f"{expected[2]} did not end" in capsys.readouterr().err
 
 
 def test_rows_without_an_interval_are_left_out() -> None:
