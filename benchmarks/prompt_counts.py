@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Generator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -23,7 +24,7 @@ COLUMNS = (
     Column("prompts"),
     Column("strength", format="g"),
     Column("VADER: change", format="+.3f", spread="interval"),
-    *(Column(f"VADER: {own.name}", format=own.format) for own in CLEARS_COLUMNS),
+    *(replace(own, name=f"VADER: {own.name}") for own in CLEARS_COLUMNS),
     Column("perplexity", format=".2f"),
 )
 

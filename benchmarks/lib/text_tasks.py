@@ -87,7 +87,7 @@ class TextTask:
             for column in (
                 Column(name, format=".3f", spread="interval"),
                 Column(f"{name}: change", format="+.3f", spread="interval"),
-                *(Column(f"{name}: {own.name}", format=own.format) for own in CLEARS_COLUMNS),
+                *(replace(own, name=f"{name}: {own.name}") for own in CLEARS_COLUMNS),
             )
         ]
         return [Column("steered by"), Column("strength", format="g"), *effect, *COSTS]
