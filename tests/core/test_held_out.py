@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from act_core import load_map
+from act_core.prompts import read_lines
+from benchmarks.lib.models import DATA, ROOT
 from benchmarks.lib.pictures import held_out_concepts, shipped_concepts
 from benchmarks.lib.removals import Removal
 from tools.fit_demo_maps import DEMO_MAPS
@@ -52,3 +54,11 @@ def test_settings_of_a_removal_are_chosen_without_the_words_of_the_test() -> Non
     assert chosen.others
     assert not any("heart" in text for text in (*chosen.asking, *chosen.others, *chosen.both))
     assert any("heart" in text for text in Removal.of("square", bench, 8).others)
+
+
+def test_no_opening_begins_a_text_that_maps_are_fitted_on() -> None:
+    fitted = [text for path in (ROOT / "prompt_sets").glob("*.txt") for text in path.read_text("utf-8").splitlines()]
+    fitted += (DATA / "concepts.txt").read_text("utf-8").splitlines()
+    assert len(fitted) > 1000
+    for name in ("openings_dev.txt", "openings_test.txt"):
+        assert not [opening for opening in read_lines(DATA / name) if any(opening in text for text in fitted)]
