@@ -11,11 +11,12 @@ from typing import Any
 from act_core import ActMap, save_map
 from act_core.records import Evidence
 
-from .fit_text_maps import TEXT_MAPS
 from .results import RESULTS, ROOT, Cell, Estimate, Result, load_result
 
 # 2026-11-27. The same maps have the same bytes whenever they are fitted.
 DATE = "1795737600"
+# What follows the name of a map in the row of its control.
+CONTROL = ", channels permuted"
 # What each score of `benchmarks.text_maps` is.
 TEXT_MEASURES = {
     "VADER": "mood of the text (VADER, -1 to 1)",
@@ -47,8 +48,7 @@ def text_evidence() -> dict[str, list[Evidence]]:
     result = load_result("text_maps")
     rows = {(row[0], row[2]): row for row in result.tables["strengths"].rows}
     found: dict[str, list[Evidence]] = {}
-    for text_map in TEXT_MAPS:
-        name = text_map.name
+    for name in dict.fromkeys(str(row[0]) for row in result.tables["strengths"].rows if CONTROL not in str(row[0])):
         after = _estimate(rows[name, 1.0][3])
         found[f"text_{name}"] = [
             Evidence(
@@ -57,7 +57,7 @@ def text_evidence() -> dict[str, list[Evidence]]:
                 after.low,
                 after.high,
                 without=_estimate(rows[name, 0.0][3]).value,
-                control=_value(rows, f"{name}, channels permuted"),
+                control=_value(rows, name + CONTROL),
                 model="SmolLM2-135M-Instruct",
                 version=_version(result),
                 command=result.command,
