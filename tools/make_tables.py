@@ -8,8 +8,9 @@ In a document, a table is generated from ``benchmarks/results`` between two mark
     <!-- table: fit_speed.growth -->
     <!-- end -->
 
-``NAME.TABLE`` is a table of a result, ``NAME.targets`` its figures with their targets, ``NAME.setup`` its date, machine
-and method; ``summary.*`` are tables of several results, defined in `tools.summaries`.
+``NAME.TABLE`` is a table of a result, ``NAME.TABLE: COLUMN | COLUMN`` some of its columns, ``NAME.targets`` its figures
+with their targets, ``NAME.setup`` its date, machine and method; ``summary.*`` are tables of several results, defined in
+`tools.summaries`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from .results import ROOT, Result, load_result
 from .summaries import SUMMARIES
 
 DOCUMENTS = ("*.md", "benchmarks/*.md", "demo_model/*.md", "pretrained_maps/*.md", "docs/**/*.md", "web/docs/**/*.md")
-MARK = re.compile(r"<!-- (?:table: (?P<name>[\w.]+)|(?P<end>end)) -->")
+MARK = re.compile(r"<!-- (?:table: (?P<name>[\w.]+)(?:: (?P<columns>.+?))?|(?P<end>end)) -->")
 
 
 class TableError(Exception):
@@ -42,11 +43,11 @@ def _result(name: str) -> Result:
     return load_result(name)
 
 
-def table(name: str) -> str:
-    """The text between the marks of a table.
+def table(name: str, columns: str | None = None) -> str:
+    """The text between the marks of a table, with all columns or only some.
 
     Raises:
-        KeyError, FileNotFoundError: there is no such table, or no such result.
+        KeyError, FileNotFoundError: there is no such table or column, or no such result.
     """
     benchmark, _, part = name.partition(".")
     if benchmark == "summary":
@@ -56,7 +57,8 @@ def table(name: str) -> str:
         return result.targets().markdown()
     if part == "setup":
         return "\n\n".join((result.provenance(), *result.setup))
-    return result.tables[part].markdown()
+    found = result.tables[part]
+    return (found.part(columns.split(" | ")) if columns else found).markdown()
 
 
 def filled(text: str, where: str) -> str:
@@ -81,7 +83,7 @@ def filled(text: str, where: str) -> str:
             opened = mark
         else:
             try:
-                made = table(opened["name"])
+                made = table(opened["name"], opened["columns"])
             except (KeyError, FileNotFoundError) as error:
                 raise TableError(f"{where}, line {line}: there is no table {opened['name']!r} ({error}).") from error
             parts.append(f"\n\n{made}\n\n")

@@ -92,6 +92,16 @@ class Table:
     columns: Sequence[Column]
     rows: Sequence[Sequence[Cell]]
 
+    def part(self, names: Sequence[str]) -> Table:
+        """The same rows under some of the columns.
+
+        Raises:
+            KeyError: there is no column of a name.
+        """
+        places = {column.name: place for place, column in enumerate(self.columns)}
+        chosen = [places[name] for name in names]
+        return Table([self.columns[at] for at in chosen], [[row[at] for at in chosen] for row in self.rows])
+
     def markdown(self) -> str:
         """The table in Markdown, without a line break at the end."""
         return "\n".join((*head(self.columns), *(line(self.columns, row) for row in self.rows)))

@@ -146,9 +146,21 @@ def test_filled_replaces_what_stands_between_the_marks_and_nothing_else(result: 
 
 
 @pytest.mark.usefixtures("saved")
+def test_mark_selects_columns_of_a_table(result: Result) -> None:
+    first, _, *others = result.tables["t"].columns
+    names = [column.name for column in (*others[::-1], first)]
+    made = filled(f"<!-- table: toy.t: {' | '.join(names)} --><!-- end -->", "page.md")
+    assert result.tables["t"].part(names).markdown() in made
+    assert [cell.strip() for cell in made.splitlines()[2].strip("|").split("|")] == [
+        column.heading for column in (*others[::-1], first)
+    ]
+
+
+@pytest.mark.usefixtures("saved")
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("<!-- table: toy.t: none -->\n<!-- end -->", "page.md, line 2: there is no table 'toy.t' ('none')"),
         ("\n<!-- table: toy.t -->", "page.md: <!-- table: toy.t --> has no <!-- end -->"),
         ("\n<!-- end -->", "page.md, line 2: <!-- end --> is out of place"),
         ("<!-- table: toy.t -->\n<!-- table: toy.t -->", "page.md, line 2: <!-- table: toy.t --> is out of place"),
