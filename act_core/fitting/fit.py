@@ -61,8 +61,9 @@ def fit(
         model: an adapter, such as `act_core.models.transformers.TransformersModel`.
         source, target: at least two samples each (prompts, for most adapters); their numbers may differ.
         settings: how to fit; the defaults of `FitSettings` if None.
-        progress: called as ``progress(done, total, site)`` after each site (or step, with the distance that is left),
-            in the caller's thread, and in each process. An exception it raises cancels the fit.
+        progress: called as ``progress(done, total, site)`` after each site (or step, with the distance that is left;
+            `done` is 0 while the steps are prepared), in the caller's thread, and in each process. An exception it
+            raises cancels the fit.
         **changes: individual settings, by their names in `FitSettings`: ``fit(model, a, b, sites="norms")``.
 
     Raises:
@@ -98,7 +99,11 @@ def fit(
         if settings.estimator == "end_to_end":
             if processes.count > 1:
                 raise FitError(_GRADIENT_IN_SEVERAL)
-            start = _Fit(model, components, start_settings(settings), no_progress, processes).run(*sides)
+
+            def starting(_done: int, _total: int, site: str) -> None:
+                progress(0, settings.steps, site)  # which may end the fit
+
+            start = _Fit(model, components, start_settings(settings), starting, processes).run(*sides)
             # As many samples together as memory held in the walk.
             held = replace(settings, batch_size=start.batch)
             transports, note = fit_end_to_end(model, components, start.transports, held, progress, sides)

@@ -20,6 +20,8 @@ class FitProgress:
 
     def __call__(self, done: int, total: int, site: str) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
+        if not done:  # preparing
+            return
         if done == 1:
             self._part = min(self._part + 1, self._parts - 1)
         self._bar.update_absolute(100 * self._part + 100 * done // total)

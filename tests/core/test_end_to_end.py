@@ -202,13 +202,14 @@ def test_out_of_memory_after_the_walk_halves_batches(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("default_handler")
-def test_interrupt_restores_model() -> None:
+@pytest.mark.parametrize("at", [0, 2])
+def test_interrupt_restores_model(at: int) -> None:
     model = chain()
 
     def interrupt(done: int, total: int, state: str) -> None:
         assert total == 5
-        assert state.startswith("distance 0.")
-        if done == 2:
+        assert state.startswith("distance 0." if done else "toy/layers.")
+        if done == at:
             signal.raise_signal(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
