@@ -167,19 +167,24 @@ def missed(results: Results) -> str:
 
 def strengths(results: Results) -> str:
     """How maps from prompts approach their style with the strength."""
-    return _curves(results, slice(2, 6))
+    return _curves(results, there=True)
 
 
 def way_back(results: Results) -> str:
     """What a negative strength and the inverse of the same maps do to pictures in the target style."""
-    return _curves(results, slice(6, None))
+    return _curves(results, there=False)
 
 
-def _curves(results: Results, shown: slice) -> str:
-    """Some columns of the strength curves, for the maps from prompts."""
+def _curves(results: Results, *, there: bool) -> str:
+    """The columns of the strength curves that are about the way to the style, or those about the way back, for the maps
+    from prompts."""
     table = results("style_control").tables["curves"]
-    rows = [(row[0], *row[shown]) for row in table.rows if row[1] == "map from prompts"]
-    return Table([table.columns[0], *table.columns[shown]], rows).markdown()
+    first, which, *others = [column.name for column in table.columns]
+    shown = [name for name in others if name.startswith("strength") == there]
+    rows = [
+        row for row, (name,) in zip(table.rows, table.part([which]).rows, strict=True) if name == "map from prompts"
+    ]
+    return Table(table.columns, rows).part([first, *shown]).markdown()
 
 
 def _percent(result: Result, name: str) -> str:
