@@ -1,4 +1,4 @@
-"""The pages under docs/ agree with the code: named tests exist, and keys and limits are those of the reader."""
+"""The pages agree with the code: named tests exist, and keys and limits are those of the reader."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from act_core.records import CARD_TEXTS, Evidence, Fingerprint, FitRecord
 
 ROOT = Path(__file__).parents[2]
 SECURITY = (ROOT / "docs" / "security.md").read_text("utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
 FORMAT = (ROOT / "docs" / "map-format.md").read_text("utf-8")
 HEADER: dict[str, dict[str, str]] = json.loads((ROOT / "examples" / "read_map" / "map_header.json").read_text("utf-8"))
 
@@ -29,6 +30,12 @@ def test_every_promise_names_a_test() -> None:
     rows = [line for line in SECURITY.splitlines() if line.startswith("| ") and "held by" not in line]
     assert len(rows) > 10
     assert [row for row in rows if "`test_" not in row.split("|")[2]] == []
+
+
+def test_contributing_page_names_test_files_that_exist() -> None:
+    named = re.findall(r"`(test_\w+\*?)(?:\.py)?`", CONTRIBUTING)
+    assert len(named) > 20
+    assert [name for name in named if not [*(ROOT / "tests").rglob(f"{name}.py")]] == []
 
 
 def test_header_table_lists_what_the_reader_checks() -> None:
