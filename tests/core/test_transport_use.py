@@ -148,3 +148,11 @@ def test_scaled_at_strength_one_is_the_transport_at_that_strength(strength: floa
     for interval in (None, (torch.full((3,), -0.7), torch.full((3,), 0.7))):
         t = fit_transport(values(6), values(6, seed=1, scale=2), interval=interval)
         assert torch.allclose(t.scaled(strength).apply(a), t.apply(a, strength), atol=1e-5)  # rounded in another order
+
+
+@pytest.mark.parametrize("strength", [-2.0, 0.5])
+def test_scaled_effect_is_a_size(strength: float) -> None:
+    """Never below 0, whatever the sign of the strength: a map file with such an effect is refused."""
+    t = fit_transport(values(6), values(6, seed=1, shift=3))
+    assert t.effect
+    assert t.scaled(strength).effect == pytest.approx(abs(strength) * t.effect)
