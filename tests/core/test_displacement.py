@@ -45,6 +45,15 @@ def test_support_of_feature_maps_gates_positions_or_mean() -> None:
     assert torch.equal(pointwise != x, ((x >= 0) & (x <= 1)))
 
 
+@pytest.mark.parametrize("grad", [True, False])
+def test_support_includes_its_ends(grad: bool) -> None:
+    """The ends of an observed support are values of the source."""
+    x, low, high = torch.tensor([[-0.5, 0.0, 1.0], [0.0, 1.0, 1.5]]), torch.zeros(3), torch.ones(3)
+    with torch.set_grad_enabled(grad):
+        moved = displace_at(x, "vector", "shift", GAIN, OFFSET, low, high)
+    assert (moved != x).tolist() == [[False, True, True], [True, True, False]]
+
+
 @pytest.mark.parametrize(
     ("shape", "layout", "expected"),
     [
