@@ -137,6 +137,11 @@ def test_start_is_kept_if_nothing_is_better() -> None:
     assert max(start.difference(act_map).values()) < 1e-5  # offsets are divided by their scale and multiplied again
 
 
+def test_few_steps_are_kept_if_they_are_better() -> None:
+    act_map = refine(Toy(layers()), SAMPLES, sites="model/*", steps=5, rate=0.05, held_back=0.2)
+    assert act_map.record.notes[-1] == "refined for 5 steps on 8 samples; kept the map of step 5"
+
+
 def test_interrupt_keeps_the_best_so_far() -> None:
     def interrupt(done: int, total: int, state: str) -> None:
         if done == 7:
