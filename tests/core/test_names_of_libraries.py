@@ -225,6 +225,16 @@ def test_component_is_not_guessed_if_two_are_alike(map_of_language_model: ActMap
         steer({"first": module, "second": module}, map_of_language_model)
 
 
+def test_two_components_are_not_found_in_one_encoder(map_of_language_model: ActMap) -> None:
+    one, base = map_of_language_model, map_of_language_model.record.base
+    others = {replace(site, component="other"): transport for site, transport in one.transports.items()}
+    record = replace(one.record, base={**base, "other": base["language_model"]})
+    both = replace(one, transports={**one.transports, **others}, record=record)
+    steering = steer({"qwen3_4b": tiny("qwen3").module}, both)
+    assert steering.act_map.components == ("qwen3_4b", "other")
+    assert steering.coverage.unconnected == ("other",)
+
+
 def test_block_that_also_returns_its_cache_is_steered_at_first_output() -> None:
     class Cached(nn.Module):
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
