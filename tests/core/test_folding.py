@@ -200,6 +200,14 @@ def test_weight_that_two_layers_share_is_left_out() -> None:
     assert list(fold_map(act_map, model).left_out) == ["model/layer"]
 
 
+def test_second_site_of_a_layer_is_left_out() -> None:
+    """A feed-forward and its last layer, as a pattern like ``*ff*`` selects them; the fold of one holds one map."""
+    model = nn.ModuleDict({"layer": nn.Sequential(nn.Linear(4, CHANNELS))})
+    folded = fold_map(ActMap({replace(site(), name="layer.0"): transport(), site(): transport()}), model)
+    assert folded.left_out == {"model/layer": "its weight is that of another layer or site, too"}
+    assert folded.report.startswith("1 of 2 sites of the map are in the weights.")
+
+
 def test_sites_that_the_model_lacks_are_left_out() -> None:
     act_map = ActMap({site(): transport(), replace(site(), name="absent"): transport()})
     folded = fold_map(act_map, nn.ModuleDict({"layer": nn.Linear(4, CHANNELS)}))
