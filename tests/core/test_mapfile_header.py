@@ -105,6 +105,7 @@ BAD_SITES: list[dict[str, Any]] = [
     {"effect": 1e200},
     {"effect": 3.41e38},
     {"effect": [1.0]},
+    {"effect": -0.5},
 ]
 
 
