@@ -112,6 +112,7 @@ def test_listing_shows_maps_and_reasons(tmp_path: Path, fitted: ActMap) -> None:
     save_map(fitted, tmp_path / "outside.safetensors")
     (folder / "link.safetensors").symlink_to(tmp_path / "outside.safetensors")
     (folder / "broken.safetensors").symlink_to(folder / "nowhere.safetensors")
+    (folder / "._calm.safetensors").write_bytes(bytes(16))  # as macOS writes beside each file on some disks
     found = {listed.name: listed for listed in list_maps(folder)}
     assert list(found) == ["broken.safetensors", "calm.safetensors", "lora.safetensors", "styles/ink.safetensors"]
     assert "cannot be read" in found["broken.safetensors"].problem
