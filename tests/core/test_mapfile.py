@@ -51,6 +51,13 @@ def test_load_returns_what_was_saved(path: Path, support: Any) -> None:
         assert (loaded[site.key].fallbacks, loaded[site.key].effect) == (transport.fallbacks, transport.effect)
 
 
+def test_support_may_be_a_single_value(path: Path) -> None:
+    """That of a channel which has one value in all source samples."""
+    transport = Transport(torch.ones(2), torch.ones(2), low=torch.zeros(2), high=torch.tensor([0.0, 1.0]))
+    act_map = ActMap({Site("toy", "layer", None, "tokens", 2): transport}, FitRecord(support="observed"))
+    assert_identical(load_map(save_map(act_map, path)), act_map)
+
+
 def test_load_returns_every_field_of_the_record(path: Path, fitted: ActMap) -> None:
     record = FitRecord(
         estimator="gaussian",
