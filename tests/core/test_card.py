@@ -101,6 +101,13 @@ def test_sidecars_hold_card_and_hash(path: Path, fitted: ActMap) -> None:
     assert write_sidecars(path, overwrite=True) == written
 
 
+@pytest.mark.parametrize(("high", "advised"), [(0.75, 0.75), (1.25, 1.0)])
+def test_sidecars_advise_a_strength_in_the_range(path: Path, fitted: ActMap, high: float, advised: float) -> None:
+    save_map(fitted, path, strength_range=(-1.0, high))
+    metadata = json.loads(write_sidecars(path)[0].read_text("utf-8"))
+    assert json.loads(metadata["usage_tips"]) == {"strength_min": -1.0, "strength_max": high, "strength": advised}
+
+
 def test_listing_shows_maps_and_reasons(tmp_path: Path, fitted: ActMap) -> None:
     folder = tmp_path / "maps"
     (folder / "styles").mkdir(parents=True)
