@@ -7,6 +7,8 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 
@@ -186,6 +188,17 @@ def test_command_lists_folder(tmp_path: Path, fitted: ActMap) -> None:
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
 
 
+@pytest.fixture
+def behind_utc(monkeypatch: pytest.MonkeyPatch) -> Generator[None, None, None]:
+    """A machine whose local time is five hours behind UTC."""
+    monkeypatch.setenv("TZ", "EST+5")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("behind_utc")
 def test_same_map_has_same_bytes(path: Path, fitted: ActMap, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "86400")
     first = save_map(fitted, path, title="calm").read_bytes()
