@@ -1,4 +1,4 @@
-"""Steering seen from inside the host's process: sweeps of videos, rows of other packs, and what stays in memory."""
+"""Steering seen from inside the host's process: sweeps, calibrations, rows of other packs, and what stays in memory."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ def test_rows_appended_by_another_pack_are_left_alone(inside: dict[str, Any], br
     found = inside["appended rows"]
     assert found[f"{branch} moved"] > 1e-2
     assert found[f"{branch} changed"] < 1e-3 * found[f"{branch} moved"]  # float32, in a batch of another size
+
+
+def test_calibration_steers_the_positive_prompt_alone(inside: dict[str, Any]) -> None:
+    assert inside["calibration"]["cfg 3"] > 1e-3
+    assert inside["calibration"]["cfg 0"] == 0
 
 
 def test_host_does_not_warn_when_a_steered_clip_is_freed(inside: dict[str, Any]) -> None:

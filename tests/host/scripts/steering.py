@@ -20,6 +20,7 @@ import comfy.sample
 import folder_paths
 import torch
 from act_pack import nodes
+from act_pack.nodes.host.calibration import HostCalibration
 from fits import CHANNELS, SIDE, SOURCE, TARGET, fitted, loaded
 
 
@@ -97,6 +98,18 @@ def appended_rows() -> dict[str, float]:
     return found
 
 
+def calibration() -> dict[str, float]:
+    """How far a map on text encoders moves what a calibration draws; at cfg 0, only the negative prompt counts."""
+    model, clip = loaded()
+    act_map = fitted_text(clip)
+    moved: dict[str, float] = {}
+    for cfg in (0.0, 3.0):
+        settings = (torch.zeros(1, CHANNELS, SIDE, SIDE), "dog", 0, 1, cfg, "euler", "simple")
+        drawing = HostCalibration(model, clip, *settings)
+        moved[f"cfg {cfg:g}"] = float((drawing.draw(["cat"], act_map, 1.0) - drawing.draw(["cat"])).abs().max())
+    return moved
+
+
 def leak_warnings() -> dict[str, int]:
     """How often the host warns of circular references when a CLIP that encoded a prompt is freed."""
     log = io.StringIO()
@@ -141,6 +154,7 @@ def main() -> None:
     found = {
         "kept alive by a hook": kept_alive_by_a_hook(),
         "appended rows": appended_rows(),
+        "calibration": calibration(),
         "leak warnings": leak_warnings(),
         "video sweep": video_sweep(),
     }
