@@ -108,6 +108,18 @@ def test_gated_fit_needs_more_prompts(host: Host) -> None:
     assert "needs at least 4 source and 4 target prompts" in run.error
 
 
+def test_seed_chooses_the_noise_of_a_fit(host: Host) -> None:
+    graph = Graph()
+    card = {"title": "", "author": "", "description": "", "license": "", "strength_low": 0.0, "strength_high": 1.0}
+    for seed in (1, 2):
+        fitted = Parts(graph, "demo").fit(components="model", sites="mlp", samples=2, seed=seed)
+        graph.add("SaveACTMap", act_map=fitted, name=f"seed_{seed}", **card)
+    host.run(graph)
+    one, other = (load_map(host.base / "models" / "act_maps" / f"seed_{seed}.safetensors") for seed in (1, 2))
+    assert (one.record.seed, other.record.seed) == (1, 2)
+    assert all(one.difference(other).values())
+
+
 def test_fit_takes_size_from_latent(host: Host) -> None:
     def report(**changes: Any) -> str:
         graph = Graph()
