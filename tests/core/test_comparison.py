@@ -69,6 +69,16 @@ def test_sizes_are_displacements_in_deviations_of_the_source() -> None:
     assert (squares[site("a")].tolist(), unit) == ([0.25 + 4, 4.0 + 4], DEVIATIONS)
 
 
+def test_two_deviations_give_one_unit() -> None:
+    """Their root mean square: sources that deviate by 1 and by 7 are measured in units of 5."""
+    maps = [
+        ActMap({site("a"): replace(shifting(beta, beta), statistics=Statistics(zero, zero + std, zero + beta, zero))})
+        for zero, beta, std in ((torch.zeros(2), 5.0, 1.0), (torch.zeros(2), 10.0, 7.0))
+    ]
+    (found,) = compare(*maps).shared
+    assert (found.first, found.second) == (pytest.approx(1), pytest.approx(2))
+
+
 def test_without_statistics_slopes_and_offsets_are_compared() -> None:
     one, other = (ActMap({site("a", 1): shifting(3.0, omega=omega)}) for omega in (1.0, 5.0))
     (found,) = compare(one, other).shared
