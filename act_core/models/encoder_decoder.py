@@ -106,8 +106,11 @@ class EncoderDecoderModel(TransformersModel):
             for at in range(0, len(pairs), batch_size):
                 prompts, answers = zip(*pairs[at : at + batch_size], strict=True)
                 ids, mask = self._padded(answers)
-                shifted = torch.cat([self._start_tokens(len(ids)), ids[:, :-1]], 1)
-                logits = self._run(prompts, shifted).logits
+                start = self._start_tokens(len(ids))
+                shifted = torch.cat([start, ids[:, :-1]], 1)
+                # Gates read this mask, too.
+                present = torch.cat([torch.ones_like(start), mask[:, :-1].long()], 1)
+                logits = self._run(prompts, shifted, decoder_attention_mask=present).logits
                 losses = nn.functional.cross_entropy(logits.transpose(1, 2).float(), ids, reduction="none")
                 total += float(losses[mask].sum())
                 count += int(mask.sum())
@@ -136,9 +139,10 @@ class EncoderDecoderModel(TransformersModel):
         masks = {ENCODER: self._padded(prompts)[1], DECODER: torch.ones_like(start, dtype=torch.bool)}
         return MicroBatch(len(prompts), partial(self._run, prompts, start), masks, masks)
 
-    def _run(self, prompts: Sequence[list[int]], decoder_ids: Tensor) -> Any:
+    def _run(self, prompts: Sequence[list[int]], decoder_ids: Tensor, **masks: Tensor) -> Any:
         ids, mask = self._padded(prompts)
-        return self.module(input_ids=ids, attention_mask=mask.long(), decoder_input_ids=decoder_ids, use_cache=False)
+        inputs = {"input_ids": ids, "attention_mask": mask.long(), "decoder_input_ids": decoder_ids, **masks}
+        return self.module(**inputs, use_cache=False)
 
     def _start_tokens(self, rows: int) -> Tensor:
         """Ids of the token that a decoder begins with, ``[rows, 1]``."""
