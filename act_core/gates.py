@@ -67,7 +67,7 @@ def row_means(x: Tensor, layout: Layout, mask: Tensor | None = None) -> Tensor:
     Args:
         x: activation.
         layout: of the activation.
-        mask: of the tokens to read, bool ``[rows, tokens]``; None for all.
+        mask: of the tokens to read, bool ``[rows, tokens]``; None for all. A row without any has the mean 0.
 
     Returns:
         ``[rows, channels]`` for vectors, ``[rows, 1, channels]`` for tokens, and ``[rows, channels, 1, ...]`` for
@@ -86,17 +86,43 @@ def row_means(x: Tensor, layout: Layout, mask: Tensor | None = None) -> Tensor:
     if mask is None:
         return x.mean(1, keepdim=True, dtype=torch.float32)
     total = _masked_sum(x, mask.unsqueeze(-1))
-    return total / mask.sum(1).view(-1, 1, 1)
+    return total / mask.sum(1).clamp(min=1).view(-1, 1, 1)
 
 
 def _masked_sum(x: Tensor, mask: Tensor) -> Tensor:
     """The sum over tokens ``[rows, 1, channels]`` in float32, without those outside a mask ``[rows, tokens, 1]``."""
     # Not a matrix product, which autocast and TF32 would round.
-    if x.device.type == "cpu":
+    if x.device.type == "cpu" and not torch.compiler.is_compiling():
         total = (x * mask.to(x.dtype)).sum(1, keepdim=True, dtype=torch.float32)
         if bool(total.isfinite().all()):  # several times as fast as to fill, but padding may be NaN
             return total
     return x.masked_fill(~mask, 0).sum(1, keepdim=True, dtype=torch.float32)
+
+
+def token_mask(attention_mask: object) -> Tensor | None:
+    """Which tokens are not padding, by the attention mask that a model is called with: bool ``[rows, tokens]``.
+
+    None if it has no such mask, or one of another form, such as one for each pair of tokens.
+
+    Example:
+        >>> token_mask(torch.tensor([[0, 1, 1]])), token_mask(None)
+        (tensor([[False,  True,  True]]), None)
+    """
+    return attention_mask != 0 if isinstance(attention_mask, Tensor) and attention_mask.ndim == 2 else None
+
+
+def mask_of(x: Tensor, mask: Tensor | None) -> Tensor | None:
+    """The part of a mask of tokens that belongs to an activation; None if there is none.
+
+    With cached keys and values, a model gets the mask of all tokens, and its activations are those of the last ones.
+
+    Example:
+        >>> mask_of(torch.zeros(1, 2, 8), torch.tensor([[False, True, True]]))
+        tensor([[True, True]])
+    """
+    if mask is None or x.ndim != 3 or x.shape[0] != mask.shape[0] or x.shape[1] > mask.shape[1]:
+        return None
+    return mask[:, mask.shape[1] - x.shape[1] :].to(x.device)
 
 
 def fit_gate(source: Tensor, target: Tensor) -> Gate:

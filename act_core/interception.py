@@ -6,6 +6,7 @@ swapped ``forward``.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
@@ -15,6 +16,8 @@ from .interrupts import Restoring
 from .layers import WRAPPED
 
 Forward = Callable[..., Any]
+# The parameter of models of transformers that shows which tokens are not padding.
+ATTENTION_MASK = "attention_mask"
 
 _ABSENT = object()
 # Name parts that wrappers insert: those of compiled modules, and of layers that `peft` adapts or replaces.
@@ -116,6 +119,20 @@ def inner_model(module: nn.Module) -> nn.Module:
         if inner is None:
             return module
         module = inner
+
+
+def token_reader(model: nn.Module) -> nn.Module | None:
+    """The module of a model of transformers that gets the attention mask of all its calls; None for other models.
+
+    Example:
+        >>> token_reader(nn.Linear(1, 1)) is None
+        True
+    """
+    base = getattr(inner_model(model), "base_model", None)
+    if not isinstance(base, nn.Module):
+        return None
+    base = inner_model(base)
+    return base if {"input_ids", ATTENTION_MASK} <= {*inspect.signature(type(base).forward).parameters} else None
 
 
 def canonical_name(name: str) -> str:

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from ..components import Component
 from ..displacement import displace_at, displace_tokens
 from ..errors import FitError
+from ..gates import mask_of
 from ..interception import intercepted, output_tensors, submodules, with_output
 from ..settings import Interval, Spatial
 from ..sites import Site
@@ -248,5 +249,4 @@ class Walk:
 
     def _present(self, site: Site, x: Tensor, worker: Worker) -> Tensor | None:
         """The mask of the tokens that a gate reads; None for all."""
-        present = worker.batch.present.get(site.component)
-        return None if present is None or site.layout != "tokens" else present.to(x.device)
+        return mask_of(x, worker.batch.present.get(site.component)) if site.layout == "tokens" else None

@@ -37,8 +37,8 @@ class MicroBatch:
         run: runs the model on them once.
         masks: by component, bool ``[rows, tokens]``: True at the tokens that count, False elsewhere, such as at
             padding. All tokens of the other components count.
-        present: by component, bool ``[rows, tokens]``: False at padding that only fills a sample up to the length of
-            others in its batch. A gate in a live model reads all other tokens, whether they count or not.
+        present: by component, bool ``[rows, tokens]``: the attention mask that the model is called with, False at
+            padding. A gate reads all other tokens, whether they count or not, as it does in a live model.
         replica: which copy of the model runs them: 0 for the model itself, n for number n - 1 of
             `FitModel.replicas`.
     """

@@ -281,18 +281,18 @@ class DiffusersModel(SteerableModel[Image]):
         return Branches(first, self._plan.conditioning, self._text_rows, self._model_rows, kind)
 
     def _batch(self, prompts: Sequence[str], seeds: Sequence[int]) -> MicroBatch:
-        masks: dict[str, Tensor] = {}
+        masks, present = dict[str, Tensor](), dict[str, Tensor]()
 
         def encode(call: Call) -> Any:
-            mask = self._plan.tokens.mask(call)
-            if mask is not None:
-                masks[self._encoders[call.place]] = mask
+            for kind, mask in (masks, self._plan.tokens.mask(call)), (present, call.token_mask):
+                if mask is not None:
+                    kind[self._encoders[call.place]] = mask
             return call.run()
 
-        pipeline = watched(self._unguided(prompts, seeds)[0], dict.fromkeys(self._plan.tokens.places, encode))
+        pipeline = watched(self._unguided(prompts, seeds)[0], dict.fromkeys(self._encoders, encode))
         pipeline = with_own_schedule(pipeline, slice(1))
         # New arguments each time: the same noise.
-        return MicroBatch(len(prompts), lambda: called(pipeline, self._unguided(prompts, seeds)[1]), masks)
+        return MicroBatch(len(prompts), lambda: called(pipeline, self._unguided(prompts, seeds)[1]), masks, present)
 
 
 def _picture(output: Any) -> Image:

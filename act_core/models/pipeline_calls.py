@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from ..errors import MapError, first_line
-from ..interception import inner_model
+from ..gates import token_mask
+from ..interception import ATTENTION_MASK, inner_model
 from .pipelines import denoiser_place, text_encoders, uncompiled, with_own_schedule
 
 # Length of the schedule whose first step a fit runs; that noisiest step hardly depends on the length.
@@ -46,6 +47,11 @@ class Call:
         """The number of rows of the first argument."""
         first: Any = next(iter(self.arguments.values()), None)
         return len(cast("Sequence[Any]", first)) if isinstance(first, (Tensor, list, tuple)) else 0
+
+    @property
+    def token_mask(self) -> Tensor | None:
+        """The mask of tokens, False at padding, that the model is called with; see `act_core.gates.token_mask`."""
+        return token_mask(self.arguments.get(ATTENTION_MASK))
 
     def by_row(self) -> dict[str, list[Tensor]]:
         """What each row gets, by path: of every argument that has as many rows as the call."""

@@ -58,16 +58,15 @@ class PromptTokens:
 
     def length(self, call: Call) -> int:
         """The number of tokens that the first row of a call of the text encoder `counted` has, with the template."""
-        mask, ids = call.arguments.get("attention_mask"), call.arguments["input_ids"]
         # Without a mask, padding is read like a prompt.
-        return int(mask[0].count_nonzero()) if isinstance(mask, Tensor) and mask.ndim == 2 else len(ids[0])
+        return len(call.arguments["input_ids"][0]) if (mask := call.token_mask) is None else int(mask[0].sum())
 
     def _without_padding(self, call: Call) -> Tensor | None:
         if call.place not in self._padding:
             return None
-        mask, ids, pad = call.arguments.get("attention_mask"), _input_ids(call), self._padding[call.place]
-        if isinstance(mask, Tensor) and mask.ndim == 2:
-            return mask != 0
+        ids, pad = _input_ids(call), self._padding[call.place]
+        if (mask := call.token_mask) is not None:
+            return mask
         return None if ids is None or pad is None else without_padding(ids, pad)
 
     def _ids(self, call: Call) -> list[int]:

@@ -146,9 +146,6 @@ class TransformersModel(SteerableModel[str]):
     ) -> list[str]:
         """Continue prompts as one batch, and return only the continuations.
 
-        The batch is padded to its longest prompt. A map with gated support reads the padding, too, so give prompts of
-        different lengths in separate calls.
-
         Args:
             prompts: texts to continue.
             max_new_tokens: maximum number of tokens to add to each.

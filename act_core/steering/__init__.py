@@ -11,6 +11,9 @@ How maps are composed on a live module::
                  Step              one affine displacement, or one that depends on support, a gate or a projection
             SteeredForward         stands in for module.forward and sends its outputs through the slots
 
+A gate reads the mean over the tokens that are not padding. Models of transformers get their attention mask in one
+module (`act_core.interception.token_reader`). While a gated map acts, a SteeredForward there shows the mask to steps.
+
 Strengths and coefficients are tensors that a graph reads at each call; composition happens outside the graph.
 
 - `torch.compile`, also with ``mode="reduce-overhead"``: a new strength, noise level or map of the same kind needs no

@@ -47,7 +47,7 @@ class Slot:
         self.idle: list[Step] = []
         self.captured = False
         self._all: list[Step] = []
-        self._composed: list[tuple[int, float, int, int]] = []
+        self._composed: list[tuple[int, float, int, int, int]] = []
 
     def __call__(self, x: Tensor) -> Tensor:
         steps = self.steps
@@ -87,7 +87,7 @@ class Slot:
     def recompose(self) -> None:
         """Compose the layers again. Steps are updated in place where possible, to avoid recompilation."""
         # A host may add and remove the same maps at every denoising step.
-        layers = [(layer.number, layer.strength, layer.bin, id(layer.gauge)) for layer in self.layers]
+        layers = [(layer.number, layer.strength, layer.bin, id(layer.gauge), id(layer.mask)) for layer in self.layers]
         if layers == self._composed:
             return
         self.count()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import operator
 import threading
 from collections.abc import Iterator
@@ -12,9 +13,10 @@ from weakref import WeakKeyDictionary, ref
 from torch import Tensor, nn
 
 from ..errors import MapMismatchError
-from ..interception import Forward, output_tensor, own_forward, restore_forward, with_output
+from ..gates import token_mask
+from ..interception import ATTENTION_MASK, Forward, output_tensor, own_forward, restore_forward, with_output
 from .composition import Slot
-from .layer import Gauge, Layer
+from .layer import Gauge, Layer, TokenMask
 
 # Held while maps are added and removed. Callers must not run the model in another thread meanwhile.
 LOCK = threading.RLock()
@@ -29,21 +31,25 @@ class SteeredForward:
     Attributes:
         slots: by index of the output; 0 for a lone tensor, too.
         gauges: of outputs whose tokens are counted, by index; kept for reuse.
+        mask: of the tokens in the call that runs, if a gate needs it; kept for reuse.
         forward: the ``forward`` that it replaces.
     """
 
     def __init__(self, forward: Forward | None = None) -> None:
         self.slots: dict[int, Slot] = {}
         self.gauges: dict[int | None, Gauge] = {}
+        self.mask = TokenMask()
         self.forward = forward
         self._measured_for: list[Layer] = []
+        self._masked_for: list[Layer] = []
+        self._mask_at = 0
         self._before: object = None
         self._module: ref[nn.Module] | None = None
         self._state: _UnsteeredState | None = None
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         assert self.forward is not None
-        output = self.forward(*args, **kwargs)
+        output = self._masked(self.forward, args, kwargs) if self._masked_for else self.forward(*args, **kwargs)
         if self._measured_for:
             for index, gauge in self.gauges.items():
                 gauge.read(output_tensor(output, index))
@@ -51,6 +57,14 @@ class SteeredForward:
             if slot.layers and (slot.steps or slot.idle):
                 output = _through(slot, output, index)
         return output
+
+    def _masked(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The output of a call whose attention mask is known to all gates that need it."""
+        self.mask.present = token_mask(args[self._mask_at] if len(args) > self._mask_at else kwargs.get(ATTENTION_MASK))
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            self.mask.present = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         """A copy of the module is not steered."""
@@ -69,23 +83,31 @@ class SteeredForward:
         """Add a layer to an output, after those that are present."""
         self.slots.setdefault(output or 0, Slot()).insert(layer)
 
-    def measure(self, output: int | None, layer: Layer) -> None:
-        """Count the tokens of an output at each call, for a layer of another module."""
-        layer.gauge = self.gauges.setdefault(output, Gauge())
+    def measure(self, layer: Layer) -> None:
+        """Count the tokens of an output at each call, for a layer of another module that steers a segment."""
+        segment = layer.site.segment
+        layer.gauge = self.gauges.setdefault(segment and segment.output, Gauge())
         layer.gauge.tokens = None
         self._measured_for.append(layer)
 
+    def read_mask(self, position: int, layer: Layer) -> None:
+        """Show the attention mask of each call, at a position of its arguments, to the gate of a layer."""
+        layer.mask = self.mask
+        self._mask_at = position
+        self._masked_for.append(layer)
+
     def discard(self, layer: Layer) -> None:
-        """Remove a layer, or stop counting tokens for it."""
-        if layer in self._measured_for:
-            self._measured_for.remove(layer)
-        else:
-            layer.leave()
+        """Remove a layer, or stop counting tokens or reading the mask for it."""
+        for helped in (self._measured_for, self._masked_for):
+            if layer in helped:
+                helped.remove(layer)
+                return
+        layer.leave()
 
     @property
     def is_used(self) -> bool:
-        """Whether any layer acts here, or needs the number of tokens."""
-        return bool(self._measured_for) or any(self.layers)
+        """Whether any layer acts here, or needs the number of tokens or their mask."""
+        return bool(self._measured_for or self._masked_for) or any(self.layers)
 
     def is_on(self, module: nn.Module) -> bool:
         """Whether it was installed on this module, rather than on one that this is a copy of."""
@@ -132,9 +154,15 @@ def add_layer(module: nn.Module, output: int | None, layer: Layer) -> None:
     _forward_for(module, layer).insert(output, layer)
 
 
-def add_gauge(module: nn.Module, output: int | None, layer: Layer) -> None:
-    """Count the tokens of an output of a module at each call, for a layer that is added later to another module."""
-    _forward_for(module, layer).measure(output, layer)
+def add_gauge(module: nn.Module, layer: Layer) -> None:
+    """Count the tokens of the gauge of a layer at each call; the layer is added later, to another module."""
+    _forward_for(module, layer).measure(layer)
+
+
+def add_mask(module: nn.Module, layer: Layer) -> None:
+    """Show the attention mask of each call of a module, see `token_reader`, to a layer that is added later."""
+    position = list(inspect.signature(type(module).forward).parameters).index(ATTENTION_MASK) - 1  # without self
+    _forward_for(module, layer).read_mask(position, layer)
 
 
 def _forward_for(module: nn.Module, layer: Layer) -> SteeredForward:

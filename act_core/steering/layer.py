@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from typing import TYPE_CHECKING
 
 from torch import Tensor
@@ -33,6 +34,18 @@ class Gauge:
         self.tokens = output.shape[1] if output is not None and output.ndim == 3 else None
 
 
+class TokenMask(threading.local):
+    """Which tokens are not padding in the call of a model that runs, for the gates of its maps.
+
+    Each thread has its own, since the micro-batches of a fit wait for each other inside the model.
+
+    Attributes:
+        present: bool ``[rows, tokens]``; None if it is not known.
+    """
+
+    present: Tensor | None = None
+
+
 class Layer:
     """One map at one site.
 
@@ -44,6 +57,7 @@ class Layer:
         strength: 0 switches it off.
         slot: the slot that it acts in; None while it does not act.
         gauge: measures where the tokens that it steers begin or end, once it acts; None if it steers all of them.
+        mask: which tokens its gate reads, once it acts; None if it reads all of them.
         is_captured: whether a captured graph runs it, too, which is not counted.
     """
 
@@ -57,6 +71,7 @@ class Layer:
         self.strength = 0.0
         self.slot: Slot | None = None
         self.gauge: Gauge | None = None
+        self.mask: TokenMask | None = None
         self.is_captured = False
         self.counted = 0
 

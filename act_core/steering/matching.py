@@ -11,11 +11,11 @@ from ..architectures import architecture_of, classes_of, family, kinds_of
 from ..components import Component
 from ..errors import MapMismatchError
 from ..fingerprints import has_weights
-from ..interception import find_submodules, has_names
+from ..interception import find_submodules, has_names, token_reader
 from ..layers import output_channels
 from ..maps import ActMap
 from ..records import Fingerprint
-from ..sites import Segment, Site
+from ..sites import Site
 from ..text import shorten
 from .localised import Localised, shared_names
 
@@ -69,13 +69,24 @@ def _names(site: Site) -> tuple[str, ...]:
     return (site.name,) if site.segment is None else (site.name, site.segment.gauge)
 
 
-def find_gauges(roots: Mapping[str, nn.Module], sites: Collection[Site]) -> list[tuple[Site, Segment, nn.Module]]:
+def find_gauges(roots: Mapping[str, nn.Module], sites: Collection[Site]) -> list[tuple[Site, nn.Module]]:
     """The submodules that measure where the segments of sites begin or end."""
-    found: list[tuple[Site, Segment, nn.Module]] = []
+    found: list[tuple[Site, nn.Module]] = []
     for component, root in roots.items():
         own = [(site, site.segment) for site in sites if site.segment is not None and site.component == component]
         modules = find_submodules(root, {segment.gauge for _, segment in own}) if own else {}
-        found += [(site, segment, modules[segment.gauge]) for site, segment in own]
+        found += [(site, modules[segment.gauge]) for site, segment in own]
+    return found
+
+
+def find_token_readers(local: Localised, sites: Collection[Site]) -> list[tuple[Site, nn.Module]]:
+    """The modules whose attention mask the gates of sites need, see `act_core.interception.token_reader`."""
+    transports = local.act_map.transports
+    found: list[tuple[Site, nn.Module]] = []
+    for component, root in local.roots.items():
+        own = [site for site in sites if site.component == component and transports[site].gate is not None]
+        if own and (reader := token_reader(root)) is not None:
+            found += [(site, reader) for site in own if site.layout == "tokens"]
     return found
 
 

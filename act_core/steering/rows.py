@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ class BatchRows:
     Example:
         >>> rows = BatchRows()
         >>> rows.choose((1,), of=2, rows=2)
-        >>> rows.apply(torch.tensor([1.0, 2.0, 3.0]), lambda part: 10 * part, "here")
+        >>> rows.apply(torch.tensor([1.0, 2.0, 3.0]), lambda part, _: 10 * part, "here")
         tensor([ 1., 20.,  3.])
     """
 
@@ -47,13 +47,16 @@ class BatchRows:
             raise MapMismatchError(_indivisible("The batch", rows, of))
         self.parts, self.of, self.rows = parts, of, rows
 
-    def apply(self, x: Tensor, move: Callable[[Tensor], Tensor], name: str) -> Tensor:
+    def apply(
+        self, x: Tensor, move: Callable[[Tensor, Tensor | None], Tensor], name: str, mask: Tensor | None = None
+    ) -> Tensor:
         """`x`, ``[rows, ...]``, with the chosen rows steered.
 
         Args:
             x: activation.
-            move: called with each chosen part; returns it steered.
+            move: called with each chosen part and its mask; returns it steered.
             name: name of the site, for errors.
+            mask: a mask of tokens ``[rows, tokens]``.
 
         Raises:
             MapMismatchError: the rows of the activation cannot be divided into equal parts, or are not those of the
@@ -71,11 +74,12 @@ class BatchRows:
         if rows % of:
             raise MapMismatchError(_indivisible(f"The activation at site {name}", rows, of))
         if of == 1 and rows == x.shape[0]:
-            return move(x) if parts else x
+            return move(x, mask) if parts else x
         own = x if rows == x.shape[0] else x[:rows]
         chunks = list(own.chunk(of))
+        masks: Sequence[Tensor | None] = [None] * of if mask is None else mask[:rows].chunk(of)
         for part in parts:
-            chunks[part] = move(chunks[part])
+            chunks[part] = move(chunks[part], masks[part])
         if rows < x.shape[0]:
             chunks.append(x[rows:])
         return torch.cat(chunks)

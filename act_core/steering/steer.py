@@ -17,10 +17,10 @@ from ..interrupts import begin, critical, end, raise_deferred
 from ..maps import ActMap
 from ..settings import Strength, as_strength
 from ..sites import Coverage, Site
-from .forward import LOCK, SteeredForward, add_gauge, add_layer, remove_layer
+from .forward import LOCK, SteeredForward, add_gauge, add_layer, add_mask, remove_layer
 from .layer import Layer
 from .localised import Localised, localised
-from .matching import check_architectures, find_gauges, find_sites, notes_for, warnings_for
+from .matching import check_architectures, find_gauges, find_sites, find_token_readers, notes_for, warnings_for
 from .rows import BatchRows
 
 logger = logging.getLogger(__name__)
@@ -124,9 +124,10 @@ class Steering:
         self._local = replace(local, roots=self._roots)
         self._layers = {site: Layer(act_map, site, rows.get(site.component)) for site in found}
         self._places = [(ref(module), self._layers[site]) for site, module in found.items()]
-        self._gauges = [
-            (ref(module), segment.output, self._layers[site])
-            for site, segment, module in find_gauges(local.roots, self._layers)
+        # Other modules that a layer needs a number or a mask from.
+        self._helpers = [
+            *((ref(m), add_gauge, self._layers[site]) for site, m in find_gauges(local.roots, self._layers)),
+            *((ref(m), add_mask, self._layers[site]) for site, m in find_token_readers(local, self._layers)),
         ]
         self._fires_before = 0
         self._began = False
@@ -211,7 +212,7 @@ class Steering:
         Raises:
             MapMismatchError: the map steers parts of a stream of tokens.
         """
-        if self._gauges:
+        if any(site.segment for site in self._layers):
             raise MapMismatchError(
                 f"{self.act_map.called} steers parts of the tokens at {next(iter(self._layers)).key}, which this host "
                 "cannot measure there; use it with the model it was fitted on."
@@ -234,9 +235,9 @@ class Steering:
         try:
             self._fires_before = self._fires()
             with LOCK:
-                for found, output, layer in self._gauges:
+                for found, add, layer in self._helpers:
                     if (module := found()) is not None:
-                        add_gauge(module, output, layer)
+                        add(module, layer)
                 for module, layer in self._living():
                     add_layer(module, layer.site.output, layer)
             raise_deferred()
@@ -260,7 +261,7 @@ class Steering:
         with LOCK:
             for module, layer in self._living():
                 remove_layer(module, layer)
-            for found, _, layer in self._gauges:
+            for found, _, layer in self._helpers:
                 if (module := found()) is not None:
                     remove_layer(module, layer)
             for _, layer in self._places:  # of modules that no longer exist

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..displacement import displace_alike, displace_at, displace_tokens, has_layout
 from ..errors import MapMismatchError
+from ..gates import mask_of
 from ..settings import Spatial
 from .layer import Layer
 
@@ -34,6 +35,7 @@ class Step:
         self.spatial: Spatial = layer.act_map.record.spatial
         self.rows = layer.rows
         self.gauge = layer.gauge
+        self.mask = layer.mask
         self.members = members
         self.fires = 0
         self.fired_compiled = False
@@ -58,7 +60,8 @@ class Step:
             )
         if self.gain.device != x.device:
             self._move_to(x.device)
-        x = self._displaced(x) if rows is None else rows.apply(x, self._displaced, self.site.key)
+        mask = None if self.mask is None else mask_of(x, self.mask.present)
+        x = self._displaced(x, mask) if rows is None else rows.apply(x, self._displaced, self.site.key, mask)
         if torch.compiler.is_compiling():
             # The graph sets this at each run but never reads it: a counter would cause a recompilation at each call.
             self.fired_compiled = True
@@ -74,15 +77,15 @@ class Step:
             if self._is_cast:
                 self._cast_to(x.dtype)
 
-    def _displaced(self, x: Tensor) -> Tensor:
+    def _displaced(self, x: Tensor, mask: Tensor | None) -> Tensor:
         if self.site.segment is None:
-            return self._displaced_part(x)
+            return self._displaced_part(x, mask)
         return displace_tokens(x, self._tokens(x), self._displaced_part)
 
-    def _displaced_part(self, x: Tensor) -> Tensor:
+    def _displaced_part(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         if self._is_cast and not torch.compiler.is_compiling():
             return displace_alike(x, *(self._casts.get(x.dtype) or self._cast_to(x.dtype)))
-        conditions = self.low, self.high, self.gate, None, self.projection
+        conditions = self.low, self.high, self.gate, mask, self.projection
         return displace_at(x, self.site.layout, self.spatial, self.gain, self.offset, *conditions)
 
     def _tokens(self, x: Tensor) -> slice:
@@ -116,7 +119,7 @@ class Step:
             return False
         if [tensor is None for tensor in self._conditions] != [tensor is None for tensor in other._conditions]:
             return False
-        if self.rows is not other.rows or self.gauge is not other.gauge:
+        if self.rows is not other.rows or self.gauge is not other.gauge or self.mask is not other.mask:
             return False
         with torch.inference_mode():
             _copy((self.gain, self.offset, *self._conditions), (other.gain, other.offset, *other._conditions))
