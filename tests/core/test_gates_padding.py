@@ -217,25 +217,15 @@ def test_mask_is_dropped_after_each_call(llama: TransformersModel) -> None:
     assert swapped(llama.module) == []
 
 
-T5: dict[str, Any] = {
-    "vocab_size": 257,
-    "d_model": 32,
-    "d_kv": 8,
-    "d_ff": 48,
-    "num_layers": 2,
-    "num_heads": 4,
-    "pad_token_id": 0,
-}
-BART: dict[str, Any] = {
-    "vocab_size": 257,
-    "d_model": 32,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 48,
-    "decoder_ffn_dim": 48,
-    "pad_token_id": 0,
+SIZES: dict[str, Any] = {"vocab_size": 257, "d_model": 32, "pad_token_id": 0}
+T5 = {**SIZES, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4}
+BART = {
+    **SIZES,
+    **{
+        f"{side}_{part}": size
+        for side in ("encoder", "decoder")
+        for part, size in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 48))
+    },
 }
 
 
