@@ -20,7 +20,7 @@ from tools.results import Cell, Column, Estimate
 
 from .lib.controls import random_controls
 from .lib.evidence import CLEARS_COLUMNS, cleared
-from .lib.intervals import interval, interval_of
+from .lib.intervals import interval_of, score_interval
 from .lib.judge import TRAININGS, as_tensor, load_pictures
 from .lib.pictures import BATCH, FIT_BATCH, GUIDANCE, Judged, StyleBench
 from .lib.removals import FIT_PROMPTS, NEAREST, Removal, style_of
@@ -228,7 +228,7 @@ def held_out(
             if name in controls:
                 verdict = cleared(measures[0], {label: joined(one) for label, one in controls[name].items()}).cells
             mean = fmean(float(part.mean()) for part in measures)
-            yield [name, strengths[name], *map(interval, measures), mean, *verdict]
+            yield [name, strengths[name], *map(score_interval, measures), mean, *verdict]
 
     report.table("means", "All words", MEAN_COLUMNS, mean_rows())
     for name in (NONE, NEGATIVE, SLIDER):

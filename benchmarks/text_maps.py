@@ -18,7 +18,7 @@ from tools.results import Cell, Column, Estimate
 
 from .lib.continuations import NEW_TOKENS, Continuations, continuations
 from .lib.controls import permuted
-from .lib.intervals import interval
+from .lib.intervals import score_interval
 from .lib.models import DATA, load_model
 from .lib.report import Report, Target, at_least, at_most, parse
 
@@ -56,7 +56,7 @@ class Measure(NamedTuple):
 
     def of(self, written: Continuations) -> Estimate:
         """Mean score and its interval, over prompts: the seeds of one prompt are not independent."""
-        return interval(self.score(written.all).reshape(len(written.by_seed), len(written.prompts)).mean(0))
+        return score_interval(self.score(written.all).reshape(len(written.by_seed), len(written.prompts)).mean(0))
 
 
 def words(text: str) -> list[str]:

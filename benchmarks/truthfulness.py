@@ -16,7 +16,7 @@ from tools.results import Cell, Column
 
 from .lib.choices import FORMAT, Question, accuracy, general_knowledge, log_likelihoods
 from .lib.evidence import CLEARS_COLUMNS
-from .lib.intervals import RESAMPLES, interval
+from .lib.intervals import RESAMPLES, interval, score_interval
 from .lib.models import load_model, stop
 from .lib.report import Report, parse
 from .lib.text_tasks import comparison, gain
@@ -189,7 +189,7 @@ def rows(model: TransformersModel, folds: Sequence[Fold], names: Sequence[str]) 
         cells: list[Cell] = [both[0].name, " and ".join(f"{way.strength:g}" for way in both)]
         for at, own in enumerate(found):
             compared = {name: control[at] for name, control in controls.items()}
-            cells += [interval(own), changes[at], *comparison(both[0], own, compared)]
+            cells += [score_interval(own), changes[at], *comparison(both[0], own, compared)]
         yield [*cells, float(accuracy(model, both[0], knowledge).mean())]
 
 

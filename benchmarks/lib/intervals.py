@@ -14,15 +14,23 @@ RESAMPLES = 2000
 
 
 def interval(units: np.ndarray, statistic: Callable[..., Any] = np.mean) -> Estimate:
-    """A statistic of independent units, by default their mean, with its 95% interval.
+    """A statistic of independent units, by default their mean, with its 95% bootstrap interval.
 
-    The ends are percentiles of the statistic over 2,000 resamples of the units (bootstrap). The mean of units that are
-    all 0 or 1 is a share, and gets Wilson's interval: resamples of equal units would all be equal.
+    The ends are percentiles of the statistic over 2,000 resamples of the units.
     """
-    if statistic is np.mean and np.isin(units, (0, 1)).all():
-        share = stats.binomtest(int(units.sum()), len(units)).proportion_ci(method="wilson")
-        return Estimate(float(units.mean()), float(share.low), float(share.high))
     return _bootstrapped((units,), statistic, vectorized=statistic is np.mean)
+
+
+def score_interval(scores: np.ndarray) -> Estimate:
+    """The mean of scores with its 95% interval: Wilson's if they all are 0 or 1, otherwise by bootstrap.
+
+    Resamples of equal units are all equal, so 0 of 7 would be 0 for certain. Not for differences of scores, which 0
+    bounds on neither side.
+    """
+    if not np.isin(scores, (0, 1)).all():
+        return interval(scores)
+    share = stats.binomtest(int(scores.sum()), len(scores)).proportion_ci(method="wilson")
+    return Estimate(float(scores.mean()), float(share.low), float(share.high))
 
 
 def interval_of(samples: Sequence[np.ndarray], statistic: Callable[..., Any]) -> Estimate:

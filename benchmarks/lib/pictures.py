@@ -22,7 +22,7 @@ from tools.results import Estimate
 from tools.train_demo_model.captions import caption
 from tools.train_demo_model.emoji import STYLES, Emoji
 
-from .intervals import interval
+from .intervals import score_interval
 from .judge import Judge, as_tensor, is_training_concept, load_judge, through_autoencoder
 from .models import ROOT
 from .per_step import STEPS, PerStep
@@ -182,7 +182,7 @@ class StyleBench:
 
     def interval(self, values: Tensor) -> Estimate:
         """Mean and interval over concepts; the pictures of one concept are not independent."""
-        return interval(values.view(self.seeds, -1).mean(0).double().numpy())
+        return score_interval(values.view(self.seeds, -1).mean(0).double().numpy())
 
     def content(self, features: Tensor, style: int) -> float:
         """Content kept: 1 if a picture shows the same as the prompted one of that style, 0 if another concept."""

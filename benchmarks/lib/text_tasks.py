@@ -15,7 +15,7 @@ from tools.results import Cell, Column, Estimate
 from .choices import Question, accuracy
 from .continuations import Continuations
 from .evidence import CLEARS_COLUMNS, cleared
-from .intervals import interval
+from .intervals import interval, score_interval
 from .ways import (
     MAPS,
     PROMPTING,
@@ -133,7 +133,7 @@ class TextTask:
             controls = self._controls(way) if way.act_map is not None and better else {}
             cells: list[Cell] = [way.name, way.strength]
             for name, _, sign in self.scorers:
-                cells += [interval(units[name]), changes[name]]
+                cells += [score_interval(units[name]), changes[name]]
                 compared = {control: own[name] for control, own in controls.items()}
                 cells += comparison(way, units[name], compared, sign)
             known = float(accuracy(self.model, way, self.questions).mean())

@@ -15,7 +15,7 @@ from act_core import ActMap
 from act_core.transport import fit_transport
 from benchmarks.lib.controls import RANDOM_CONTROLS, flipped, permuted, random_controls
 from benchmarks.lib.evidence import cleared
-from benchmarks.lib.intervals import interval
+from benchmarks.lib.intervals import score_interval
 from tools.results import Estimate
 
 MAKERS = pytest.mark.parametrize("control", [permuted, flipped])
@@ -60,9 +60,15 @@ def test_permuted_control_moves_the_source_of_a_fitted_map_as_far() -> None:
 
 
 def test_share_has_an_interval_even_if_all_units_are_alike() -> None:
-    nobody = interval(np.zeros(7))
+    nobody = score_interval(np.zeros(7))
     assert (nobody.value, nobody.low) == (0, 0)
     assert 0.3 < nobody.high < 0.41  # Wilson's; the exact one is 0.41
+
+
+def test_one_text_in_eight_does_not_clear_a_control() -> None:
+    scores = np.array([1.0, *7 * [0.0]])
+    assert score_interval(scores).low > 0
+    assert not cleared(scores, {"none": np.zeros(8)}).all
 
 
 @MAKERS
