@@ -112,6 +112,13 @@ def test_differing_runs_are_refused_and_nothing_stays_behind(picture: Tensor) ->
     assert not any("forward" in module.__dict__ for module in model.modules())
 
 
+def test_layers_that_work_in_place_are_compared_with_what_they_got() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(inplace=True))
+    act_map = ActMap({site("0"): transport(1.0, 0.0, 4)})
+    (moves,) = probe(model, act_map, lambda: model(torch.linspace(-1, 1, 12).view(1, 3, 4))).values()
+    assert torch.equal(moves[0], torch.zeros(1, 3))
+
+
 def test_probe_works_below_another_map(picture: Tensor) -> None:
     model = Stream()
     act_map = ActMap({site("first"): transport(1.0, 1.0, 4)})
