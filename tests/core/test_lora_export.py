@@ -120,6 +120,14 @@ def test_hash_of_a_map_is_that_of_its_file(tmp_path: Path) -> None:
     assert sha256_of(load_map(save_map(act_map, tmp_path / "map.safetensors", title="other"))) == sha256_of(act_map)
 
 
+def test_hash_of_a_map_covers_slopes_and_shifts() -> None:
+    act_map = folded().act_map
+    site, transport = next(iter(act_map.transports.items()))
+    for changed in (replace(transport, omega=transport.omega + 1), replace(transport, beta=transport.beta + 1)):
+        other = replace(act_map, transports={**act_map.transports, site: changed})
+        assert sha256_of(other) != sha256_of(act_map)
+
+
 def test_unwritable_place_is_an_error(tmp_path: Path) -> None:
     result = folded()
     with pytest.raises(MapFileError, match="cannot be written"):
