@@ -79,6 +79,12 @@ def test_lora_holds_whole_weights_where_asked_and_for_odd_channels(channels: int
     assert not [name for name in tensors if name.endswith("rescale")]
 
 
+def test_whole_change_has_the_dtype_of_its_weight() -> None:
+    model = nn.ModuleDict({"norm": nn.LayerNorm(6), "proj": nn.Linear(4, 6)}).to(torch.bfloat16)
+    tensors = lora_tensors(fold_map(folded().act_map, {"diffusion_model": model}), linear_layers="whole")
+    assert tensors["diffusion_model.proj.diff"].dtype == torch.bfloat16
+
+
 def test_shifts_need_no_tensors_for_weights() -> None:
     result = folded()
     act_map = result.act_map
