@@ -92,7 +92,7 @@ def test_fitted_map_is_exported_without_its_first_block(tmp_path: Path) -> None:
 
 
 def test_note_gives_share_of_first_block(tmp_path: Path) -> None:
-    one, three = (Transport(torch.ones(WIDTH), torch.full((WIDTH,), beta)) for beta in (1.0, 3.0**0.5))
+    one, three = (Transport(torch.ones(WIDTH), torch.full((WIDTH,), beta)) for beta in (2.0, 12.0**0.5))
     notes = export_control_vector(ActMap({block(0): one, block(1): three}), tmp_path / "a.gguf")
     assert "25% of the squared shift" in notes[0]
 
