@@ -144,6 +144,24 @@ def test_blend_names_its_maps(path: Path) -> None:
     assert ink.then(night).record.merged_from == ("Ink", "Night")
 
 
+def test_blend_has_the_base_of_its_first_map() -> None:
+    records = [FitRecord(base={"toy": Fingerprint("llama", weights)}) for weights in ("11", "22")]
+    first, second = (replace(act_map(a=affine(1, 1)), record=record) for record in records)
+    assert blend([(first, 1), (second, 1)]).record.base == first.record.base
+
+
+def test_blend_has_the_most_fallbacks_of_its_maps() -> None:
+    few, many = (act_map(a=replace(affine(1, 1), fallbacks=count)) for count in (0, 2))
+    assert [blend([(one, 1), (other, 1)])["toy/a"].fallbacks for one, other in ((few, many), (many, few))] == [2, 2]
+
+
+def test_blend_is_for_any_architecture_if_one_of_its_maps_is() -> None:
+    plain = act_map(a=affine(1, 1))
+    free = plain.for_any_architecture()
+    assert blend([(plain, 1), (free, 1)]).any_architecture
+    assert not blend([(plain, 1), (plain, 1)]).any_architecture
+
+
 def test_map_that_was_not_merged_does_not_mention_it(path: Path, fitted: ActMap) -> None:
     save_map(fitted, path)
     assert not any("merged_from" in text for item in metadata_of(path).items() for text in item)
