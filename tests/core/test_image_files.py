@@ -95,6 +95,12 @@ def test_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         read_pictures(tmp_path)
 
 
+def test_caption_starts_after_the_mark_of_windows_editors(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "cat.png")
+    (tmp_path / "cat.txt").write_text("a cat", encoding="utf-8-sig")
+    assert read_pictures(tmp_path, captions=True)[0].caption == "a cat"
+
+
 @pytest.mark.parametrize(("text", "message"), [(None, "has no caption"), (b" \n", "is empty"), (b"\xff", "UTF-8")])
 def test_missing_captions_are_refused(tmp_path: Path, text: bytes | None, message: str) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "cat.png")
