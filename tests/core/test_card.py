@@ -103,6 +103,16 @@ def test_sidecars_hold_card_and_hash(path: Path, fitted: ActMap) -> None:
     assert write_sidecars(path, overwrite=True) == written
 
 
+def test_sidecars_replace_no_picture_of_the_user(path: Path, fitted: ActMap) -> None:
+    save_map(fitted, path, cover=jpeg())
+    picture = path.with_suffix(".jpg")
+    picture.write_bytes(b"of the user")
+    with pytest.raises(MapError, match="already exists"):
+        write_sidecars(path)
+    assert picture.read_bytes() == b"of the user"
+    assert not path.with_name(f"{path.stem}.metadata.json").exists()
+
+
 @pytest.mark.parametrize(("high", "advised"), [(0.75, 0.75), (1.25, 1.0)])
 def test_sidecars_advise_a_strength_in_the_range(path: Path, fitted: ActMap, high: float, advised: float) -> None:
     save_map(fitted, path, strength_range=(-1.0, high))
