@@ -21,7 +21,7 @@ from act_core import ActMap, MapError, load_map, save_map
 from act_core.calibration import Calibration
 from act_core.mapfile import list_maps, table_of, write_sidecars
 from act_core.mapfile.read import read_header
-from act_core.records import Card, Evidence, Fingerprint
+from act_core.records import Card, Evidence, Fingerprint, FitRecord
 from act_core.summary import describe
 
 EVIDENCE = Evidence(
@@ -82,6 +82,12 @@ def test_prompts_can_be_left_out(path: Path, fitted: ActMap) -> None:
     kept = load_map(path).record
     assert kept.source_prompts == kept.target_prompts == ()
     assert (kept.source_count, kept.prompts_sha256) == (fitted.record.source_count, fitted.record.prompts_sha256)
+
+
+def test_model_of_a_record_names_each_architecture_once() -> None:
+    bases = {"clip_l": "clip_text_model", "clip_g": "clip_text_model", "diffusion_model": "unet"}
+    record = FitRecord(base={component: Fingerprint(name, "") for component, name in bases.items()})
+    assert record.model == "clip_text_model + unet"
 
 
 def test_sidecars_hold_card_and_hash(path: Path, fitted: ActMap) -> None:
