@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
+from command_line import Run, refused
 from map_files import jpeg, metadata_of
 
 from act_core import ActMap, MapError, load_map, save_map
@@ -221,3 +222,16 @@ def test_same_map_has_same_bytes(path: Path, fitted: ActMap, monkeypatch: pytest
     first = save_map(fitted, path, title="calm").read_bytes()
     assert save_map(load_map(path), path).read_bytes() == first
     assert metadata_of(path)["modelspec.date"] == "1970-01-02"
+
+
+def test_command_writes_sidecars_and_replaces_them_only_when_asked(run: Run, path: Path, fitted: ActMap) -> None:
+    save_map(fitted, path, cover=jpeg())
+    written = path.with_name(f"{path.stem}.metadata.json")
+    status, out, _ = run("inspect", path, "--sidecars")
+    assert status == 0
+    assert f"Saved {written}." in out
+    written.write_text("notes of the user")
+    refused(run("inspect", path, "--sidecars"), "already exists")
+    assert written.read_text() == "notes of the user"
+    assert run("inspect", path, "--sidecars", "--overwrite")[0] == 0
+    assert "sha256" in written.read_text()
