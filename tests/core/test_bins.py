@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from act_core import ActMap, MapError, steer
 from act_core.errors import FitError
 from act_core.fitting.coefficients import coefficients
-from act_core.levels import as_levels
+from act_core.levels import MAX_LEVELS, as_levels, check_levels
 from act_core.summary import describe
 from act_core.transport import Statistics, fit_transport, stacked
 
@@ -173,6 +173,13 @@ def test_maps_of_other_levels_are_not_joined() -> None:
 def test_levels_that_do_not_fit_are_refused(levels: tuple[float, ...], reason: str) -> None:
     with pytest.raises(MapError, match=reason):
         ActMap({FIRST: binned_transport(1)}, levels=levels)
+
+
+def test_map_may_have_as_many_levels_as_a_fit_gives() -> None:
+    levels = tuple(1 - number / MAX_LEVELS for number in range(MAX_LEVELS))
+    check_levels(levels)
+    with pytest.raises(MapError, match=f"{MAX_LEVELS + 1} noise levels; a map can have {MAX_LEVELS}"):
+        check_levels((*levels, 0.001))
 
 
 def test_levels_without_bins_are_refused() -> None:
