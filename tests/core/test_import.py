@@ -100,8 +100,11 @@ def test_hint_names_model(tmp_path: Path, hint: str, kind: str, block: str) -> N
 
 def test_offset_moves_layers(tmp_path: Path) -> None:
     path = control_vector(tmp_path / "a.gguf", vectors(1, 3))
-    names = [site.name for site in import_map(path, layer_offset=-1).transports]
-    assert names == ["model.layers.0", "model.layers.2"]
+    vectors_file = tmp_path / "a.pt"
+    vectors_file.write_bytes(torch_bytes(vectors(1, 3)))
+    for file in (path, vectors_file):
+        names = [site.name for site in import_map(file, architecture="llama", layer_offset=-1).transports]
+        assert names == ["model.layers.0", "model.layers.2"]
 
 
 def test_model_folder_gives_kind_and_size(tmp_path: Path, tiny: Path) -> None:
