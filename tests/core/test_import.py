@@ -223,6 +223,8 @@ def test_statistics_become_mean_or_gaussian_map(
         assert transport.omega.tolist() == omega
         assert transport.beta.tolist() == beta
         assert act_map.record.estimator == estimator
+        # A gaussian hook maps every position of a feature map, a mean hook shifts the mean of it.
+        assert act_map.record.spatial == ("pointwise" if estimator == "gaussian" else "shift")
     assert import_map(named).record.order == "simultaneous"
 
 
