@@ -83,3 +83,11 @@ def picture(model: DiffusersModel) -> Tensor:
     model._output_type = "latent"
     drawn: Any = model.generate(["a cat"], steps=1, guidance=1)
     return drawn[0]
+
+
+def test_sites_of_hooks_are_in_the_order_in_which_they_run(tmp_path: Path) -> None:
+    names = ["conv_in", "down_blocks.2", "down_blocks.10", "mid_block", "up_blocks.0", "conv_norm_out"]
+    state = {"net.w1": torch.ones(1, 2), "net.b1": torch.ones(1, 2)}
+    for name in names:
+        (tmp_path / f"unet.{name}:0.statedict").write_bytes(torch_bytes(state))
+    assert [site.name for site in import_map(tmp_path).transports] == names
