@@ -13,7 +13,7 @@ from act_core.fitting import refine
 from act_core.image_files import Picture
 from act_core.models.diffusers import DiffusersModel
 from act_core.models.picture_loss import PictureModel
-from act_core.naming import subjects
+from act_core.naming import Likelihoods, subjects
 
 
 def noise(seed: int) -> Image.Image:
@@ -106,3 +106,9 @@ def test_each_step_draws_one_of_several_captions(monkeypatch: pytest.MonkeyPatch
         loss([Picture(noise(0), "one", ("two",)), Picture(noise(1), "alone")], torch.Generator().manual_seed(seed))
     assert set(asked[::2]) == {"one", "two"}
     assert set(asked[1::2]) == {"alone"}
+
+
+def test_words_that_hardly_change_the_prediction_are_not_likely() -> None:
+    found = Likelihoods(torch.zeros(2), torch.tensor([1.0, 0.0]))
+    found.add(torch.tensor([[1e-3, 0.0], [1.0, 0.3], [0.0, 1.0]]))
+    assert found.likeliest(1) == [1]
