@@ -1,14 +1,15 @@
-"""Pictures: labels in any script, drawn with fonts that have them."""
+"""Pictures: labels in any script, drawn with fonts that have them, and the order of an animation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from PIL import Image, ImageChops, ImageDraw
 
 from act_core import fonts
-from act_core.plots import grid
+from act_core.plots import grid, save_animation
 
 SIZE = 13
 # The Pillow font lacks all of these, and draws the same box for each.
@@ -87,3 +88,16 @@ def test_grid_leaves_pictures_free_of_labels() -> None:
     for column in range(2):
         left = 132 + 46 * column
         assert same(sheet.crop((left, sheet.height - 46, left + 40, sheet.height - 6)), tile)
+
+
+def test_animation_goes_through_the_columns_and_back(tmp_path: Path) -> None:
+    colours = ["red", "lime", "blue"]
+    save_animation([[Image.new("RGB", (40, 40), colour) for colour in colours]], ["0", "1", "2"], tmp_path / "a.webp")
+    shown: list[int] = []
+    with Image.open(tmp_path / "a.webp") as animation:
+        for number in range(getattr(animation, "n_frames", 1)):
+            animation.seek(number)
+            pixel = animation.convert("RGB").getpixel((20, animation.height - 20))
+            assert isinstance(pixel, tuple)
+            shown.append(pixel.index(max(pixel)))  # which colour is strongest
+    assert shown == [0, 1, 2, 1]
