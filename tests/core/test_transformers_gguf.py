@@ -42,6 +42,15 @@ def test_gguf_content_id_depends_on_content_alone(tmp_path: Path) -> None:
     assert len({content_id(path) for path in (first, other, longer)}) == 3
 
 
+def test_gguf_content_id_reads_beginning_and_end(tmp_path: Path) -> None:
+    large, path = bytes(3 << 20), tmp_path / "m.gguf"
+    ids: set[str] = set()
+    for content in (large, b"one" + large[3:], large[3:] + b"one"):
+        path.write_bytes(content)
+        ids.add(content_id(path))
+    assert len(ids) == 3
+
+
 def test_gguf_refuses_unknown_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     path = tmp_path / "voice.gguf"
