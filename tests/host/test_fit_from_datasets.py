@@ -52,3 +52,19 @@ def test_latents_and_conditioning_of_a_training_dataset(host: Host, folder: str)
     assert f"on {_COUNT} samples" in text
     # Without a CLIP, the text encoders are left alone.
     assert "clip_l" not in text
+
+
+def test_transparent_pixels_are_put_on_white(host: Host) -> None:
+    def text(colour: int, transparency: float) -> str:
+        graph = Graph()
+        parts = Parts(graph, "demo")
+        pictures: list[Node] = []
+        for value, opened in ((0xFF0000, 0.0), (colour, transparency)):
+            image = graph.add("EmptyImage", width=64, height=64, batch_size=1, color=value)
+            mask = graph.add("SolidMask", value=opened, width=64, height=64)
+            pictures.append(graph.add("JoinImageWithAlpha", image=image, alpha=mask))
+        images = graph.add("ImageBatch", image1=pictures[0], image2=pictures[1])
+        return report(host, graph, model=parts.model, vae=parts.vae, images=images, conditioning=parts.encoded(""))
+
+    black, white = 0x000000, 0xFFFFFF
+    assert text(black, 1.0) == text(white, 0.0) != text(black, 0.0)
