@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DDPMScheduler  # pyright: ignore[reportPrivateImportUsage]
 from helpers import largest_difference
 from PIL import Image, ImageOps
 from pipelines import PIPELINES, SIZE
@@ -188,6 +189,21 @@ def test_schedules_count_alike_from_0_to_1() -> None:
     for schedule in (flow, diffusion):
         levels = schedule.sampled(torch.rand(100, generator=torch.Generator().manual_seed(0)))
         assert 0 <= float(levels.min()) <= float(levels.max()) <= 1
+
+
+def test_velocity_is_that_of_the_library() -> None:
+    scheduler: Any = DDPMScheduler(prediction_type="v_prediction")
+    schedule = DiffusionSchedule(scheduler.alphas_cumprod, predicts_velocity=True)
+    clean, added = torch.randn(2, 3, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    noisy, wanted, time = schedule.at(torch.tensor([0.9, 0.5, 0.1]), clean, added)
+    torch.testing.assert_close(noisy, scheduler.add_noise(clean, added, time))
+    torch.testing.assert_close(wanted, scheduler.get_velocity(clean, added, time))
+
+
+def test_shifted_flow_visits_high_levels_more_often() -> None:
+    shares = torch.tensor([0.0, 0.5, 1.0])
+    assert FlowSchedule(3.0, 1000).sampled(shares).tolist() == [0.0, 0.75, 1.0]
+    assert FlowSchedule(1.0, 1000).sampled(shares).tolist() == shares.tolist()
 
 
 def test_unknown_scheduler_has_no_schedule() -> None:
