@@ -69,6 +69,13 @@ def test_gate_between_equal_sides_is_half_open(channels: int) -> None:
     assert 0.3 < new.mean() < 0.7
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_gate_never_closes_for_the_source_rather_than_the_target(seed: int) -> None:
+    source, target = values(8, 60, seed=seed), values(8, 60, seed=seed + 10)  # alike but for chance
+    gate = fit_gate(source, target)
+    assert gate.openness(source).mean() >= gate.openness(target).mean()
+
+
 @pytest.mark.parametrize("channels", [3, 60])
 def test_direction_is_the_shrunk_discriminant(channels: int) -> None:
     a, b = (side.double() for side in sides(20, 30, channels, 1.0))
