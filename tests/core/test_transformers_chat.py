@@ -51,6 +51,12 @@ def test_chat_moves_system_text_to_user_if_template_has_no_system_role(llama: Tr
     assert llama.tokenizer.decode(batch.run.keywords["input_ids"][0]) == "[user] You write.\n\nDescribe:\n\na boat "
 
 
+def test_chat_leaves_out_space_around_a_prompt(llama: TransformersModel) -> None:
+    llama.tokenizer.chat_template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+    runs: list[Any] = [llama.in_chat(Chat()).batches([text], 1)[0].run for text in ("a boat", " a boat\n")]
+    assert torch.equal(*(run.keywords["input_ids"] for run in runs))
+
+
 def test_chat_reports_failing_template_in_one_sentence(llama: TransformersModel) -> None:
     llama.tokenizer.chat_template = "{{ raise_exception('no such role') }}"
     for system in ("", "You write."):
