@@ -114,6 +114,26 @@ def test_padding_is_not_a_stream() -> None:
     assert {site.segment.gauge for site in act_map.transports if site.segment} == {"refiner"}
 
 
+class Shared(Joint):
+    """Runs each stream through one layer before the join."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, text: Tensor, picture: Tensor) -> Tensor:
+        x = torch.cat([self.shared(self.text_in(text)), self.shared(self.picture_in(picture))], 1)
+        for block in self.blocks:
+            x = x + block(x)
+        return x
+
+
+def test_layer_that_both_streams_pass_does_not_measure_them() -> None:
+    gauges = {site.segment.gauge for site in fitted(JointModel(Shared())).transports if site.segment}
+    assert gauges
+    assert gauges <= {"text_in", "picture_in"}
+
+
 def test_parts_of_equal_size_are_followed_through_the_model() -> None:
     six = "a text of six words here"
     act_map = fit(JointModel(Joint()), [six, six.upper()], LONG, sites=SITES)
