@@ -73,7 +73,6 @@ PLOTS = (
         "judge's probability of the target style",
         ("unsteered", "prompted"),
     ),
-    Plot("style_control", "methods", "target style", ("styles", "method"), "judge's probability of the target style"),
     Plot(
         "digits",
         "pairs",

@@ -46,6 +46,12 @@ def test_blend_names_maps_in_file(run: Run, tmp_path: Path, tiny_map: Path, halv
     assert all(float(transport.beta.abs().max()) < 1e-6 for transport in blended.transports.values())
 
 
+def test_blend_has_equal_weights_that_add_up_to_1(run: Run, tmp_path: Path, tiny_map: Path) -> None:
+    out = tmp_path / "mix.safetensors"
+    assert run("blend", tiny_map, tiny_map, "--out", out)[0] == 0
+    assert max(load_map(out).difference(load_map(tiny_map)).values()) < 1e-6  # rounding in float32
+
+
 def test_edits_refuse_what_they_cannot_do(run: Run, tmp_path: Path, tiny_map: Path, halved: Path) -> None:
     out = tmp_path / "out.safetensors"
     refused(run("prune", tiny_map, "--share", 0, "--out", out), "share to keep is 0")
