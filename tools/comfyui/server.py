@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import socket
 import subprocess
 import time
@@ -20,6 +21,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 PACK = Path(__file__).resolve().parents[2]
+# Below those that systems choose from.
+PORTS = range(20000, 30000)
 START_SECONDS = 180
 RUN_SECONDS = 300
 # Kinds of inputs that are set on the node itself; all others are links.
@@ -191,6 +194,19 @@ def _run(entry: Mapping[str, Any]) -> Run:
     return Run(entry["outputs"], status=entry["status"])
 
 
+def _free_port() -> int:
+    """A port that is free now, and that the system gives to no other program that asks for any: the host takes seconds
+    to listen on it, and is asked for its state meanwhile."""
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):  # tests may set the seed of others
+        with socket.socket() as free:
+            try:
+                free.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("all ports are in use")
+
+
 @contextmanager
 def started(python: Path, base: Path, root: Path | None = None, *options: str | Path) -> Generator[Host, None, None]:
     """Start a ComfyUI with this pack and nothing else, unless its folder already holds one.
@@ -206,9 +222,7 @@ def started(python: Path, base: Path, root: Path | None = None, *options: str | 
     link = base / "custom_nodes" / "act-steering"
     if not link.is_symlink() and not link.is_dir():
         link.symlink_to(PACK)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     log = base / f"host_{port}.log"  # other hosts may share the base directory
     command = [python, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port), "--base-directory", base]
     command += ["--database-url", "sqlite:///:memory:", "--disable-auto-launch", "--disable-api-nodes"]
