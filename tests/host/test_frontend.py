@@ -28,7 +28,11 @@ RENDERERS = {
     True: "() => [...document.querySelectorAll('[data-node-id] img')].some(image => image.naturalWidth > 0)",
     False: "() => window.app.graph._nodes.some(n => n.imgs && n.imgs.length && n.imgs[0].naturalWidth > 0)",
 }
-SET_RENDERER = "on => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
+# A switch moves the nodes on the page, perhaps some frames later: before the next workflow is loaded.
+SET_RENDERER = """async on => {
+    await window.app.extensionManager.setting.set("Comfy.VueNodes.Enabled", on);
+    await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
+}"""
 # They arrive node by node, the last ones perhaps after the first picture.
 REPORTS_ARE = """wanted => {
     const shown = window.app.graph._nodes.flatMap(

@@ -15,7 +15,7 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 FLAGS = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 TIMEOUT = 120_000  # milliseconds
 SETTLE_SECONDS = 60
-# Pairs of nodes that cover each other, by type.
+# Pairs of nodes that cover each other, by type, with their places (left, top, right, bottom).
 _OVERLAPS = """() => {
     const title = 30;
     const boxes = window.app.graph._nodes.map(node => {
@@ -25,7 +25,9 @@ _OVERLAPS = """() => {
         return {type: node.type, left, top, right: left + node.size[0], bottom: top + height};
     });
     const meet = (a, b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
-    return boxes.flatMap((a, at) => boxes.slice(at + 1).filter(b => meet(a, b)).map(b => [a.type, b.type]));
+    return boxes.flatMap((a, at) => boxes.slice(at + 1).filter(b => meet(a, b)).map(b => [a, b].map(
+        ({type, left, top, right, bottom}) => `${type} at ${[left, top, right, bottom].map(Math.round)}`
+    )));
 }"""
 
 
@@ -60,7 +62,7 @@ class Frontend:
         return self.host.wait(new.pop())
 
     def overlaps(self) -> list[list[str]]:
-        """Pairs of nodes that cover each other, by type, once the page has settled."""
+        """Pairs of nodes that cover each other, with their places, once the page has settled."""
         end = time.monotonic() + SETTLE_SECONDS
         while (pairs := self.page.evaluate(_OVERLAPS)) and time.monotonic() < end:
             time.sleep(0.2)
