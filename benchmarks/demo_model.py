@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
 
     report = Report("demo_model", "The demo model", args, "diffusers")
     pictures = load_pictures()
-    judge = load_judge(pictures)
+    judge = load_judge()
     model = DiffusersModel.from_pretrained(args.model)
     real = torch.stack([judge.ask(images)[1] for images in pictures.images])
     describe_judge(report, judge, pictures, real)

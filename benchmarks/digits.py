@@ -20,7 +20,7 @@ from act_core.plots import grid
 from act_core.settings import Estimator
 from tools.results import Cell, Column
 
-from .lib.controls import random_controls
+from .lib.controls import all_controls, exchanged
 from .lib.digit_judge import DigitJudge
 from .lib.digit_model import DIGITS, STEPS, Digit, DigitModel
 from .lib.evidence import CLEARS_COLUMNS, cleared
@@ -110,11 +110,6 @@ class DigitBench:
             [Digit(source, seed) for seed in range(count)],
             [Digit(target, seed) for seed in range(count, 2 * count)],
         )
-
-    def shuffled(self, source: int, target: int) -> tuple[list[Digit], list[Digit]]:
-        """The same samples, half of each side exchanged: both sides show both digits."""
-        left, right = self.sides(source, target)
-        return left[::2] + right[::2], left[1::2] + right[1::2]
 
     def drawn(self, digit: int, seeds: range, act_map: ActMap | None = None, strength: float = 1.0) -> Tensor:
         """A picture for each seed."""
@@ -226,8 +221,8 @@ def measure(
 ) -> tuple[list[Cell], float, float, list[Tensor]]:
     """A row of `PAIR_COLUMNS`, what steering and what swapping gains, and pictures to show."""
     act_map = bench.fit(bench.sides(source, target), setting)
-    shuffled = bench.fit(bench.shuffled(source, target), setting)
-    maps = {"steered": act_map, **random_controls(act_map), "shuffled sides": shuffled}
+    mixed = bench.fit(exchanged(*bench.sides(source, target)), setting)
+    maps = {"steered": act_map, **all_controls(act_map, mixed)}
     drawn = {name: bench.drawn(source, bench.held_out, one, setting.strength) for name, one in maps.items()}
     scores = {name: bench.asked(images, target) for name, images in drawn.items()}
     steered = scores.pop("steered")

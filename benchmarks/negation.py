@@ -18,10 +18,10 @@ from act_core.models.diffusers import DiffusersModel
 from act_core.settings import Estimator, FitSettings, Support
 from tools.results import Cell, Column, Estimate
 
-from .lib.controls import random_controls
+from .lib.controls import all_controls, exchanged
 from .lib.evidence import CLEARS_COLUMNS, cleared
 from .lib.intervals import interval_of, score_interval
-from .lib.judge import TRAININGS, as_tensor, load_pictures
+from .lib.judge import as_tensor, load_pictures
 from .lib.pictures import BATCH, FIT_BATCH, GUIDANCE, Judged, StyleBench
 from .lib.removals import FIT_PROMPTS, NEAREST, Removal, style_of
 from .lib.report import Report, at_least, parse
@@ -105,11 +105,11 @@ class Ways:
         self._slider = Slider(self.case.target, [f"{word}, {style}" for style in styles])
         self._slider.train(TIMES * seconds)
 
-    def fit(self, name: str, *, shuffled: bool = False) -> ActMap:
-        """The map of a method; `shuffled`: half of each side exchanged."""
+    def fit(self, name: str, *, mixed: bool = False) -> ActMap:
+        """The map of a method; `mixed`: half of each side exchanged."""
         source, target = self.case.source, self.case.target
-        if shuffled:
-            source, target = source[::2] + target[1::2], target[::2] + source[1::2]
+        if mixed:
+            source, target = exchanged(source, target)
         estimator, support = MAPS[name]
         settings = FitSettings(estimator=estimator, support=support, batch_size=FIT_BATCH)
         return fit(self._bench.model, source, target, settings)
@@ -154,13 +154,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--words", nargs="+", default=list(WORDS), help="concepts to negate (%(default)s)")
     parser.add_argument("--asking", type=int, default=8, help="most prompts that ask for a word (%(default)s)")
     parser.add_argument("--others", type=int, default=10, help="prompts that do not ask for it (%(default)s)")
-    parser.add_argument("--judge", choices=TRAININGS, default="full", help="how it was trained (%(default)s)")
-    args = parse(parser, arguments, quick={"judge": "short"})
+    args = parse(parser, arguments)
 
     report = Report("negation", "Concept negation", args, "diffusers", "peft")
     pictures = load_pictures()
-    bench = StyleBench(args.others, 1, pictures, steps=STEPS, judge=args.judge)
-    development = StyleBench(args.others, 1, pictures, last=True, steps=STEPS, judge=args.judge)
+    bench = StyleBench(args.others, 1, pictures, steps=STEPS)
+    development = StyleBench(args.others, 1, pictures, last=True, steps=STEPS)
     real = torch.stack([bench.judge.ask(images)[1] for images in pictures.images])
     report.text(bench.describe_judge())
     report.text(
@@ -214,8 +213,7 @@ def held_out(
                 outcomes.setdefault(name, []).append(outcome)
                 yield [word, len(ways.case.asking), name, strength, *outcome.shares]
             for name in MAPS:
-                maps = {**random_controls(ways.maps[name]), "shuffled sides": ways.fit(name, shuffled=True)}
-                for label, control in maps.items():
+                for label, control in all_controls(ways.maps[name], ways.fit(name, mixed=True)).items():
                     drawn = ways.draw(ways.case.asking, name, strengths[name], control)
                     controls[name].setdefault(label, []).append(1 - ways.case.shown(drawn, real))
 

@@ -6,7 +6,6 @@ import argparse
 import time
 from collections.abc import Generator, Sequence
 from statistics import fmean
-from typing import Any
 
 import torch
 
@@ -20,15 +19,13 @@ from .lib.learned_styles import content_kept, examples, refined
 from .lib.models import ROOT
 from .lib.pictures import Judged, StyleBench, draw, style_pair
 from .lib.report import Report, at_least, parse
+from .lib.slider import RANK, with_lora
 
 PAIRS = ((0, 4), (4, 1), (3, 2), (1, 0))
-PICTURES, BATCH, RANK, STEPS = 32, 16, 8, 8
+PICTURES, BATCH, STEPS = 32, 16, 8
 # Multiples of the time of a refinement.
 TIMES = (1, 10)
 RATES = (3e-4, 1e-3, 3e-3)
-# The layers that a LoRA is usually trained on.
-MODEL_LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"]
-TEXT_LAYERS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 COLUMNS = (
     Column("styles"),
     Column("fit", "s", ".1f"),
@@ -53,14 +50,15 @@ def main(arguments: list[str] | None = None) -> int:
     report = Report("picture_lora", "A style from pictures, against a LoRA", args, "diffusers", "peft")
     pictures = load_pictures()
     bench = StyleBench(args.concepts, args.seeds, pictures, steps=STEPS)
-    rate = best_rate(StyleBench(16, 1, pictures, last=True, steps=STEPS))
+    rates = best_rates(StyleBench(16, 1, pictures, last=True, steps=STEPS))
+    chosen = " and ".join(f"{rate:g} for {times} x the time" for times, rate in rates.items())
     report.text(
         f"{PICTURES} pictures whose captions name the source style; {len(bench.concepts)} held-out concepts x "
         f"{bench.seeds} seeds, {STEPS} denoising steps, strength 1. The LoRA has rank {RANK}, on the attention of the "
         f"diffusion model and of the text encoder, and is trained by Adam with batches of {BATCH} on the same loss as "
-        f"the map; its learning rate, {rate:g}, is the best of {', '.join(f'{one:g}' for one in RATES)} on other "
-        "concepts of the first pair, for the time of a refinement. Shares of what prompting for the style gives. "
-        "Content: 1 if a picture shows what the unsteered one does, 0 if another concept."
+        f"the map; its learning rate, {chosen}, is the best of {', '.join(f'{one:g}' for one in RATES)} on other "
+        "concepts of the first pair. Shares of what prompting for the style gives. Content: 1 if a picture shows what "
+        "the unsteered one does, 0 if another concept."
     )
 
     def rows() -> Generator[list[Cell], None, None]:
@@ -70,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
             texts = bench.captions(source, bench.concepts)
             with bench.model.steer(fitted.act_map):
                 drawn = [bench.draw(texts)]
-            drawn += trained(bench, own, texts, fitted.seconds, rate)
+            drawn += [trained(bench, own, texts, fitted.seconds, rate, [times])[times] for times, rate in rates.items()]
             prompted = float(bench.prompted(target).styles[:, target].mean())
             styles = [float(one.styles[:, target].mean()) / prompted for one in drawn]
             contents = [float(content_kept(one, bench.prompted(source)).mean()) for one in drawn]
@@ -86,14 +84,14 @@ def main(arguments: list[str] | None = None) -> int:
     return report.finish()
 
 
-def best_rate(bench: StyleBench) -> float:
-    """The learning rate whose LoRA comes closest to the target style of the first pair in the time of a refinement."""
+def best_rates(bench: StyleBench) -> dict[int, float]:
+    """For each multiple of the time of a refinement, the learning rate that comes closest to the first pair's style."""
     source, target = PAIRS[0]
     own = examples(bench, bench.pictures.images[target], PICTURES, named=source)
     seconds = refined(bench, own).seconds
     texts = bench.captions(source, bench.concepts)
-    found = {rate: trained(bench, own, texts, seconds, rate, times=(1,))[0] for rate in RATES}
-    return max(found, key=lambda rate: float(found[rate].styles[:, target].mean()))
+    found = {rate: trained(bench, own, texts, seconds, rate, TIMES) for rate in RATES}
+    return {times: max(RATES, key=lambda rate: float(found[rate][times].styles[:, target].mean())) for times in TIMES}
 
 
 def trained(
@@ -102,23 +100,13 @@ def trained(
     texts: Sequence[str],
     seconds: float,
     rate: float,
-    times: Sequence[int] = TIMES,
-) -> list[Judged]:
+    times: Sequence[int],
+) -> dict[int, Judged]:
     """What a LoRA draws after each multiple of some seconds of training."""
-    from peft import LoraConfig
-
-    torch.manual_seed(0)
     model = DiffusersModel.from_pretrained(ROOT / "demo_model")
-    parts: dict[str, Any] = model.modules
-    for module in parts.values():
-        module.requires_grad_(False)
-    for name, module in parts.items():
-        layers = MODEL_LAYERS if name == "diffusion_model" else TEXT_LAYERS
-        module.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=layers))
-    trainable = [p for module in parts.values() for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(trainable, rate)
+    optimizer = with_lora(model, rate)
     loss_model, generator = PictureModel(model), torch.Generator().manual_seed(0)
-    drawn: list[Judged] = []
+    drawn: dict[int, Judged] = {}
     spent = 0.0
     for multiple in times:
         while spent < multiple * seconds:
@@ -130,7 +118,7 @@ def trained(
             spent += time.perf_counter() - start
         seeds = range(bench.seeds)
         images = torch.cat([draw(model, texts, seed=1000 * seed, steps=bench.steps) for seed in seeds])
-        drawn.append(Judged(images, *bench.judge.ask(images)))
+        drawn[multiple] = Judged(images, *bench.judge.ask(images))
     return drawn
 
 

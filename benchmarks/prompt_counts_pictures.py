@@ -11,10 +11,10 @@ import torch
 from act_core import ActMap, fit
 from tools.results import Cell, Column
 
-from .lib.controls import random_controls
+from .lib.controls import all_controls, exchanged
 from .lib.evidence import CLEARS_COLUMNS, cleared
 from .lib.intervals import interval
-from .lib.judge import TRAININGS, load_pictures
+from .lib.judge import load_pictures
 from .lib.learned_styles import content_kept, drawn_with
 from .lib.pictures import FIT_BATCH, StyleBench, style_pair
 from .lib.report import Report, at_least, parse
@@ -39,11 +39,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prompt_counts_pictures", description=__doc__)
     parser.add_argument("--concepts", type=int, default=8, help="held-out concepts to draw (%(default)s)")
     parser.add_argument("--pairs", type=int, default=len(PAIRS), help="pairs of styles (%(default)s)")
-    parser.add_argument("--judge", choices=TRAININGS, default="full", help="how it was trained (%(default)s)")
-    args = parse(parser, arguments, quick={"judge": "short"})
+    args = parse(parser, arguments)
 
     report = Report("prompt_counts_pictures", "Number of prompts, on pictures", args, "diffusers")
-    bench = StyleBench(args.concepts, 1, load_pictures(), steps=STEPS, judge=args.judge)
+    bench = StyleBench(args.concepts, 1, load_pictures(), steps=STEPS)
     report.text(bench.describe_judge())
     report.text(
         f"Maps with the default settings, at strength 1, nothing chosen. {len(bench.concepts)} held-out concepts, one "
@@ -74,8 +73,7 @@ def measured(bench: StyleBench, source: int, target: int, count: int) -> tuple[l
         return fit(bench.model, sides[0], sides[1], batch_size=FIT_BATCH)
 
     act_map, seconds = processor_time(lambda: fitted(sides))
-    shuffled = fitted([left[::2] + right[1::2] for left, right in (sides, sides[::-1])])
-    maps = {"steered": act_map, **random_controls(act_map), "shuffled sides": shuffled}
+    maps = {"steered": act_map, **all_controls(act_map, fitted(exchanged(*sides)))}
     texts = bench.captions(source, bench.concepts)
     drawn = {name: drawn_with(bench, one, texts) for name, one in maps.items()}
     content = float(content_kept(drawn["steered"], bench.prompted(source)).mean())

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable, Generator, Mapping, Sequence
 from itertools import permutations
 from statistics import fmean
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,10 +17,10 @@ from act_core.models.picture_loss import PictureModel
 from tools.results import Cell, Column, Estimate
 from tools.train_demo_model.emoji import STYLES
 
-from .lib.controls import random_controls
+from .lib.controls import all_controls, exchanged
 from .lib.evidence import CLEARS_COLUMNS, Cleared, cleared
 from .lib.intervals import interval
-from .lib.judge import TRAININGS, load_pictures
+from .lib.judge import load_pictures
 from .lib.learned_styles import content_kept, drawn_with, examples
 from .lib.pictures import FIT_BATCH, Judged, StyleBench, draw, style_pair
 from .lib.report import Report, at_least, parse
@@ -61,7 +61,6 @@ MEAN_COLUMNS = (
     Column("content, mean over pairs", format=".2f"),
     Column("pairs that clear all controls"),
 )
-Sample = TypeVar("Sample")
 Draw = Callable[[StyleBench, Sequence[str], float], Judged]
 
 
@@ -121,13 +120,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--concepts", type=int, default=8, help="held-out concepts to draw (%(default)s)")
     parser.add_argument("--development", type=int, default=5, help="concepts to choose strengths on (%(default)s)")
     parser.add_argument("--pairs", type=int, default=len(PAIRS), help="pairs of styles, spread over all (%(default)s)")
-    parser.add_argument("--judge", choices=TRAININGS, default="full", help="how it was trained (%(default)s)")
-    args = parse(parser, arguments, quick={"judge": "short"})
+    args = parse(parser, arguments)
 
     report = Report("style_control", "Style control, against other ways to it", args, "diffusers", "peft")
     pictures = load_pictures()
-    bench = StyleBench(args.concepts, 1, pictures, steps=STEPS, judge=args.judge)
-    development = StyleBench(args.development, 1, pictures, last=True, steps=STEPS, judge=args.judge)
+    bench = StyleBench(args.concepts, 1, pictures, steps=STEPS)
+    development = StyleBench(args.development, 1, pictures, last=True, steps=STEPS)
     report.text(bench.describe_judge())
     report.text(
         f"{len(bench.concepts)} held-out concepts, one seed, {STEPS} denoising steps, guidance 3. Maps of {PROMPTS} + "
@@ -210,19 +208,13 @@ def methods(
         yield best([of_slider(slider_name(times), slider) for slider in sliders], development, source, target)
 
 
-def exchanged(one: Sequence[Sample], other: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-    """Two sides with half of each exchanged, so that there is nothing to learn."""
-    return [*one[::2], *other[1::2]], [*other[::2], *one[1::2]]
-
-
 def of_map(name: str, seconds: float, act_map: ActMap, mixed: ActMap) -> Method:
     """A map as a method."""
 
     def drawn(bench: StyleBench, texts: Sequence[str], strength: float) -> Judged:
         return drawn_with(bench, act_map, texts, strength)
 
-    controls = {**random_controls(act_map), "shuffled sides": mixed}
-    return Method(name, seconds, "", drawn, STRENGTHS, (act_map, controls))
+    return Method(name, seconds, "", drawn, STRENGTHS, (act_map, all_controls(act_map, mixed)))
 
 
 def of_slider(name: str, slider: Slider) -> Method:

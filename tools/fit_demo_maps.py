@@ -77,11 +77,10 @@ def _removal(thing: str, subject: str) -> DemoMap:
     return DemoMap(name, f"No {thing}", description, "removal", thing=thing, strength=1.5, subjects=subjects)
 
 
-def _pictures(name: str, strength: float) -> DemoMap:
+def _pictures(name: str) -> DemoMap:
     description = f"Draws in {name}, which the demo model has no word for; learned from 16 pictures."
     tags = "style, from pictures"
-    title, branch = name.capitalize(), "both"
-    return DemoMap(f"pictures_{name}", title, description, tags, picture_set=name, strength=strength, branch=branch)
+    return DemoMap(f"pictures_{name}", name.capitalize(), description, tags, picture_set=name, branch="both")
 
 
 DEMO_MAPS = (
@@ -91,8 +90,7 @@ DEMO_MAPS = (
     _style("shapes", "simple shapes", "Turns what the demo model draws into simple shapes."),
     _removal("face", "grinning face"),
     _removal("heart", "red heart"),
-    _pictures("sepia", 1.0),
-    _pictures("blueprint", 0.5),
+    _pictures("sepia"),
 )
 
 

@@ -46,7 +46,7 @@ TEXT_MAPS = (
     TextMap("cheerful", "neutral_to_cheerful", "Cheerful text", "Makes what the model writes cheerful.", 1.1),
     TextMap("gloomy", "neutral_to_gloomy", "Gloomy text", "Makes what the model writes gloomy.", 1.2),
     TextMap("baroque", "plain_to_baroque", "Baroque wording", "Makes the wording ornate.", 0.5),
-    TextMap("plain", "baroque_to_plain", "Plain wording", "Makes the wording plain.", 0.7),
+    TextMap("plain", "baroque_to_plain", "Plain wording", "Makes the wording plain; repeats itself near 1.", 0.7),
     TextMap("nature", "neutral_to_nature", "Nature in text", "Brings in plants, animals and water.", 1.1),
     TextMap("night", "day_to_night", "Night in text", "Moves what is told to the night.", 1.5),
 )

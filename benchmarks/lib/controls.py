@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 import torch
 
@@ -10,6 +12,7 @@ from act_core import ActMap
 from act_core.demo.statistics import permuted
 
 RANDOM_CONTROLS = 10
+Sample = TypeVar("Sample")
 
 
 def flipped(act_map: ActMap, seed: int = 0) -> ActMap:
@@ -28,3 +31,13 @@ def random_controls(act_map: ActMap, count: int = RANDOM_CONTROLS) -> dict[str, 
     makers = {"permuted": permuted, "flipped": flipped}
     names = [(list(makers)[number % 2], number // 2) for number in range(count)]
     return {f"{name} {seed + 1}": makers[name](act_map, seed) for name, seed in names}
+
+
+def exchanged(one: Sequence[Sample], other: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
+    """Two sides with half of each exchanged, to fit a control on: there is no difference to learn."""
+    return [*one[::2], *other[1::2]], [*other[::2], *one[1::2]]
+
+
+def all_controls(act_map: ActMap, mixed: ActMap) -> dict[str, ActMap]:
+    """The random maps, and one that was fitted on `exchanged` sides, by name."""
+    return {**random_controls(act_map), "shuffled sides": mixed}

@@ -100,7 +100,6 @@ class StyleBench:
         *,
         last: bool = False,
         steps: int = STEPS,
-        judge: str = "full",
         without: Collection[str] = (),
     ) -> None:
         """Choose the concepts.
@@ -111,7 +110,6 @@ class StyleBench:
             pictures: all emoji.
             last: whether to take concepts from the end of the list, which are used to choose settings.
             steps: denoising steps of each picture.
-            judge: how it was trained, see `load_judge`.
             without: names of concepts that a map was fitted on, which are not drawn.
         """
         held_out = held_out_concepts(pictures, without)
@@ -121,8 +119,7 @@ class StyleBench:
         self.pictures = pictures
         self.seeds = seeds
         self.steps = steps
-        self.judge: Judge = load_judge(pictures, judge)
-        self._training = judge
+        self.judge: Judge = load_judge()
         pipeline = DiffusersModel.from_pretrained(ROOT / "demo_model").pipeline
         self.models = {components: PerStep(pipeline, components=components) for components in COMPONENTS}
         self.model = self.models["both"]
@@ -130,9 +127,9 @@ class StyleBench:
 
     def describe_judge(self) -> str:
         """How good the judge is, for the setup of a report."""
+        right = self.judge.accuracy(self.pictures)
         return (
-            f"The judge's training was {self._training}. It recognises the style of "
-            f"{self.judge.accuracy(self.pictures):.0%} of the real emoji of concepts that it was not trained on."
+            f"The judge recognises the style of {right:.0%} of the real emoji of concepts that it was not trained on."
         )
 
     def captions(self, style: int | None, concepts: Iterable[int]) -> list[str]:
@@ -191,8 +188,9 @@ class StyleBench:
 
 def kept(features: Tensor, wanted: Tensor) -> Tensor:
     """Similarity of each picture to the wanted one, ``[n]``: 1 if identical, 0 if like an average other one."""
-    same = (features * wanted).sum(1)
-    others = (features @ wanted.T).mean()
+    alike = features @ wanted.T
+    same = alike.diagonal()
+    others = (alike.sum() - same.sum()) / (alike.numel() - len(same))
     return (same - others) / (1 - others)
 
 

@@ -29,6 +29,19 @@ MODEL_LAYERS = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", 
 TEXT_LAYERS = ["q_proj", "k_proj", "v_proj", "out_proj"]
 
 
+def with_lora(model: DiffusersModel, rate: float) -> torch.optim.Adam:
+    """Put a LoRA on the attention of the diffusion model and of the text encoder; what trains it, and only it."""
+    from peft import LoraConfig
+
+    torch.manual_seed(0)
+    parts: dict[str, Any] = dict(model.modules)
+    for name, module in parts.items():
+        module.requires_grad_(False)
+        layers = MODEL_LAYERS if name == DIFFUSION_MODEL else TEXT_LAYERS
+        module.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=layers))
+    return torch.optim.Adam([p for module in parts.values() for p in module.parameters() if p.requires_grad], rate)
+
+
 class Slider:
     """A LoRA on the attention of the diffusion model and of the text encoder, trained in a copy of the demo model.
 
@@ -46,20 +59,12 @@ class Slider:
     """
 
     def __init__(self, source: Sequence[str], target: Sequence[str], rate: float = RATE) -> None:
-        from peft import LoraConfig
-
         self.model = DiffusersModel.from_pretrained(ROOT / "demo_model")
         self._pairs = list(zip(source, target, strict=True))
         self._schedule = cast("FlowSchedule", schedule_of(self.model.pipeline))
         self._latents = self.model.latents(list(source), steps=STEPS, guidance=GUIDANCE)
-        torch.manual_seed(0)
         self._parts: dict[str, Any] = dict(self.model.modules)
-        for name, module in self._parts.items():
-            module.requires_grad_(False)
-            layers = MODEL_LAYERS if name == DIFFUSION_MODEL else TEXT_LAYERS
-            module.add_adapter(LoraConfig(r=RANK, lora_alpha=RANK, target_modules=layers))
-        trained = [p for module in self._parts.values() for p in module.parameters() if p.requires_grad]
-        self._optimizer = torch.optim.Adam(trained, rate)
+        self._optimizer = with_lora(self.model, rate)
         self._generator = torch.Generator().manual_seed(0)
         self.seconds, self.steps = 0.0, 0
 
