@@ -44,8 +44,10 @@ class Values:
 
 
 def pool(x: Tensor, layout: Layout, mask: Tensor | None) -> Tensor:
-    """Mean over tokens, or over height and width, in float32: ``[rows, channels]``."""
-    return row_means(x, layout, mask).flatten(1)
+    """Mean over tokens, or over height and width, in float32: ``[rows, channels]``, in memory of its own."""
+    means = row_means(x, layout, mask).flatten(1)
+    # A vector is its own mean, which the next layer may overwrite, as a ReLU in place does.
+    return means.clone() if layout == "vector" else means
 
 
 def extremes(x: Tensor, layout: Layout, mask: Tensor | None) -> tuple[Tensor, Tensor]:

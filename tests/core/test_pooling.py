@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from helpers import TensorModel, assert_identical, prompts
+from torch import nn
 
+from act_core import ActMap, fit
+from act_core.fitting.memory import BatchPlan, SampleMemory
 from act_core.fitting.pooling import extremes, pool
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -57,3 +62,22 @@ def test_extremes_are_per_channel() -> None:
     assert (low.tolist(), high.tolist()) == ([0, 4, 8], [15, 19, 23])
     low, high = extremes(x[:, :, 0, 0], "vector", None)
     assert (low.tolist(), high.tolist()) == ([0, 4, 8], [12, 16, 20])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"memory_budget": 1}, {"memory_budget": 1, "order": "simultaneous"}, {"estimator": "end_to_end", "steps": 2}],
+    ids=["streamed", "simultaneous", "end to end"],
+)
+def test_layer_in_place_does_not_change_the_values_of_the_site_before(
+    settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SampleMemory, "plan", lambda *_: BatchPlan(resident=8, batch=4))
+
+    def fitted(*, in_place: bool) -> ActMap:
+        torch.manual_seed(0)
+        module = nn.Sequential(nn.Linear(6, 6), nn.ReLU(in_place), nn.Linear(6, 6))
+        sides = prompts("source", 9), prompts("target", 9)
+        return fit(TensorModel(module, (6,)), *sides, sites="toy/0, toy/2", **settings)
+
+    assert_identical(fitted(in_place=True), fitted(in_place=False))
