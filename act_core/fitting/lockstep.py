@@ -165,7 +165,9 @@ class Walk:
         for components in self._copies:
             modules = {component.name: submodules(component.module) for component in components}
             for site in self._sites:
-                sites[modules[site.component][site.name]].append(site)
+                own = sites[modules[site.component][site.name]]
+                if site not in own:  # copies may share a module
+                    own.append(site)
                 if site.segment is not None:
                     module = modules[site.component][site.segment.gauge]
                     gauges[module].add((site.component, site.segment.gauge, site.segment.output))

@@ -45,6 +45,14 @@ def test_replicas_fit_the_map_of_one_model(make: Callable[[], TensorModel], sett
     assert_identical(walked, fit(make(), SOURCE, TARGET, sites="toy/*", batch_size=2, **settings))
 
 
+def test_module_that_replicas_share_is_steered_once() -> None:
+    model = ReplicatedModel(chain())
+    layers: Any = model.copy.layers
+    layers[0] = model.module.get_submodule("layers.0")
+    walked = fit(model, SOURCE, TARGET, sites="toy/*", batch_size=2)
+    assert_identical(walked, fit(chain(), SOURCE, TARGET, sites="toy/*", batch_size=2))
+
+
 def test_replicas_fit_the_gates_of_one_model() -> None:
     source, target = prompts("source", 12), prompts("target", 12)
     walked = fit(ReplicatedModel(chain()), source, target, sites="toy/*", batch_size=5, support="gated")
