@@ -138,6 +138,8 @@ class Parking(TorchDispatchMode):
                 continue
             known = self._tracked.get(key)
             if known is None or known.storage() is not storage:
+                if known is not None:
+                    self.bring_back(known)  # gone while it was parked: frees its place
                 self._tracked[key] = _Tracked(weakref.ref(storage), lot)
                 yield key, self._tracked[key]
 

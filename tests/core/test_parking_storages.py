@@ -78,7 +78,39 @@ def test_storages_freed_while_parked_give_their_place_back() -> None:
         assert float(y.sum()) == 3000
 
 
+def test_address_of_a_storage_that_is_freed_while_parked_keeps_no_place() -> None:
+    file = TemporaryFile()
+    with Parking() as parked, parked.lot() as lot:
+        parked._file = file
+        for number in range(50):
+            x = torch.ones(1000) * 2
+            for _ in range(2):  # the second time, x stays away
+                lot.park()
+                lot.unpark()
+            del x
+            y = torch.ones(1000) * number  # likely at its address
+            assert float(y.sum()) == 1000 * number
+            del y
+        assert file._end <= 4 * 4096
+
+
 # --- what micro-batches share
+
+
+def test_storage_that_another_micro_batch_has_read_stays() -> None:
+    parked = Parking()  # not entered, see `lot`
+    mine, other = parked.lot(), parked.lot()
+    with mine:
+        shared, own = torch.ones(4) * 2, torch.ones(4) * 3
+        mine.park()
+        assert nbytes(shared, own) == [0, 0]
+    with other:
+        assert (shared + 1).tolist() == [3, 3, 3, 3]
+    with mine:
+        mine.unpark()
+        assert (shared + own).tolist() == [5, 5, 5, 5]
+        mine.park()
+        assert nbytes(shared, own) == [16, 0]
 
 
 @pytest.mark.usefixtures("always_parks")
