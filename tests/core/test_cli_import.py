@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
@@ -38,6 +39,20 @@ def test_layers_are_numbers_and_ranges(run: Run, tmp_path: Path) -> None:
     assert [site.name for site in load_map(out).transports] == [f"model.layers.{n}" for n in (2, 3, 4, 7)]
     for layer in ("-1", "4-2", "first", "1.5"):
         refused(run(*arguments, f"--layer={layer}"), "is not a layer")
+
+
+def test_size_of_a_multimodal_model_is_that_of_its_language_part(run: Run, tmp_path: Path) -> None:
+    source, out, model = tmp_path / "a.gguf", tmp_path / "a.safetensors", tmp_path / "model"
+    source.write_bytes(gguf_bytes({"direction.1": torch.ones(8)}))
+    model.mkdir()
+    text = {"model_type": "gemma3_text", "hidden_size": 8, "num_hidden_layers": 2}
+    config = {"model_type": "gemma3", "hidden_size": 7, "text_config": text}
+    (model / "config.json").write_text(json.dumps(config), "utf-8")
+    assert run("import", source, "--output", out, "--model", model)[0] == 0
+    assert load_map(out).record.base["language_model"].architecture == "gemma3_text"
+    text["hidden_size"] = 9
+    (model / "config.json").write_text(json.dumps(config), "utf-8")
+    refused(run("import", source, "--output", out, "--model", model, "--overwrite"), "the model has 9")
 
 
 def test_failed_import_writes_nothing(run: Run, tmp_path: Path) -> None:

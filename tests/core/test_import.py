@@ -105,6 +105,9 @@ def test_offset_moves_layers(tmp_path: Path) -> None:
     for file in (path, vectors_file):
         names = [site.name for site in import_map(file, architecture="llama", layer_offset=-1).transports]
         assert names == ["model.layers.0", "model.layers.2"]
+    vectors_file.write_bytes(torch_bytes({-1: vectors(1)[1]}))  # counted from the embedding, say
+    act_map = import_map(vectors_file, architecture="llama", layer_offset=1)
+    assert [site.name for site in act_map.transports] == ["model.layers.0"]
 
 
 def test_model_folder_gives_kind_and_size(tmp_path: Path, tiny: Path) -> None:

@@ -242,6 +242,8 @@ def test_layers_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     path.write_bytes(torch_bytes({1: ONES}))
     refused(path, "leave out --layer", layers=[1])
+    path.write_bytes(torch_bytes({-1: ONES}))
+    refused(path, "block -1, which no model has")
     path.write_bytes(torch_bytes(torch.ones(3, 8)))
     refused(path, "3 vectors for 2 layers", layers=[1, 2])
     refused(path, "twice", layers=[1, 1, 2])
