@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from act_core import ActMap, MapError, steer
 from act_core.errors import FitError
 from act_core.fitting.coefficients import coefficients
 from act_core.levels import MAX_LEVELS, as_levels, check_levels
+from act_core.models.pipeline_calls import Call
+from act_core.models.sampling_levels import with_levels
 from act_core.summary import describe
 from act_core.transport import Statistics, fit_transport, stacked
 
@@ -20,6 +23,12 @@ from act_core.transport import Statistics, fit_transport, stacked
 def model() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(CHANNELS, CHANNELS), nn.Linear(CHANNELS, CHANNELS))
+
+
+class FlowMatchScheduler:
+    """Times from 1000 down to 0, as a scheduler of diffusers counts them."""
+
+    config = SimpleNamespace(shift=1.0, num_train_timesteps=1000)
 
 
 X = torch.randn(2, 5, CHANNELS, generator=torch.Generator().manual_seed(3))
@@ -46,6 +55,19 @@ def test_site_without_bins_acts_at_all_levels() -> None:
         assert torch.equal(act_map.at(level)[SECOND.key].omega, act_map[SECOND.key].omega)
     assert act_map.restrict(FIRST.key).levels == LEVELS
     assert act_map.restrict(SECOND.key).levels == ()
+
+
+def test_times_beyond_the_schedule_are_at_its_ends() -> None:
+    """Some samplers overshoot the last time, or take an intermediate step before the first."""
+    module = model()
+    pipeline = SimpleNamespace(transformer=module, scheduler=FlowMatchScheduler())
+    with steer(module, binned_map()) as steering:
+        denoise = with_levels(pipeline, {})["transformer"]
+        levels: list[float] = []
+        for time in (1000.0, 1010.0, 500.0, -10.0):
+            denoise(Call("transformer", {"timestep": torch.tensor([time])}, lambda: module(X)))
+            levels.append(steering.level)
+    assert levels == [1, 1, 0.5, 0]
 
 
 @pytest.mark.parametrize("bounded", [False, True])
