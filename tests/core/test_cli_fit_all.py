@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from command_line import Run, refused
+from helpers import assert_identical, largest_difference
 
-from act_core import load_map
+from act_core import ActMap, load_map
 
 SCENES = ["a cat", "a bridge", "old men", "plums", "rain"]
 
@@ -46,6 +47,31 @@ def test_fit_all_fits_looks_and_gated_removals(
     assert all(transport.gate is not None for transport in removal.transports.values())
     assert f"[1/2] look_plain_grey: {len(look)} sites" in text
     assert f"[2/2] remove_hat: {len(removal)} sites" in text
+
+
+def test_fit_all_draws_noise_and_records_by_its_seed(
+    run: Run, tmp_path: Path, tiny_pipeline: Path, prompt_sets: Path
+) -> None:
+    (prompt_sets / "remove_hat.txt").unlink()
+    maps: list[ActMap] = []
+    for options in ((), ("--seed", 3), ("--seed", 0)):
+        arguments = (
+            "fit-all",
+            "--model",
+            tiny_pipeline,
+            "--prompt-sets",
+            prompt_sets,
+            "--components",
+            "model",
+            *options,
+        )
+        out = tmp_path / str(len(maps))
+        assert run(*arguments, "--out", out)[0] == 0
+        maps.append(load_map(out / "look_plain_grey.safetensors"))
+    default, other, zero = maps
+    assert [act_map.record.seed for act_map in maps] == [0, 3, 0]
+    assert_identical(default, zero)
+    assert largest_difference(default, other) > 0
 
 
 def test_fit_all_skips_existing_maps_unless_overwriting(
