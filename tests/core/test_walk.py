@@ -96,6 +96,19 @@ def test_component_passes_select_the_pass_that_is_fitted(counts: int) -> None:
     assert torch.allclose(act_map["toy/norm"].beta, target - source, atol=1e-6)
 
 
+def test_site_stands_in_the_order_of_the_pass_that_is_fitted() -> None:
+    class NormedBefore(NormedTwice):
+        def forward(self, x: Tensor) -> Tensor:
+            self.norm(x)
+            return super().forward(x)
+
+    model = TensorModel(NormedBefore(), (4,))
+    (component,) = model.components
+    for passes, expected in ((0, ["norm", "first", "last"]), (2, ["first", "norm", "last"])):
+        model.components[:] = [replace(component, passes={"norm": passes})]
+        assert keys(fit(model, SOURCE, TARGET, sites="toy/*")) == [f"toy/{name}" for name in expected]
+
+
 def test_walk_runs_one_micro_batch_at_a_time() -> None:
     model, inside, most = chain(), 0, 0
 
