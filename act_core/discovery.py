@@ -113,7 +113,8 @@ def discover(
             everything.append(key)
             chosen = bool(name) and (by_rule or matches(names, key))
             matched |= chosen
-            if chosen or (apart and name):
+            # A module may have a second name, which is not chosen.
+            if chosen or (apart and name and module not in handlers):
                 handlers[module] = partial(watch.note, component, name, module)
     check_names(sites, everything, any_module=matched)
     with intercepted(handlers), watch.joins or nullcontext():

@@ -189,3 +189,20 @@ def test_model_compiled_as_a_whole_keeps_its_names() -> None:
 
 def test_fit_keeps_the_order_of_discovery() -> None:
     assert keys(fit(mixed(), SOURCE, TARGET, sites=MIXED_SITES)) == MIXED_IN_ORDER
+
+
+@pytest.mark.parametrize("name", ["first", "alias"])
+@pytest.mark.parametrize("apart", [False, True])
+def test_module_with_two_names_is_found_by_either(name: str, apart: bool) -> None:
+    class Aliased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = self.alias = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.first(x)
+
+    model = TensorModel(Aliased(), (6, 4))
+    batch = model.batches(SOURCE[:2], 2)[0]
+    sites = discover(model.components, f"toy/{name}", batch.run, batch.rows, apart=apart)
+    assert [site.key for site in sites] == [f"toy/{name}"]
