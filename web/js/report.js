@@ -28,6 +28,15 @@ function addWidget(node) {
     return widget;
 }
 
+/** The node of an output: also one in a subgraph, named by `subgraph:node`, or by the nodes that lead to it. */
+function nodeOf(id) {
+    const path = id.split(":");
+    const last = path.pop();
+    let graph = app.graph;
+    for (const part of path) graph = app.graph.subgraphs?.get(part) ?? graph?.getNodeById(part)?.subgraph;
+    return graph?.getNodeById(last);
+}
+
 function show(node, output) {
     const text = textOf(output);
     if (!text) return;
@@ -51,7 +60,7 @@ app.registerExtension({
     // Also when the page brings results back, such as from another tab; older pages do not call it.
     onNodeOutputsUpdated(outputs) {
         for (const [id, output] of Object.entries(outputs)) {
-            const node = app.graph.getNodeById(id);
+            const node = nodeOf(id);
             if (node?.constructor.nodeData?.category === CATEGORY) show(node, output);
         }
     },
