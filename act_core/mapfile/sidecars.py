@@ -39,7 +39,11 @@ def write_sidecars(path: str | os.PathLike[str], *, overwrite: bool = False) -> 
     card = act_map.card
     data = path.read_bytes()
     ends = card.strength_range
-    usage = {} if ends is None else {"strength_min": ends[0], "strength_max": ends[1], "strength": min(1.0, ends[1])}
+    usage: dict[str, float] = {}
+    if ends is not None:
+        low, high = sorted(ends)
+        # Managers insert the map at this strength.
+        usage = {"strength_min": low, "strength_max": high, "strength": max(low, min(1.0, high))}
     metadata: dict[str, Any] = {
         "file_name": path.stem,
         "model_name": card.title or path.stem,

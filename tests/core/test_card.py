@@ -121,11 +121,13 @@ def test_sidecars_replace_no_picture_of_the_user(path: Path, fitted: ActMap) -> 
     assert not path.with_name(f"{path.stem}.metadata.json").exists()
 
 
-@pytest.mark.parametrize(("high", "advised"), [(0.75, 0.75), (1.25, 1.0)])
-def test_sidecars_advise_a_strength_in_the_range(path: Path, fitted: ActMap, high: float, advised: float) -> None:
-    save_map(fitted, path, strength_range=(-1.0, high))
+@pytest.mark.parametrize(("low", "high", "advised"), [(-1.0, 0.75, 0.75), (-1.0, 1.25, 1.0), (1.5, 2.0, 1.5)])
+def test_sidecars_advise_a_strength_in_the_range(
+    path: Path, fitted: ActMap, low: float, high: float, advised: float
+) -> None:
+    save_map(fitted, path, strength_range=(low, high))
     metadata = json.loads(write_sidecars(path)[0].read_text("utf-8"))
-    assert json.loads(metadata["usage_tips"]) == {"strength_min": -1.0, "strength_max": high, "strength": advised}
+    assert json.loads(metadata["usage_tips"]) == {"strength_min": low, "strength_max": high, "strength": advised}
 
 
 def test_listing_shows_maps_and_reasons(tmp_path: Path, fitted: ActMap) -> None:
