@@ -8,6 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..act_core import ActMap, load_map
+from ..act_core.errors import MapFileError
 from ..act_core.settings import as_strength
 from .common import CATEGORY, STRENGTH, ACTMapIO, ACTMapStackIO, aliases, outside_limits, strength_input
 from .host import folders
@@ -57,7 +58,7 @@ class ACTMapStack(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **rows: Any) -> str:
-        return " ".join(folders.sha256(name) for _, name, _ in _used(rows))
+        return " ".join(_hash(name) for name in _named(rows))
 
     @classmethod
     def execute(cls, act_maps: ActMap | MapStack | None = None, **rows: Any) -> io.NodeOutput:
@@ -95,6 +96,22 @@ def _used(rows: Mapping[str, Any]) -> Iterator[tuple[int, str, float]]:
         name, strength, on = _values(rows, number)
         if on and name not in (None, _NONE):
             yield number, name, strength
+
+
+def _named(rows: Mapping[str, Any]) -> Iterator[str]:
+    """File names of the rows that are on, or that another node turns on or off, which has not run yet."""
+    for number in range(1, ROWS + 1):
+        name, _, on = _values(rows, number)
+        if (on or on is None) and name not in (None, _NONE):
+            yield name
+
+
+def _hash(name: str) -> str:
+    """Of a file; empty if there is none, which is an error only where its row is on."""
+    try:
+        return folders.sha256(name)
+    except MapFileError:
+        return ""
 
 
 def _described(entry: StackedMap) -> str:

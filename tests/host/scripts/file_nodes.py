@@ -1,0 +1,53 @@
+"""Run by the host's own Python: what nodes that read and write maps do with unusual files and inputs, as JSON."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import inside
+
+# isort: split
+import folder_paths
+import torch
+from act_pack.act_core import ActMap, save_map
+from act_pack.act_core.sites import Site
+from act_pack.act_core.transport import Transport
+from act_pack.nodes.host import folders
+from act_pack.nodes.stack import ACTMapStack
+
+assert inside.PACK
+BASE = Path(tempfile.mkdtemp())
+folder_paths.models_dir = str(BASE / "models")
+folder_paths.set_temp_directory(str(BASE / "temp"))
+folders.register()
+MAPS = BASE / "models" / "act_maps"
+MAPS.mkdir(parents=True)
+SITE = Site("model", "layer", None, "tokens", 2)
+
+
+def map_of(offset: float) -> ActMap:
+    return ActMap({SITE: Transport(torch.ones(2), torch.full((2,), offset))})
+
+
+def is_noticed(change: bool, **row: Any) -> bool:
+    """Whether a stack notices that the file of its row is another one, or that nothing happened."""
+    save_map(map_of(1.0), MAPS / "row.safetensors")
+    before = ACTMapStack.fingerprint_inputs(map_1="row.safetensors", **row)
+    if change:
+        save_map(map_of(2.0), MAPS / "row.safetensors")
+    return ACTMapStack.fingerprint_inputs(map_1="row.safetensors", **row) != before
+
+
+RESULTS = {
+    "stack": {
+        "on": is_noticed(change=True, on_1=True),
+        "off": is_noticed(change=True, on_1=False),
+        "linked": is_noticed(change=True, on_1=None),
+        "unchanged": is_noticed(change=False, on_1=None),
+    },
+    "gone": ACTMapStack.fingerprint_inputs(map_1="gone.safetensors", on_1=None),
+}
+print(json.dumps(RESULTS))

@@ -1,0 +1,18 @@
+"""Nodes that read and write maps, with unusual files and inputs; a script calls them in the host's own Python."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from in_host import ResultsOf
+
+
+@pytest.fixture
+def results(results_of: ResultsOf) -> dict[str, Any]:
+    return results_of("file_nodes.py")
+
+
+def test_stack_notices_a_changed_file_of_a_row_whose_switch_is_connected(results: dict[str, Any]) -> None:
+    assert results["stack"] == {"on": True, "off": False, "linked": True, "unchanged": False}
+    assert results["gone"] == ""  # the node itself reports it, if the row is on
