@@ -35,8 +35,8 @@ class ListACTMaps(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, contains: str) -> str:
-        return _report(contains)
+    def fingerprint_inputs(cls, contains: str | None) -> str:
+        return _report(contains or "")  # connected: all maps count
 
     @classmethod
     def execute(cls, contains: str) -> io.NodeOutput:

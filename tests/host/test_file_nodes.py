@@ -16,3 +16,7 @@ def results(results_of: ResultsOf) -> dict[str, Any]:
 def test_stack_notices_a_changed_file_of_a_row_whose_switch_is_connected(results: dict[str, Any]) -> None:
     assert results["stack"] == {"on": True, "off": False, "linked": True, "unchanged": False}
     assert results["gone"] == ""  # the node itself reports it, if the row is on
+
+
+def test_list_of_maps_takes_a_connected_text(results: dict[str, Any]) -> None:
+    assert results["list"]

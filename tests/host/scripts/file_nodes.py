@@ -16,6 +16,7 @@ from act_pack.act_core import ActMap, save_map
 from act_pack.act_core.sites import Site
 from act_pack.act_core.transport import Transport
 from act_pack.nodes.host import folders
+from act_pack.nodes.list_maps import ListACTMaps
 from act_pack.nodes.stack import ACTMapStack
 
 assert inside.PACK
@@ -49,5 +50,6 @@ RESULTS = {
         "unchanged": is_noticed(change=False, on_1=None),
     },
     "gone": ACTMapStack.fingerprint_inputs(map_1="gone.safetensors", on_1=None),
+    "list": ListACTMaps.fingerprint_inputs(None) == ListACTMaps.fingerprint_inputs(""),
 }
 print(json.dumps(RESULTS))
