@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io as bytes_io
+import logging
 from typing import Any
 
 from comfy_api.latest import io, ui
@@ -14,6 +15,7 @@ from ..act_core.text import shorten
 from .common import pixels_of
 
 _MAX_TITLE, _MAX_TEXT = 60, 300  # characters
+_MAX_SIDE = 2048  # pixels
 
 
 def summary_of(act_map: ActMap) -> str:
@@ -36,8 +38,20 @@ def summary_of(act_map: ActMap) -> str:
 
 def shown_card(act_map: ActMap, text: str, cls: type[io.ComfyNode]) -> dict[str, Any]:
     """What a node shows after a run: a text, and the cover of a map if it has one."""
-    if not act_map.card.cover:
+    picture = _cover(act_map.card.cover)
+    if picture is None:
         return {"text": (text,)}
-    with Image.open(bytes_io.BytesIO(act_map.card.cover)) as picture:
-        pixels = pixels_of(picture.convert("RGB"))
-    return {**ui.PreviewImage(pixels, cls=cls).as_dict(), "text": (text,)}
+    return {**ui.PreviewImage(pixels_of(picture), cls=cls).as_dict(), "text": (text,)}
+
+
+def _cover(data: bytes) -> Image.Image | None:
+    """A cover in RGB; None if there is none, or if it cannot be shown, since the map is of use without it."""
+    if not data:
+        return None
+    try:
+        with Image.open(bytes_io.BytesIO(data)) as picture:
+            # A small file may hold a picture that fills the memory.
+            return picture.convert("RGB") if max(picture.size) <= _MAX_SIDE else None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        logging.warning("ACT Steering: the cover of the map is damaged, so it is not shown.")
+        return None

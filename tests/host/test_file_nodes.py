@@ -20,3 +20,8 @@ def test_stack_notices_a_changed_file_of_a_row_whose_switch_is_connected(results
 
 def test_list_of_maps_takes_a_connected_text(results: dict[str, Any]) -> None:
     assert results["list"]
+
+
+def test_map_whose_cover_cannot_be_shown_is_loaded(results: dict[str, Any]) -> None:
+    alone = ["text"]
+    assert results["covers"] == {"whole": ["animated", "images", "text"], "damaged": alone, "cut": alone, "huge": alone}

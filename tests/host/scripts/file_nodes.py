@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tempfile
 from pathlib import Path
@@ -17,7 +18,9 @@ from act_pack.act_core.sites import Site
 from act_pack.act_core.transport import Transport
 from act_pack.nodes.host import folders
 from act_pack.nodes.list_maps import ListACTMaps
+from act_pack.nodes.map_files import LoadACTMap
 from act_pack.nodes.stack import ACTMapStack
+from PIL import Image
 
 assert inside.PACK
 BASE = Path(tempfile.mkdtemp())
@@ -33,6 +36,12 @@ def map_of(offset: float) -> ActMap:
     return ActMap({SITE: Transport(torch.ones(2), torch.full((2,), offset))})
 
 
+def jpeg(side: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), "red").save(file, "JPEG", quality=1)
+    return file.getvalue()
+
+
 def is_noticed(change: bool, **row: Any) -> bool:
     """Whether a stack notices that the file of its row is another one, or that nothing happened."""
     save_map(map_of(1.0), MAPS / "row.safetensors")
@@ -40,6 +49,13 @@ def is_noticed(change: bool, **row: Any) -> bool:
     if change:
         save_map(map_of(2.0), MAPS / "row.safetensors")
     return ACTMapStack.fingerprint_inputs(map_1="row.safetensors", **row) != before
+
+
+def shown(cover: bytes) -> list[str]:
+    """What Load ACT Map shows of a map with this cover."""
+    save_map(map_of(1.0), MAPS / "covered.safetensors", title="Covered", cover=cover)
+    output = LoadACTMap.execute("covered.safetensors")
+    return sorted(output.ui)
 
 
 RESULTS = {
@@ -51,5 +67,11 @@ RESULTS = {
     },
     "gone": ACTMapStack.fingerprint_inputs(map_1="gone.safetensors", on_1=None),
     "list": ListACTMaps.fingerprint_inputs(None) == ListACTMaps.fingerprint_inputs(""),
+    "covers": {
+        "whole": shown(jpeg(32)),
+        "damaged": shown(b"\xff\xd8\xff no picture"),
+        "cut": shown(jpeg(256)[:-400]),
+        "huge": shown(jpeg(2049)),
+    },
 }
 print(json.dumps(RESULTS))
