@@ -10,6 +10,7 @@ from comfy_api.latest import io
 from PIL import Image
 
 from ..act_core import ActMap, load_map, save_map
+from ..act_core.image_files import as_rgb
 from ..act_core.mapfile import write_sidecars
 from ..act_core.summary import describe
 from .common import CATEGORY, MAX_STRENGTH, ACTMapIO, aliases
@@ -172,8 +173,9 @@ class LoadACTMap(io.ComfyNode):
 
 def _jpeg(images: Any) -> bytes:
     """The first picture of a batch ``[pictures, height, width, 3]``, scaled down, as the bytes of a JPEG file."""
-    pixels = (images[0].cpu().numpy().clip(0, 1) * 255).round().astype(np.uint8)
-    picture = Image.fromarray(pixels).convert("RGB")
+    pixels = (images[0].float().cpu().numpy().clip(0, 1) * 255).round().astype(np.uint8)
+    # Pillow takes grey without a channel.
+    picture = as_rgb(Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels))
     picture.thumbnail((COVER_SIDE, COVER_SIDE))
     file = bytes_io.BytesIO()
     picture.save(file, "JPEG", quality=85)

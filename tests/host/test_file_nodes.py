@@ -25,3 +25,11 @@ def test_list_of_maps_takes_a_connected_text(results: dict[str, Any]) -> None:
 def test_map_whose_cover_cannot_be_shown_is_loaded(results: dict[str, Any]) -> None:
     alone = ["text"]
     assert results["covers"] == {"whole": ["animated", "images", "text"], "damaged": alone, "cut": alone, "huge": alone}
+
+
+def test_cover_is_made_of_any_picture(results: dict[str, Any]) -> None:
+    found = results["thumbnails"]
+    assert found["rgb"] == found["bfloat16"]
+    assert found["rgb"] == pytest.approx([255, 0, 0], abs=4)
+    assert found["grey"] == pytest.approx([128, 128, 128], abs=4)
+    assert found["transparent"] == [255, 255, 255]  # on white, as in a fit

@@ -13,12 +13,12 @@ import inside
 # isort: split
 import folder_paths
 import torch
-from act_pack.act_core import ActMap, save_map
+from act_pack.act_core import ActMap, load_map, save_map
 from act_pack.act_core.sites import Site
 from act_pack.act_core.transport import Transport
 from act_pack.nodes.host import folders
 from act_pack.nodes.list_maps import ListACTMaps
-from act_pack.nodes.map_files import LoadACTMap
+from act_pack.nodes.map_files import LoadACTMap, SaveACTMap
 from act_pack.nodes.stack import ACTMapStack
 from PIL import Image
 
@@ -30,6 +30,8 @@ folders.register()
 MAPS = BASE / "models" / "act_maps"
 MAPS.mkdir(parents=True)
 SITE = Site("model", "layer", None, "tokens", 2)
+CARD: dict[str, Any] = {"title": "", "author": "", "description": "", "license": ""}
+STRENGTHS = {"strength_low": 0.0, "strength_high": 1.0}
 
 
 def map_of(offset: float) -> ActMap:
@@ -58,6 +60,14 @@ def shown(cover: bytes) -> list[str]:
     return sorted(output.ui)
 
 
+def corner(channels: list[float], dtype: torch.dtype = torch.float32) -> tuple[int, ...]:
+    """The first pixel of the cover that Save ACT Map makes of a picture of one colour."""
+    pixels = torch.tensor(channels, dtype=dtype).expand(1, 16, 16, len(channels))
+    name = SaveACTMap.execute(map_of(1.0), "thumbnail", **CARD, **STRENGTHS, thumbnail=pixels).args[0]
+    with Image.open(io.BytesIO(load_map(MAPS / name).card.cover)) as picture:
+        return picture.convert("RGB").getpixel((0, 0))
+
+
 RESULTS = {
     "stack": {
         "on": is_noticed(change=True, on_1=True),
@@ -72,6 +82,12 @@ RESULTS = {
         "damaged": shown(b"\xff\xd8\xff no picture"),
         "cut": shown(jpeg(256)[:-400]),
         "huge": shown(jpeg(2049)),
+    },
+    "thumbnails": {
+        "rgb": corner([1.0, 0.0, 0.0]),
+        "bfloat16": corner([1.0, 0.0, 0.0], torch.bfloat16),
+        "grey": corner([0.5]),
+        "transparent": corner([0.0, 0.0, 0.0, 0.0]),
     },
 }
 print(json.dumps(RESULTS))
