@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import folder_paths
@@ -22,6 +23,8 @@ LANGUAGE_MODELS = "LLM"
 _SHIPPED = {MAPS: PACK / "pretrained_maps", PROMPT_SETS: PACK / "prompt_sets"}
 # The host lists files in subfolders, too. Those in this one are lists of captions, which have no sides.
 _CAPTIONS = "captions"
+# On Windows these words are devices, also in front of a suffix.
+_DEVICE = re.compile(r"con|prn|aux|nul|(?:com|lpt)[0-9]", re.IGNORECASE)
 _SUFFIXES = {MAPS: {".safetensors"}, PROMPT_SETS: {".txt"}}
 
 
@@ -198,9 +201,10 @@ def listed_name(path: Path, kind: str = MAPS) -> str:
 
 
 def _is_file_name(part: str) -> bool:
-    """Whether this names a file on every system: Windows drops dots at the end, and reserves some characters."""
+    """Whether this names a file on every system: Windows drops dots at the end, and reserves characters and words."""
     forbidden = any(is_unsafe(character) or character in '\n\t<>:"|?*' for character in part)
-    return bool(part) and not part.startswith(".") and not part.endswith(".") and not forbidden
+    is_device = _DEVICE.fullmatch(part.partition(".")[0].strip()) is not None
+    return bool(part) and not part.startswith(".") and not part.endswith(".") and not forbidden and not is_device
 
 
 def _exists(path: Path) -> bool:

@@ -33,3 +33,11 @@ def test_cover_is_made_of_any_picture(results: dict[str, Any]) -> None:
     assert found["rgb"] == pytest.approx([255, 0, 0], abs=4)
     assert found["grey"] == pytest.approx([128, 128, 128], abs=4)
     assert found["transparent"] == [255, 255, 255]  # on white, as in a fit
+
+
+def test_names_that_are_devices_on_windows_are_refused(results: dict[str, Any]) -> None:
+    found = results["names"]
+    for name in ("ink", "console", "com", "my con"):
+        assert found[name] == f"{name}.safetensors"
+    for name in ("nul", "aux.v2", "styles/COM1"):
+        assert found[name] == f"{name!r} is not a name for a map; give a plain file name, such as ink or styles/ink."

@@ -13,7 +13,7 @@ import inside
 # isort: split
 import folder_paths
 import torch
-from act_pack.act_core import ActMap, load_map, save_map
+from act_pack.act_core import ActMap, MapError, load_map, save_map
 from act_pack.act_core.sites import Site
 from act_pack.act_core.transport import Transport
 from act_pack.nodes.host import folders
@@ -68,6 +68,13 @@ def corner(channels: list[float], dtype: torch.dtype = torch.float32) -> tuple[i
         return picture.convert("RGB").getpixel((0, 0))
 
 
+def saved_as(name: str) -> str:
+    try:
+        return folders.listed_name(folders.new_map(name))
+    except MapError as error:
+        return str(error)
+
+
 RESULTS = {
     "stack": {
         "on": is_noticed(change=True, on_1=True),
@@ -89,5 +96,6 @@ RESULTS = {
         "grey": corner([0.5]),
         "transparent": corner([0.0, 0.0, 0.0, 0.0]),
     },
+    "names": {name: saved_as(name) for name in ("ink", "nul", "aux.v2", "styles/COM1", "console", "com", "my con")},
 }
 print(json.dumps(RESULTS))
