@@ -122,12 +122,17 @@ class Calibration:
         return sign * (before + part) / (len(knots) - 1)
 
     def scaled(self, number: float) -> Calibration | None:
-        """The calibration of the map that at strength 1 does what this one does at `number`; None if unknown."""
+        """The calibration of the map that at strength 1 does what this one does at `number`.
+
+        None if unknown, or if its strengths would be beyond `MAX_STRENGTH`.
+        """
         if not number or (number < 0 and self.negative != "negated"):
             return None
         order = slice(None, None, 1 if number > 0 else -1)
         # Adding 0 turns -0 into 0.
         strengths, up, down = (tuple(s / number + 0.0 for s in curve) for curve in (self.strengths, self.up, self.down))
+        if max(map(abs, (*strengths, *up, *down))) > MAX_STRENGTH:
+            return None
         return replace(
             self,
             strengths=strengths[order],

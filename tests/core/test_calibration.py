@@ -102,6 +102,12 @@ def test_scaled_map_keeps_the_same_strengths_at_the_same_positions() -> None:
     assert toy(WITHOUT_OPPOSITE).scaled(-1).calibration is None
 
 
+def test_map_scaled_to_almost_nothing_has_no_calibration() -> None:
+    assert toy().scaled(0.01).calibrated.range == pytest.approx((-100, 120))
+    assert toy().scaled(0.001).calibration is None
+    assert float(toy().scaled(0.001).transports[SITES[0]].beta[0]) == pytest.approx(0.001)
+
+
 def test_inverse_keeps_only_what_was_measured() -> None:
     assert toy().inverse().calibration is None
     turned = toy(replace(FOUND, negative="inverse")).inverse().calibrated
