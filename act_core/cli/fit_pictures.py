@@ -94,8 +94,11 @@ def fit_from_pictures(args: argparse.Namespace) -> tuple[ActMap, str, str]:
     _check_options(args, is_refined)
     refined, transported = _settings(args)
     levels = LEVELS if args.levels is None else parsed_levels(args.levels)
+    from ..fitting.pictures import check_for_pictures
     from ..image_files import check_pictures, read_pictures
 
+    if not is_refined:
+        check_for_pictures(transported)  # before a model is loaded, which takes a while
     pictures = read_pictures(args.target_images, captions=args.captions)
     check_pictures(pictures)
     sources = args.source_images and read_pictures(args.source_images, captions=args.captions)

@@ -78,10 +78,7 @@ def fit_pictures(
     """
     found = as_levels(levels)
     settings = changed(settings or FitSettings(), changes)
-    if settings.support == "gated" or settings.estimator == "project":
-        raise FitError("Gates and projections tell prompts apart, not pictures; choose another support and estimator.")
-    if settings.estimator == "end_to_end":
-        raise FitError("The estimator end_to_end is for prompts; choose linear, or refine the map on the pictures.")
+    check_for_pictures(settings)
     targets = list(target)
     model.check_samples(targets)
     notes: list[str] = []
@@ -103,6 +100,21 @@ def fit_pictures(
 
         maps.append(fit(model.at_level(level), sources, targets, settings, progress=at_level))
     return _joined(found, maps, notes)
+
+
+def check_for_pictures(settings: FitSettings) -> None:
+    """Refuse settings that only a fit from prompts can have.
+
+    Raises:
+        FitError: there are some.
+
+    Example:
+        >>> check_for_pictures(FitSettings(estimator="mean"))
+    """
+    if settings.support == "gated" or settings.estimator == "project":
+        raise FitError("Gates and projections tell prompts apart, not pictures; choose another support and estimator.")
+    if settings.estimator == "end_to_end":
+        raise FitError("The estimator end_to_end is for prompts; choose linear, or refine the map on the pictures.")
 
 
 def drawn_note(*, captioned: bool) -> str:
