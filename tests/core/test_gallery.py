@@ -22,6 +22,7 @@ from act_core import ActMap, MapError, gallery, save_map
 from act_core.calibration import Calibration
 from act_core.gallery import MAX_SWEEP_BYTES, write_gallery
 from act_core.records import Evidence
+from act_core.settings import FittedBy
 from tools.comfyui.frontend import CHROMIUM, FLAGS
 
 HOSTILE = (
@@ -94,10 +95,31 @@ def test_page_has_no_element_or_address_of_a_stranger(folder: Path) -> None:
     assert not [name for name in names if name.startswith("on") or name == "style"]
     links = [attributes["href"] or "" for attributes in page.attributes("a")]
     assert links == ["./java%20%26%20script%3A%3Cb%3E.safetensors", "./more/calm.safetensors"]
+    # A quotation mark in a title does not end an attribute.
+    assert [image["alt"] for image in page.attributes("img")] == [
+        f"Cover of {HOSTILE}",
+        f"{HOSTILE} at several strengths",
+    ]
+    saved_as = [attributes["download"] for attributes in page.attributes("a")]
+    assert saved_as == ["java & script:<b>.safetensors", "calm.safetensors"]
     policy = page.attributes("meta")[1]["content"] or ""
     assert policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
     assert "script" not in policy
     assert "unsafe" not in policy
+
+
+@pytest.mark.parametrize("fitted_by", ["transport", "refinement"])
+def test_page_shows_the_first_prompts_of_each_kind_of_map(tmp_path: Path, fitted: ActMap, fitted_by: FittedBy) -> None:
+    """A refinement has captions of pictures alone, some of them perhaps empty."""
+    targets = ("a cat in ink", "", "a dog in ink", "a hen in ink")
+    sources = () if fitted_by == "refinement" else ("a cat", "a fox", "a dog", "a hen")
+    record = replace(fitted.record, fitted_by=fitted_by, source_prompts=sources, target_prompts=targets)
+    save_map(replace(fitted, record=record), tmp_path / "ink.safetensors", title="Ink")
+    write_gallery(tmp_path, tmp_path / "gallery.html")
+    text = Elements(tmp_path / "gallery.html").text
+    shown = {"transport": "a cat → a cat in inka fox → a dog → a dog in ink", "refinement": "a cat in inka dog in ink"}
+    assert f"prompts{shown[fitted_by]}" in text
+    assert "hen" not in text  # three are enough to see what a map is
 
 
 def test_page_elsewhere_has_no_links(folder: Path, tmp_path: Path) -> None:
