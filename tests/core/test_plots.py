@@ -90,6 +90,12 @@ def test_grid_leaves_pictures_free_of_labels() -> None:
         assert same(sheet.crop((left, sheet.height - 46, left + 40, sheet.height - 6)), tile)
 
 
+def test_label_of_a_row_ends_above_the_next_row() -> None:
+    sheet = grid([[Image.new("RGB", (20, 20))]] * 2, ["a very long description of a picture " * 4, ""], ["0"])
+    below = sheet.crop((0, sheet.height - 26, 126, sheet.height))
+    assert same(below, Image.new("RGB", below.size, "white"))
+
+
 def test_animation_goes_through_the_columns_and_back(tmp_path: Path) -> None:
     colours = ["red", "lime", "blue"]
     save_animation([[Image.new("RGB", (40, 40), colour) for colour in colours]], ["0", "1", "2"], tmp_path / "a.webp")
