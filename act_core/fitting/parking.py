@@ -262,9 +262,9 @@ def _copied(storage: UntypedStorage) -> UntypedStorage:
     """A copy in main memory, which is complete once the device is synchronised."""
     size = storage.nbytes()
     try:
-        copy = torch.empty(size, dtype=torch.uint8, pin_memory=True)
+        copy = torch.empty(size, dtype=torch.uint8, device="cpu", pin_memory=True)
     except RuntimeError:  # the system pins no more memory
-        copy = torch.empty(size, dtype=torch.uint8)
+        copy = torch.empty(size, dtype=torch.uint8, device="cpu")
     return copy.untyped_storage().copy_(storage, non_blocking=True)
 
 

@@ -148,7 +148,7 @@ class started(Restoring):  # noqa: N801  (used like a function)
 
 
 def thread_state() -> Callable[[], AbstractContextManager[None]]:
-    """Capture this thread's inference mode, autocast and CUDA stream, for another thread to enter.
+    """Capture this thread's inference mode, autocast, default device and CUDA stream, for another thread to enter.
 
     Example:
         >>> with torch.inference_mode():
@@ -165,6 +165,7 @@ def thread_state() -> Callable[[], AbstractContextManager[None]]:
     ]
     cached = torch.is_autocast_cache_enabled()
     stream = torch.cuda.current_stream() if torch.cuda.is_available() else None
+    default = torch.get_default_device()
 
     @contextmanager
     def resumed() -> Generator[None, None, None]:
@@ -175,6 +176,8 @@ def thread_state() -> Callable[[], AbstractContextManager[None]]:
                 stack.enter_context(torch.autocast(device, dtype=dtype, cache_enabled=cached))
             if stream is not None:
                 stack.enter_context(torch.cuda.stream(stream))
+            if default.type != "cpu":  # the default of a new thread
+                stack.enter_context(default)
             yield
 
     return resumed

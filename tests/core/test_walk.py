@@ -183,6 +183,18 @@ def test_workers_inherit_autocast(dtype: torch.dtype) -> None:
     assert {on for *_, on, _ in modes_seen(chain())} == {False}
 
 
+def test_workers_inherit_default_device() -> None:
+    class OnCpu(TensorModel):
+        def rows(self, prompts: Sequence[str]) -> Tensor:
+            with torch.device("cpu"):
+                return super().rows(prompts)
+
+    model, devices = OnCpu(chain().module, (4,)), set[str]()
+    with torch.device("meta"), calling_before(model.module, lambda: devices.add(torch.empty(1).device.type)):
+        fit(model, SOURCE, TARGET, sites="toy/layers.*", batch_size=3)
+    assert devices == {"meta"}
+
+
 def test_lockstep_equals_rerunning_under_autocast() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         walked = fit(chain(), SOURCE, TARGET, sites="toy/layers.*", batch_size=3)
