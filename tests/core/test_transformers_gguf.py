@@ -42,13 +42,16 @@ def test_gguf_content_id_depends_on_content_alone(tmp_path: Path) -> None:
     assert len({content_id(path) for path in (first, other, longer)}) == 3
 
 
-def test_gguf_content_id_reads_beginning_and_end(tmp_path: Path) -> None:
-    large, path = bytes(3 << 20), tmp_path / "m.gguf"
+def test_gguf_content_id_notices_one_layer(tmp_path: Path) -> None:
+    path, size, layer = tmp_path / "m.gguf", 64 << 20, 1 << 20
     ids: set[str] = set()
-    for content in (large, b"one" + large[3:], large[3:] + b"one"):
+    for at in (None, 0, 5 << 20, 37 << 20, size - layer):
+        content = bytearray(size)
+        if at is not None:
+            content[at : at + layer] = bytes([1]) * layer
         path.write_bytes(content)
         ids.add(content_id(path))
-    assert len(ids) == 3
+    assert len(ids) == 5
 
 
 def test_gguf_refuses_unknown_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
