@@ -116,6 +116,8 @@ def _connect(args: argparse.Namespace) -> None:
     """Join the other processes, with a GPU for each where there are GPUs."""
     if not getattr(args, "in_processes", False):
         raise MapError("Only 'fit' runs in several processes; start this command without torchrun.")
+    if ":" in (args.device or ""):
+        raise MapError(f"--device {args.device} is one device for all processes; leave out the number for one each.")
     import torch
     import torch.distributed as dist
 

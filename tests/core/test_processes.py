@@ -184,6 +184,7 @@ def test_killed_process_under_torchrun_ends_all_with_one_message(tmp_path: Path,
         (["fit", "--prompts"], "expected one argument"),
         (["inspect", "map.safetensors"], "Only 'fit' runs in several processes"),
         (["fit", "--target-images", "folder", "--out", "map.safetensors"], "Pictures are fitted in a single process"),
+        (["fit", "--prompts", "a.txt", "--out", "map.safetensors", "--device", "cuda:1"], "leave out the number"),
     ],
 )
 def test_wrong_arguments_in_several_processes_are_refused_once(
