@@ -3,13 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# What is imported compiles itself; most of what is installed never is.
-PIP := $(BIN)/python -m pip install --no-compile --quiet --disable-pip-version-check --constraint constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test docs evidence demo-model clean
 
 # The model comes as a package: nothing may be downloaded at run time.
 export HF_HUB_OFFLINE = 1
+# Where this is set, each of the many programs that the tests start compiles itself again.
+unexport PYTHONDONTWRITEBYTECODE
 
 demo: $(INSTALLED)
 	$(BIN)/act-steering demo

@@ -43,8 +43,7 @@ class Judge(nn.Module):
     """Recognises the style of a picture, and measures how similar the contents of two pictures are.
 
     Two networks: one learns styles from labels, the other learns features by recognising the same concept in another
-    style. `python -m benchmarks.train_judge` trains both on three in four concepts (`is_training_concept`). They judge
-    the others only.
+    style. `train_judge` trains both on three in four concepts (`is_training_concept`). They judge the others only.
     """
 
     def __init__(self, styles: int) -> None:
@@ -135,7 +134,7 @@ def load_judge() -> Judge:
     judge = Judge(len(STYLES))
     with safe_open(WEIGHTS, "pt") as file:
         if file.metadata()[AUTOENCODER] != autoencoder_sha256():
-            stop("The judge was trained for another demo model; run 'python -m benchmarks.train_judge'.")
+            stop("The judge was trained for another demo model; run 'python -m benchmarks.lib.train_judge'.")
         judge.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     return judge.eval()
 

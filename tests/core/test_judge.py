@@ -33,7 +33,7 @@ def test_judge_of_another_model_is_refused(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(judges, "autoencoder_sha256", lambda: "")
     with pytest.raises(SystemExit):
         load_judge()
-    assert "run 'python -m benchmarks.train_judge'" in capsys.readouterr().err
+    assert "run 'python -m benchmarks.lib.train_judge'" in capsys.readouterr().err
 
 
 def test_content_is_1_for_the_same_picture_and_0_for_an_average_other_one() -> None:

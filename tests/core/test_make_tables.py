@@ -14,6 +14,8 @@ from tools.results import RESULTS, ROOT, Column, Estimate, Figure, Result, Table
 from tools.summaries import SUMMARIES
 
 SAVED = sorted(path.stem for path in RESULTS.glob("*.json"))
+# Second files of a command that ran on another model.
+OF_OTHER_MODELS = {"toxicity_gemma3"}
 COMMANDS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py") if path.stem != "__init__")
 
 
@@ -53,7 +55,8 @@ def test_documents_include_every_file_with_a_mark() -> None:
 
 
 def test_results_exist_for_every_command() -> None:
-    assert SAVED == COMMANDS
+    assert set(SAVED) - OF_OTHER_MODELS == set(COMMANDS)
+    assert set(SAVED) >= OF_OTHER_MODELS
 
 
 @pytest.mark.parametrize("name", SAVED)

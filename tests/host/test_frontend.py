@@ -76,7 +76,7 @@ def test_example_runs_from_page(frontend: Frontend, host_python: Path, path: Pat
         page.evaluate(SET_RENDERER, nodes_2)
         page.wait_for_function(shown, timeout=TIMEOUT)
         page.wait_for_function(REPORTS_ARE, arg=reports, timeout=TIMEOUT)
-        assert frontend.overlaps() == []
+        assert frontend.overlaps() == [], f"Nodes 2.0: {nodes_2}"
     assert frontend.errors == []
 
 

@@ -7,7 +7,7 @@ import torch
 from graphs import Parts, plain, steered
 
 from act_core import load_map, save_map
-from tools.comfyui.server import Graph, Host, Run
+from tools.comfyui.server import PACK, Graph, Host, Run
 
 
 def loaded(host: Host, name: str, strength: float, strength_clip: float, *, clip: bool = True) -> Run:
@@ -57,7 +57,8 @@ def test_load_shows_what_the_map_is(host: Host) -> None:
         "For clip_text_model + OpenAISignatureMMDITWrapper.",
     ]
     assert "Apply ACT Steering with model and CLIP at strength 0 to 1." in text.splitlines()
-    assert "Measured: probability of the style 'black ink icon' 0.9" in text
+    (measured,) = load_map(PACK / "pretrained_maps" / "plain_to_ink.safetensors").evidence
+    assert f"Measured: {measured.measure} {measured.value:.3g} [{measured.low:.3g}, {measured.high:.3g}]" in text
     assert "/" not in text  # the list of sites is in the report, which others read
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from tools.train_demo_model.emoji import Emoji
 
-from .lib.judge import (
+from .judge import (
     AUTOENCODER,
     WEIGHTS,
     Judge,
@@ -33,7 +33,7 @@ CONCEPTS = 48
 
 
 def main(arguments: list[str] | None = None) -> int:
-    argparse.ArgumentParser(prog="python -m benchmarks.train_judge", description=__doc__).parse_args(arguments)
+    argparse.ArgumentParser(prog="python -m benchmarks.lib.train_judge", description=__doc__).parse_args(arguments)
     pictures = load_pictures()
     judge = train_judge(pictures)
     # Half precision is as accurate, in half the bytes.
