@@ -58,7 +58,7 @@ def test_load_shows_what_the_map_is(host: Host) -> None:
     ]
     assert "Apply ACT Steering with model and CLIP at strength 0 to 1." in text.splitlines()
     (measured,) = load_map(PACK / "pretrained_maps" / "plain_to_ink.safetensors").evidence
-    assert f"Measured: {measured.measure} {measured.value:.3g} [{measured.low:.3g}, {measured.high:.3g}]" in text
+    assert f"Measured: {measured.measure} {measured.value:.3g} ({measured.low:.3g} to {measured.high:.3g})" in text
     assert "/" not in text  # the list of sites is in the report, which others read
 
 
