@@ -23,7 +23,7 @@ from tools.train_demo_model.captions import caption
 from tools.train_demo_model.emoji import STYLES, Emoji
 
 from .intervals import score_interval
-from .judge import Judge, as_tensor, is_training_concept, load_judge, through_autoencoder
+from .judge import as_tensor, is_training_concept, load_judge, through_autoencoder
 from .models import ROOT
 from .per_step import STEPS, PerStep
 
@@ -119,7 +119,7 @@ class StyleBench:
         self.pictures = pictures
         self.seeds = seeds
         self.steps = steps
-        self.judge: Judge = load_judge()
+        self.judge = load_judge()
         pipeline = DiffusersModel.from_pretrained(ROOT / "demo_model").pipeline
         self.models = {components: PerStep(pipeline, components=components) for components in COMPONENTS}
         self.model = self.models["both"]
