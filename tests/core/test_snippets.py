@@ -126,7 +126,7 @@ def test_modules_and_make_targets_in_commands_exist() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     modules, made = set[str](), set[str]()
     for page, line in all_commands():
-        for module in re.findall(r"python -m ((?:benchmarks|tools)\.\w+)", line):
+        for module in re.findall(r"python -m ((?:benchmarks|tools)(?:\.\w+)+)", line):
             path = ROOT / module.replace(".", "/")
             assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), (page, line)
             modules.add(module)
