@@ -113,9 +113,28 @@ def with_difference(folder: Path, rank: int, what: str) -> None:
         (folder / f"{rank}.json").write_text(json.dumps(str(error)), "utf-8")
 
 
-def streamed(folder: Path, rank: int) -> None:
-    """Fit with a budget that takes groups, since simultaneous fits are never parked; save the error."""
-    settings: dict[str, Any] = {"sites": MIXED_SITES, "memory_budget": 74 << 20, "order": "simultaneous"}
+def slow_at_first(folder: Path, rank: int, at: int) -> None:
+    """Fit where the trial run of one rank takes longer than the others wait at a site; save the error, if any."""
+    gather.PATIENCE = 0.5
+    model = mixed()
+    runs = iter((2.0,))
+    if rank == at:
+        model.on_run = lambda _: time.sleep(next(runs, 0.0))
+    error = ""
+    try:
+        fit(model, prompts("source", 4), prompts("target", 4), sites=MIXED_SITES)
+    except Exception as caught:  # noqa: BLE001
+        error = str(caught)
+    (folder / f"{rank}.json").write_text(json.dumps(error), "utf-8")
+
+
+def streamed(folder: Path, rank: int, order: str, rooms: Sequence[int]) -> None:
+    """Fit with a budget that takes groups, where each rank has other room to park; save the error.
+
+    A simultaneous fit is never parked.
+    """
+    settings: dict[str, Any] = {"sites": MIXED_SITES, "memory_budget": 74 << 20, "order": order}
+    vars(sys.modules["act_core.fitting.fit"])["room_to_park"] = lambda _: rooms[rank]
     try:
         fit(mixed(), prompts("source", 400), prompts("target", 400), **settings)
     except Exception as error:  # noqa: BLE001

@@ -157,6 +157,9 @@ class _Fit(Generic[Sample]):
         plan = BatchPlan(count, self.settings.batch_size)
         if budget is not None:
             plan = memory.plan(count, plan.batch, budget, [site.channels for site in sites])
+        # Before they compare their plans, which may differ then: free memory decides how many prompts stream together.
+        if plan.resident < count and self.processes.count > 1:
+            raise FitError(_STREAMED_IN_SEVERAL)
         # The dry run had two samples: all of them, one after the other, take this long.
         self.processes.agree((time.monotonic() - began) * count / 2, sites=sites, batches=plan)
         by_rule = [part.name for part in self.components if is_by_rule(part, self.settings.sites)]
@@ -166,8 +169,6 @@ class _Fit(Generic[Sample]):
         while True:
             # In numbers, since the noise of a sample may depend on its number.
             parts = groups(range(len(source)), range(len(target)), plan.resident, self.settings.seed)
-            if len(parts) > 1 and self.processes.count > 1:
-                raise FitError(_STREAMED_IN_SEVERAL)
             try:
                 return _Fitted(self._walk(sites, (source, target), parts, plan), len(parts), plan.batch, tuple(notes))
             except torch.cuda.OutOfMemoryError as error:

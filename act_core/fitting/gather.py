@@ -94,11 +94,12 @@ class together:  # noqa: N801  (used like a function)
         group, self._group = self._group, None
         dist.destroy_process_group(group)
 
-    def agree(self, seconds: float = 0.0, **facts: object) -> None:
+    def agree(self, seconds: float = LOADING, **facts: object) -> None:
         """Refuse what is not the same in all processes.
 
         Args:
-            seconds: how long a process may take from one site to the next, by its own estimate.
+            seconds: how long a process may take until the next meeting, by its own estimate. By default as long as
+                loading: the first run of a model may be slow, too.
             **facts: what must be the same, by its name in the error; compared by its ``repr``.
 
         Raises:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch.distributed as dist
-from ranks import FITS, command_line, fit_all, start, streamed, with_difference, with_fault
+from ranks import FITS, command_line, fit_all, slow_at_first, start, streamed, with_difference, with_fault
 
 from act_core.fitting.gather import owner, together
 
@@ -99,11 +99,24 @@ def test_processes_that_differ_are_refused(tmp_path: Path, what: str) -> None:
         assert message == f"The processes of this fit differ in their {what}; start all of them alike."
 
 
-def test_processes_refuse_to_stream(tmp_path: Path) -> None:
-    processes = start(2, tmp_path / "ranks", streamed)
+@pytest.mark.parametrize("at", [0, 1])
+def test_processes_wait_for_a_slow_trial_run(tmp_path: Path, at: int) -> None:
+    processes = start(2, tmp_path / "ranks", slow_at_first, at)
     ended(processes, 30)
-    for message in results(tmp_path / "ranks", 0, 1):
-        assert message.startswith("Only a single process can stream prompts in groups; ")
+    assert results(tmp_path / "ranks", 0, 1) == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("order", "rooms"),
+    [("simultaneous", (0, 0)), ("causal", (0, 0)), ("causal", (1 << 20, 2 << 20)), ("causal", (1 << 20, 1 << 40))],
+    ids=["never parked", "no room", "other rooms", "room in one"],
+)
+def test_processes_refuse_to_stream(tmp_path: Path, order: str, rooms: tuple[int, int]) -> None:
+    processes = start(2, tmp_path / "ranks", streamed, order, rooms)
+    ended(processes, 30)
+    first, second = results(tmp_path / "ranks", 0, 1)
+    assert first.startswith("Only a single process can stream prompts in groups; ")
+    assert second.removeprefix("Rank 0 of 2 failed: ") == first
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
