@@ -21,7 +21,7 @@ def groups(
     generator = torch.Generator().manual_seed(seed)
     shuffled: list[list[Item]] = []
     for side in (source, target):
-        order = torch.randperm(len(side), generator=generator)
+        order = torch.randperm(len(side), generator=generator, device=generator.device)
         shuffled.append([side[int(i)] for i in order])
     empty: Sequence[Item] = ()
     for count in range(-(-total // resident), total):

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from act_core import MapError
+from act_core.fitting.groups import groups
 from act_core.fitting.memory import SCRATCH, BatchPlan, MemoryMeter, SampleMemory
 
 KIB = 256  # float32 values
@@ -159,3 +160,10 @@ def test_free_at_once_returns_memory_to_the_system() -> None:
     held, left = map(int, done.stdout.split())
     assert held > 90 << 20
     assert left < 0.6 * held
+
+
+def test_groups_do_not_depend_on_the_default_device() -> None:
+    samples = list(range(7))
+    expected = groups(samples, samples, 4, 3)
+    with torch.device("meta"):
+        assert groups(samples, samples, 4, 3) == expected
