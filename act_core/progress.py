@@ -73,6 +73,7 @@ def fit_pictures_with_bar(
         def progress(done: int, total: int, _site: str) -> None:
             if not bars:  # opened only now, after the source pictures are drawn
                 bars.append(stack.enter_context(bar(f"Fitting {len(target)} pictures", total)))
+            bars[0].total = total  # grows if memory runs out
             bars[0].update(done - bars[0].n)
 
         return fit_pictures(model, target, source, settings, levels=levels, progress=progress)

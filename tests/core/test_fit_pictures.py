@@ -21,6 +21,7 @@ from act_core.levels import LEVELS
 from act_core.models.diffusers import DiffusersModel
 from act_core.models.picture_loss import PictureModel
 from act_core.models.schedules import DiffusionSchedule, FlowSchedule, schedule_of
+from act_core.progress import fit_pictures_with_bar
 from act_core.summary import describe
 
 SUBJECTS = ("cat", "rocket", "castle", "sunflower", "umbrella", "key", "bell", "snail", "boat", "tree", "fish", "moon")
@@ -156,17 +157,21 @@ def test_bad_input_is_refused(target: Any, source: Any, changes: dict[str, Any],
         fit_pictures(model, target, source, **changes)
 
 
-def test_progress_counts_all_levels_and_cancels() -> None:
+@pytest.mark.usefixtures("four_at_a_time")
+@pytest.mark.parametrize("memory_budget", [None, 1 << 30], ids=["at once", "streamed"])
+def test_progress_counts_all_levels_and_cancels(memory_budget: int | None) -> None:
     _, model = tiny()
     seen: list[tuple[int, int]] = []
-    fit_pictures(
+    act_map = fit_pictures(
         model,
         PICTURES,
         OTHERS,
         levels=(0.9, 0.2),
         sites="attention",
+        memory_budget=memory_budget,
         progress=lambda done, total, _: seen.append((done, total)),
     )
+    assert act_map.record.walk == ("exact" if memory_budget is None else "streamed")
     assert seen == [(number, len(seen)) for number in range(1, len(seen) + 1)]
 
     def cancel(done: int, total: int, _: str) -> None:
@@ -238,3 +243,16 @@ def saturation(images: list[Image.Image]) -> float:
     """Mean difference between the largest and the smallest colour of a pixel."""
     values = pixels(images).float()
     return float((values.amax(-1) - values.amin(-1)).mean())
+
+
+def test_bar_follows_a_total_that_grows(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """After memory ran out, a fit begins again and passes its sites in several groups."""
+    calls = [(1, 4), (2, 4), *((number, 8) for number in range(1, 9))]
+
+    def fitting(*_: object, progress: Any, **__: object) -> None:
+        for done, total in calls:
+            progress(done, total, "site")
+
+    monkeypatch.setattr("act_core.progress.fit_pictures", fitting)
+    fit_pictures_with_bar(tiny()[1], PICTURES)
+    assert "8/8" in capsys.readouterr().out
