@@ -153,7 +153,8 @@ def _prompts(header: MapHeader) -> Iterator[str]:
         yield from (shorten(caption, 120) for caption in record.target_prompts[:MAX_PROMPTS] if caption)
         return
     for source, target in zip(record.source_prompts[:MAX_PROMPTS], record.target_prompts[:MAX_PROMPTS], strict=False):
-        yield f"{shorten(source, 120)} → {shorten(target, 120)}"
+        if source or target:  # pictures may have no captions
+            yield f"{shorten(source, 120)} → {shorten(target, 120)}"
 
 
 def _sweep(path: Path, folder: Path, title: str) -> Iterator[_Html]:

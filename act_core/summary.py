@@ -77,15 +77,19 @@ def describe_calibration(calibration: Calibration) -> str:
 def _fitted(record: FitRecord) -> dict[str, str]:
     """How the map was fitted, and on what."""
     if record.fitted_by == "refinement":
-        captions = [caption for caption in record.target_prompts if caption]
-        such = f", such as {_first(captions)}" if captions else " without captions"
-        return {"fitted": "by refinement on the loss of the model", "samples": f"{record.target_count}{such}"}
-    target = f"{record.target_count} target, such as {_first(record.target_prompts)}"
+        samples = f"{record.target_count}{_such_as(record.target_prompts)}"
+        return {"fitted": "by refinement on the loss of the model", "samples": samples}
+    source = f"{record.source_count} source{_such_as(record.source_prompts)}"
+    target = f"{record.target_count} target{_such_as(record.target_prompts)}"
     return {
         "fitted": f"{record.estimator}, {record.order}, {record.support} support, {record.walk} walk",
-        "prompts": f"{record.source_count} source, such as {_first(record.source_prompts)}; {target}",
+        "prompts": f"{source}; {target}",
     }
 
 
-def _first(prompts: Sequence[str]) -> str:
-    return repr(shorten(prompts[0], 60)) if prompts else "none kept"
+def _such_as(prompts: Sequence[str]) -> str:
+    """The first of the prompts that a map keeps; those of pictures without captions are empty."""
+    if not prompts:
+        return ", none kept"
+    first = next((prompt for prompt in prompts if prompt), "")
+    return f", such as {shorten(first, 60)!r}" if first else " without captions"

@@ -82,6 +82,7 @@ def test_noise_of_a_level_hides_the_picture() -> None:
     _, model = tiny()
     pictures, others = ([Picture(one.image) for one in side[:3]] for side in (PICTURES, OTHERS))
     act_map = fit_pictures(model, pictures, others, levels=(1.0, 0.5), sites="attention")
+    assert "3 source without captions; 3 target without captions" in describe(act_map)
     for transport in act_map.at(1.0).transports.values():
         assert torch.allclose(transport.omega, torch.ones(()), atol=1e-4)
         assert torch.allclose(transport.beta, torch.zeros(()), atol=1e-4)

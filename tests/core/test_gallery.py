@@ -122,6 +122,15 @@ def test_page_shows_the_first_prompts_of_each_kind_of_map(tmp_path: Path, fitted
     assert "hen" not in text  # three are enough to see what a map is
 
 
+def test_page_shows_no_prompts_of_pictures_without_captions(tmp_path: Path, fitted: ActMap) -> None:
+    record = replace(fitted.record, source_prompts=("",) * 3, target_prompts=("",) * 3)
+    save_map(replace(fitted, record=record), tmp_path / "ink.safetensors", title="Ink")
+    write_gallery(tmp_path, tmp_path / "gallery.html")
+    terms = re.findall("<dt>(.*?)</dt>", (tmp_path / "gallery.html").read_text("utf-8"))
+    assert "model" in terms
+    assert "prompts" not in terms
+
+
 def test_page_elsewhere_has_no_links(folder: Path, tmp_path: Path) -> None:
     write_gallery(folder, tmp_path / "page.html")
     page = Elements(tmp_path / "page.html")
