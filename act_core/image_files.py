@@ -43,7 +43,7 @@ def read_pictures(folder: str | os.PathLike[str], *, captions: bool = False) -> 
     used.
 
     Args:
-        folder: holds image files; other files and subfolders are ignored.
+        folder: holds image files; other files, hidden ones and subfolders are ignored.
         captions: whether to read a text file beside each picture, ``cat.txt`` beside ``cat.png``.
 
     Raises:
@@ -76,11 +76,13 @@ def has_captions(folder: str | os.PathLike[str]) -> bool:
 def is_picture(path: Path) -> bool:
     """Whether a path is a file that is a picture by its name.
 
+    Hidden files are not: macOS writes ``._cat.png`` beside ``cat.png`` on disks of other systems.
+
     Example:
         >>> is_picture(Path("nowhere.png"))
         False
     """
-    return path.suffix.lower() in _SUFFIXES and path.is_file()
+    return path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def _files(folder: Path) -> list[Path]:

@@ -19,6 +19,7 @@ def test_pictures_come_in_order_with_captions(tmp_path: Path) -> None:
         Image.new("RGB", (8, 8), colour).save(tmp_path / name)
         (tmp_path / name).with_suffix(".txt").write_text(f" a {colour}\nthing ", encoding="utf-8")
     (tmp_path / "notes.md").write_text("not a picture")
+    (tmp_path / "._a.JPG").write_bytes(b"\0\5\x16\7")  # of macOS
     (tmp_path / "deeper").mkdir()
     pictures = read_pictures(tmp_path, captions=True)
     assert [picture.caption for picture in pictures] == ["a red thing", "a blue thing", "a green thing"]
@@ -28,6 +29,11 @@ def test_pictures_come_in_order_with_captions(tmp_path: Path) -> None:
 def test_16_bits_are_scaled() -> None:
     image = Image.fromarray(np.full((4, 4), 32768, np.uint16))
     assert as_rgb(image).getpixel((0, 0)) == (127, 127, 127)
+
+
+def test_floats_are_scaled() -> None:
+    image = Image.fromarray(np.array([[0.5, 2.0, -1.0]], np.float32))
+    assert [as_rgb(image).getpixel((x, 0)) for x in range(3)] == [(127,) * 3, (255,) * 3, (0,) * 3]
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr", "I", "F"])
@@ -114,3 +120,7 @@ def test_missing_captions_are_refused(tmp_path: Path, text: bytes | None, messag
 def test_too_little_to_learn_from(count: int, message: str) -> None:
     with pytest.raises(FitError, match=message):
         check_pictures([Picture(Image.new("RGB", (4, 4), "red"), f"caption {n}") for n in range(count)])
+
+
+def test_pictures_of_other_sizes_differ() -> None:
+    check_pictures([Picture(Image.new("RGB", size)) for size in ((4, 2), (2, 4))])
