@@ -55,8 +55,10 @@ class SiteComparison:
 
     @property
     def ratio(self) -> float:
-        """The size of the second displacement divided by that of the first; infinite if that is 0."""
-        return self.second / self.first if self.first else math.inf
+        """The size of the second displacement divided by that of the first: infinite if that is 0, NaN if both are."""
+        if self.first:
+            return self.second / self.first
+        return math.inf if self.second else math.nan
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ def depth_chart(act_map: ActMap) -> Image.Image:
     rows = list(dict.fromkeys(row for row, _ in cells))
     numbers = {row: number for number, row in enumerate(rows)}
     kinds = [kind for kind in get_args(Kind) if any(kind == own for _, own in cells)]
-    table = torch.full((len(rows), len(kinds)), torch.nan)
+    table = torch.full((len(rows), len(kinds)), torch.nan, dtype=torch.float64)
     for (row, kind), sizes in cells.items():
         table[numbers[row], kinds.index(kind)] = sum(sizes) / len(sizes)
     labels, note = row_labels(rows)
@@ -99,4 +99,5 @@ def _draw_row(draw: ImageDraw.ImageDraw, left: int, y: int, one: SiteComparison,
     start, middle = left + _CELL + _GAP, y + line // 2
     draw.rectangle((start, y + 2, start + one.first * scale, middle - 1), _FIRST)
     draw.rectangle((start, middle, start + one.second * scale, y + line - 3), _SECOND)
-    draw_text(draw, (int(start + max(one.first, one.second) * scale) + 4, y), f"x {one.ratio:.2f}", _TEXT)
+    ratio = f"x {one.ratio:.2f}" if one.first or one.second else "-"
+    draw_text(draw, (int(start + max(one.first, one.second) * scale) + 4, y), ratio, _TEXT)

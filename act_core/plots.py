@@ -164,7 +164,7 @@ def calibration_chart(calibration: Calibration) -> Image.Image:
     bottom, top = min(0.0, *values), max(1.0, *values)
 
     def place(strength: float, value: float) -> tuple[float, float]:
-        x = edge + (width - 2 * edge) * (strength - left) / (right - left)
+        x = edge + (width - 2 * edge) * (strength - left) / ((right - left) or 1.0)
         return x, height - edge - (height - 3 * edge) * (value - bottom) / (top - bottom)
 
     chart = Image.new("RGB", (width, height), "white")

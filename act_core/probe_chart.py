@@ -21,7 +21,7 @@ def heat_map(title: str, values: Tensor, rows: Sequence[str], columns: Sequence[
 
     Args:
         title: above it.
-        values: ``[rows, columns]``; NaN leaves a cell empty.
+        values: ``[rows, columns]``; NaN leaves a cell empty, and what is infinite is coloured as the largest.
         rows, columns: their labels, in any script.
 
     Example:
@@ -39,7 +39,7 @@ def heat_map(title: str, values: Tensor, rows: Sequence[str], columns: Sequence[
     draw_text(draw, (_GAP, _GAP), title, _TEXT)
     for edge, text in zip(edges, columns, strict=False):
         draw_text(draw, (edge + 3, _GAP + line), text, _TEXT)
-    most = float(values.nan_to_num(0.0).max()) or 1.0
+    most = _largest(values)
     for number, text in enumerate(rows):
         y = _GAP + line * (number + 2)
         draw_text(draw, (_GAP, y), text, _TEXT)
@@ -57,7 +57,7 @@ def position_map(title: str, values: Tensor, width: int = 256) -> Image.Image:
 
     Args:
         title: above it.
-        values: of the positions.
+        values: of the positions; NaN is white.
         width: of the picture, in pixels.
 
     Example:
@@ -66,8 +66,8 @@ def position_map(title: str, values: Tensor, width: int = 256) -> Image.Image:
         (76, 93)
     """
     top = _GAP + line_height(_TEXT)
-    height = round(width * values.shape[0] / values.shape[1])
-    most = float(values.max()) or 1.0
+    height = max(1, round(width * values.shape[0] / values.shape[1]))
+    most = _largest(values)
     picture = Image.new("RGB", (values.shape[1], values.shape[0]))
     picture.putdata([_colour(float(value) / most) for value in values.flatten()])
     across = max(width, int(text_width(title, _TEXT)))
@@ -92,8 +92,14 @@ def one_below_the_other(pictures: Sequence[Image.Image]) -> Image.Image:
     return sheet
 
 
+def _largest(values: Tensor) -> float:
+    """The largest finite value; 1 if all are 0 or none is finite."""
+    return float(values.nan_to_num(0.0, posinf=0.0).max()) or 1.0
+
+
 def _colour(share: float) -> tuple[int, int, int]:
-    """From white for 0 to orange for 1."""
+    """From white for 0 or NaN to orange for 1 or more."""
+    share = min(1.0, max(0.0, share))
     red, green, blue = (
         round(nothing + share * (most - nothing)) for nothing, most in zip(_NOTHING, _MOST, strict=True)
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from helpers import MIXED_SITES, keys, mixed, prompts
 
-from act_core import ActMap, fit
+from act_core import ActMap, fit, map_charts
 from act_core.architectures.kinds import kind_of
 from act_core.comparison import DEVIATIONS, compare, squared_displacements
 from act_core.fonts import line_height
@@ -21,6 +22,8 @@ from act_core.transport import Statistics, Transport
 
 # Coefficients and statistics are float32.
 CLOSE = 1e-5
+# By a height in the row of a site, the colour of the bar there: steelblue and firebrick.
+BARS = {5: (70, 130, 180), 11: (178, 34, 34)}
 
 
 def site(name: str, channels: int = 2) -> Site:
@@ -104,6 +107,9 @@ def test_site_that_does_not_move_has_no_angle() -> None:
     assert math.isnan(found.angle)
     assert found.ratio == math.inf
     assert comparison_chart(compare(one, other)).height > 60
+    both = compare(one, one)
+    assert math.isnan(both.shared[0].ratio)
+    assert comparison_chart(both).height > 60
 
 
 def test_bins_are_compared_at_all_levels() -> None:
@@ -157,6 +163,30 @@ def test_charts_grow_with_sites_and_blocks(fitted: ActMap) -> None:
     assert comparison_chart(compare(fitted, three)).height > 0  # no site in both
 
 
+def test_depth_chart_has_a_cell_for_each_block_and_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    tables: list[Any] = []
+    monkeypatch.setattr(map_charts, "heat_map", lambda *table: tables.append(table))
+    sites = {"layers.0.norm1": (3.0, 4.0), "layers.0.norm2": (0.0, 0.0), "layers.1.mlp": (2.0, 2.0)}
+    depth_chart(ActMap({site(name): shifting(*beta) for name, beta in sites.items()}))
+    ((title, values, rows, kinds),) = tables
+    assert title == "displacement by depth and kind, as (slope - 1, offset)"
+    assert (rows, kinds) == (["toy/layers.0", "toy/layers.1"], ["norm", "mlp"])
+    # The mean over two norms of the root mean square, of which one is 0.
+    assert values.nan_to_num(-1.0).tolist() == [[pytest.approx(math.sqrt(12.5) / 2), -1], [-1, 2]]
+
+
+@pytest.mark.parametrize(("factor", "colour"), [(2.0, "green"), (-2.0, "red")])
+def test_comparison_chart_shows_angle_and_sizes(factor: float, colour: str) -> None:
+    one, other = (ActMap({site("a"): shifting(beta, beta)}) for beta in (1.0, factor))
+    chart = comparison_chart(compare(one, other))
+    row = chart.crop((0, chart.height - 6 - line_height(13), *chart.size))
+    drawn = {shade: count for count, shade in row.getcolors(1 << 20) or ()}
+    shades = {"green": (70, 160, 90), "red": (200, 70, 70)}
+    assert [name for name, shade in shades.items() if shade in drawn] == [colour]
+    first, second = (sum(row.getpixel((x, y)) == bar for x in range(row.width)) for y, bar in BARS.items())
+    assert (first, second) == (101, 201)  # with both ends
+
+
 def test_charts_and_report_stay_small_for_maps_of_strangers() -> None:
     sites = [site(f"{'x' * 480}{number}.0", 1) for number in range(3 * MAX_ROWS)]
     card = Card(title="a\nB: forged " + "x" * 10_000)
@@ -174,3 +204,11 @@ def test_charts_say_how_many_rows_are_left_out() -> None:
     assert row_labels(["a"] * MAX_ROWS)[1] == ""
     labels, note = row_labels(["a" * 100] * (MAX_ROWS + 7))
     assert (len(labels), len(labels[0]), note) == (MAX_ROWS, 60, "7 more are not shown")
+
+
+def test_charts_show_coefficients_at_the_end_of_float32() -> None:
+    """A file may have them; their lengths are beyond float32."""
+    largest = torch.finfo(torch.float32).max
+    act_map = ActMap({site("a"): shifting(largest, largest, omega=largest)})
+    assert depth_chart(act_map).height > 0
+    assert comparison_chart(compare(act_map, act_map)).height > 0

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image, ImageChops, ImageDraw
 
 from act_core import fonts
-from act_core.plots import grid, save_animation
+from act_core.calibration import Calibration
+from act_core.plots import calibration_chart, grid, save_animation
 
 SIZE = 13
 # The Pillow font lacks all of these, and draws the same box for each.
@@ -107,3 +108,9 @@ def test_animation_goes_through_the_columns_and_back(tmp_path: Path) -> None:
             assert isinstance(pixel, tuple)
             shown.append(pixel.index(max(pixel)))  # which colour is strongest
     assert shown == [0, 1, 2, 1]
+
+
+def test_calibration_of_a_single_strength_is_drawn() -> None:
+    """As a file of a stranger may have it."""
+    chart = calibration_chart(Calibration((0.0,), (0.0,), (1.0,), (0.0, 1.0), negative="none"))
+    assert chart.getpixel((240, 160)) == (240, 255, 240)  # inside the recommended range, from 0 to 1

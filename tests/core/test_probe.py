@@ -152,3 +152,24 @@ def test_charts_show_the_largest_value_in_colour() -> None:
     assert where.getpixel((10, 40)) == (255, 255, 255)
     assert where.getpixel((90, 40)) == (240, 110, 30)
     assert one_below_the_other([chart, Image.new("RGB", (1000, 5))]).size == (1000, chart.height + 5)
+
+
+def colours_of(chart: Image.Image) -> set[object]:
+    return {colour for _, colour in chart.getcolors(1 << 20) or ()}
+
+
+def test_charts_show_what_is_not_finite() -> None:
+    """A model that overflows in float16 is still probed."""
+    values = torch.tensor([[torch.nan, torch.inf, 1.0, 0.5]])
+    table = colours_of(heat_map("title", values, ["a"], ["1", "2", "3", "4"]))
+    orange, half = (240, 110, 30), (248, 182, 142)
+    assert {orange, half} <= table  # of the largest finite value, and half of it
+    where = position_map("where", values, 40)
+    assert [where.getpixel((11 + 10 * column, 26)) for column in range(4)] == [(255, 255, 255), orange, orange, half]
+    for value in (torch.nan, torch.inf):
+        assert position_map("where", torch.full((2, 2), value), 40).height > 0
+        assert heat_map("title", torch.full((1, 1), value), ["a"], ["1"]).height > 0
+
+
+def test_thin_picture_keeps_a_row() -> None:
+    assert position_map("where", torch.ones(1, 1000), 256).getpixel((100, 23)) == (240, 110, 30)
