@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..act_core.errors import MapFileError
 from ..act_core.mapfile import ListedMap, list_map, table_of
 from ..act_core.text import plain_text
-from .common import CATEGORY, aliases
+from .common import CATEGORY, aliases, one_text
 from .host import folders
 
 
@@ -40,7 +40,7 @@ class ListACTMaps(io.ComfyNode):
 
     @classmethod
     def execute(cls, contains: str) -> io.NodeOutput:
-        report = _report(contains)
+        report = _report(one_text(contains, "input contains", "List ACT Maps"))
         return io.NodeOutput(report, ui={"text": (report,)})
 
 

@@ -146,11 +146,11 @@ def find_language_model(name: str) -> Path:
     Raises:
         MapFileError: it does not exist.
     """
-    places = [folder / name for folder in _language_folders()]
-    for place in places:
-        if place.exists():
-            return place
-    raise MapFileError(f"There is no language model {name} in {places[0].parent}; put it there, or choose another one.")
+    folders = _language_folders()
+    # The host does not check a name that comes from another node, which could lead out of the folders.
+    if name in language_models():
+        return next(place for folder in folders if (place := folder / name).exists())
+    raise MapFileError(f"There is no language model {name} in {folders[0]}; put it there, or choose another one.")
 
 
 def _language_folders() -> list[Path]:

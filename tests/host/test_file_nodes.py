@@ -22,6 +22,18 @@ def test_list_of_maps_takes_a_connected_text(results: dict[str, Any]) -> None:
     assert results["list"]
 
 
+def test_list_of_maps_refuses_what_is_not_a_text(results: dict[str, Any]) -> None:
+    assert results["list of a number"] == "The input contains of List ACT Maps is a int, not a text; connect one text."
+
+
+def test_language_models_are_those_in_their_folder(results: dict[str, Any]) -> None:
+    """A name that comes from another node, which the host does not check, leads nowhere else."""
+    found = dict(results["language models"])
+    assert found.pop("tiny") == "models/LLM/tiny"
+    assert len(found) == 4
+    assert all("There is no language model" in sentence for sentence in found.values())
+
+
 def test_map_whose_cover_cannot_be_shown_is_loaded(results: dict[str, Any]) -> None:
     alone = ["text"]
     assert results["covers"] == {"whole": ["animated", "images", "text"], "damaged": alone, "cut": alone, "huge": alone}

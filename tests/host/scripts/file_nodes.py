@@ -75,6 +75,25 @@ def saved_as(name: str) -> str:
         return str(error)
 
 
+def language_model(name: Any) -> str:
+    """Where a language model is found inside the base folder, or why not."""
+    try:
+        return folders.find_language_model(name).relative_to(BASE).as_posix()
+    except MapError as error:
+        return str(error).replace(str(BASE), "")
+
+
+def listing_of(contains: Any) -> str:
+    try:
+        return ListACTMaps.execute(contains).args[0]
+    except MapError as error:
+        return str(error)
+
+
+for place in ("models/LLM/tiny", "models/outside"):
+    (BASE / place).mkdir(parents=True)
+    (BASE / place / "config.json").write_text("{}")
+
 RESULTS = {
     "stack": {
         "on": is_noticed(change=True, on_1=True),
@@ -84,6 +103,10 @@ RESULTS = {
     },
     "gone": ACTMapStack.fingerprint_inputs(map_1="gone.safetensors", on_1=None),
     "list": ListACTMaps.fingerprint_inputs(None) == ListACTMaps.fingerprint_inputs(""),
+    "list of a number": listing_of(7),
+    "language models": {
+        name: language_model(name) for name in ("tiny", "../outside", str(BASE / "models" / "outside"), "", ".")
+    },
     "covers": {
         "whole": shown(jpeg(32)),
         "damaged": shown(b"\xff\xd8\xff no picture"),
