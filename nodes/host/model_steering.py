@@ -6,7 +6,7 @@ import logging
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 from comfy.patcher_extension import WrappersMP
 from torch import Tensor, nn
@@ -32,14 +32,15 @@ class _Run:
         outside: calls outside the window.
         faded: calls inside the window at which the shape of the schedule is 0.
         without_branch: calls inside the window without rows of the branch.
-        acted: steerings that were active; one for each replica of the model.
+        acted: steerings that were active; one for each replica of the model. Those of a model that is gone drop out,
+            since a hook outlives its models.
     """
 
     calls: int = 0
     outside: int = 0
     faded: int = 0
     without_branch: int = 0
-    acted: set[Steering] = field(default_factory=set[Steering])
+    acted: WeakSet[Steering] = field(default_factory=WeakSet[Steering])
 
 
 class ModelSteering:

@@ -20,6 +20,7 @@ import comfy.sample
 import folder_paths
 import torch
 from act_pack import nodes
+from act_pack.act_core.steering import Steering
 from act_pack.nodes.host.calibration import HostCalibration
 from fits import CHANNELS, SIDE, SOURCE, TARGET, fitted, loaded
 
@@ -38,8 +39,8 @@ def video_sweep() -> list[list[int]]:
     return [list(images.shape) for images in result[:2]]
 
 
-def kept_alive_by_a_hook() -> bool:
-    """Whether a hook keeps a model in memory that it steered and that is no longer used."""
+def kept_by_a_hook() -> dict[str, int]:
+    """What a hook keeps in memory of a model that it steered and that is no longer used."""
     model, clip = loaded()
     act_map, _ = fitted(model, clip, 2)
     hooks = nodes.CreateACTHook.execute(act_map, 1.0).result[0]
@@ -55,7 +56,8 @@ def kept_alive_by_a_hook() -> bool:
     comfy.model_management.cleanup_models()
     gc.collect()
     assert hooks.hooks
-    return watched() is not None
+    steerings = sum(isinstance(one, Steering) for one in gc.get_objects())
+    return {"models": int(watched() is not None), "steerings": steerings}
 
 
 def appended_rows() -> dict[str, float]:
@@ -152,7 +154,7 @@ def fitted_text(clip: Any) -> Any:
 @torch.inference_mode()
 def main() -> None:
     found = {
-        "kept alive by a hook": kept_alive_by_a_hook(),
+        "kept by a hook": kept_by_a_hook(),
         "appended rows": appended_rows(),
         "calibration": calibration(),
         "leak warnings": leak_warnings(),
