@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import MIXED_SITES, keys, mixed, prompts
+from PIL import Image
 
 from act_core import ActMap, fit, map_charts
 from act_core.architectures.kinds import kind_of
@@ -16,7 +17,7 @@ from act_core.comparison import DEVIATIONS, compare, squared_displacements
 from act_core.fonts import line_height
 from act_core.map_charts import comparison_chart, depth_chart
 from act_core.plots import MAX_ROWS, effect_chart, row_labels
-from act_core.records import Card
+from act_core.records import Card, Fingerprint, FitRecord
 from act_core.sites import Site
 from act_core.transport import Statistics, Transport
 
@@ -72,6 +73,13 @@ def test_sizes_are_displacements_in_deviations_of_the_source() -> None:
     assert (squares[site("a")].tolist(), unit) == ([0.25 + 4, 4.0 + 4], DEVIATIONS)
 
 
+def test_channels_with_a_constant_source_do_not_count() -> None:
+    statistics = Statistics(*(torch.tensor(values) for values in ([0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [1.0, 1.0])))
+    act_map = ActMap({site("a"): replace(shifting(1.0, 5.0, omega=2.0), statistics=statistics)})
+    assert compare(act_map, act_map).shared[0].first == pytest.approx(math.sqrt(1 / 2))
+    assert squared_displacements(act_map)[0][site("a")].tolist() == [2.0, 0.0]
+
+
 def test_two_deviations_give_one_unit() -> None:
     """Their root mean square: sources that deviate by 1 and by 7 are measured in units of 5."""
     maps = [
@@ -100,6 +108,14 @@ def test_sites_of_one_map_and_of_other_shapes_are_listed() -> None:
         assert words in str(found)
 
 
+def test_report_shows_the_typical_site() -> None:
+    one, other = (
+        ActMap({site(name): shifting(beta, 0.0) for name, beta in zip("abc", offsets, strict=True)})
+        for offsets in ((1.0, 1.0, 1.0), (1.0, 2.0, 8.0))
+    )
+    assert "Typical site: cosine 1.00, size of B 2.00 times that of A (medians)." in str(compare(one, other))
+
+
 def test_site_that_does_not_move_has_no_angle() -> None:
     one, other = ActMap({site("a"): shifting(0, 0)}), ActMap({site("a"): shifting(1, 0)})
     (found,) = compare(one, other).shared
@@ -118,7 +134,9 @@ def test_bins_are_compared_at_all_levels() -> None:
 
     one = ActMap({site("a", 1): binned(1.0, -1.0)}, levels=(0.9, 0.1))
     other = ActMap({site("a", 1): shifting(1.0)})
-    assert compare(one, other).shared[0].cosine == pytest.approx(0)
+    for pair in ((one, other), (other, one)):
+        (found,) = compare(*pair).shared
+        assert (found.cosine, found.first, found.second) == (pytest.approx(0), pytest.approx(1), pytest.approx(1))
     shifted = ActMap({site("a", 1): binned(3.0, -3.0)}, levels=(0.8, 0.2))
     found = compare(one, shifted).shared[0]
     assert (found.cosine, found.ratio) == (pytest.approx(1), pytest.approx(3))
@@ -168,23 +186,35 @@ def test_depth_chart_has_a_cell_for_each_block_and_kind(monkeypatch: pytest.Monk
     monkeypatch.setattr(map_charts, "heat_map", lambda *table: tables.append(table))
     sites = {"layers.0.norm1": (3.0, 4.0), "layers.0.norm2": (0.0, 0.0), "layers.1.mlp": (2.0, 2.0)}
     depth_chart(ActMap({site(name): shifting(*beta) for name, beta in sites.items()}))
-    ((title, values, rows, kinds),) = tables
+    title, values, rows, kinds = tables[0]
     assert title == "displacement by depth and kind, as (slope - 1, offset)"
     assert (rows, kinds) == (["toy/layers.0", "toy/layers.1"], ["norm", "mlp"])
     # The mean over two norms of the root mean square, of which one is 0.
     assert values.nan_to_num(-1.0).tolist() == [[pytest.approx(math.sqrt(12.5) / 2), -1], [-1, 2]]
+    record = FitRecord(base={"toy": Fingerprint("Flux", "")})
+    depth_chart(ActMap({site("single_blocks.7.linear2"): shifting(1, 1)}, record))
+    assert tables[1][3] == ["attention"]  # known from the architecture alone
 
 
-@pytest.mark.parametrize(("factor", "colour"), [(2.0, "green"), (-2.0, "red")])
-def test_comparison_chart_shows_angle_and_sizes(factor: float, colour: str) -> None:
-    one, other = (ActMap({site("a"): shifting(beta, beta)}) for beta in (1.0, factor))
-    chart = comparison_chart(compare(one, other))
-    row = chart.crop((0, chart.height - 6 - line_height(13), *chart.size))
-    drawn = {shade: count for count, shade in row.getcolors(1 << 20) or ()}
-    shades = {"green": (70, 160, 90), "red": (200, 70, 70)}
-    assert [name for name, shade in shades.items() if shade in drawn] == [colour]
-    first, second = (sum(row.getpixel((x, y)) == bar for x in range(row.width)) for y, bar in BARS.items())
-    assert (first, second) == (101, 201)  # with both ends
+def bars(chart: Image.Image, row: int) -> tuple[int, ...]:
+    """How wide both bars are in a row of a chart that has no note, counted from the last one."""
+    top = chart.height - 6 - line_height(13) * (row + 1)
+    return tuple(sum(chart.getpixel((x, top + y)) == bar for x in range(chart.width)) for y, bar in BARS.items())
+
+
+@pytest.mark.parametrize(("offsets", "colours"), [((2, 2), ["green"]), ((-2, -2), ["red"]), ((2, -2), [])])
+def test_comparison_chart_shows_angle_and_sizes(offsets: tuple[float, float], colours: list[str]) -> None:
+    chart = comparison_chart(compare(*(ActMap({site("a"): shifting(*beta)}) for beta in ((1, 1), offsets))))
+    drawn = {shade for _, shade in chart.getcolors(1 << 20) or ()}
+    assert [name for name, shade in {"green": (70, 160, 90), "red": (200, 70, 70)}.items() if shade in drawn] == colours
+    assert bars(chart, 0) == (101, 201)  # with both ends
+
+
+def test_comparison_chart_scales_each_unit_apart() -> None:
+    statistics = Statistics(torch.zeros(2), torch.ones(2), torch.zeros(2), torch.ones(2))
+    act_map = ActMap({site("a"): replace(shifting(10, 10), statistics=statistics), site("b"): shifting(1, 1)})
+    chart = comparison_chart(compare(act_map, act_map))
+    assert bars(chart, 1) == bars(chart, 0) == (201, 201)
 
 
 def test_charts_and_report_stay_small_for_maps_of_strangers() -> None:
