@@ -86,6 +86,21 @@ def test_page_shows_what_maps_say(folder: Path) -> None:
     assert (sweep["src"] or "").startswith("data:image/png;base64,")
 
 
+def test_card_has_a_row_for_each_text(tmp_path: Path, fitted: ActMap) -> None:
+    names = {"author": "author", "license": "license", "usage_hint": "use", "tags": "tags"}
+    texts = {name: f"text of {name}" for name in (*names, "description")}
+    saved = save_map(fitted, tmp_path / "ink.safetensors", title="Ink", strength_range=(0, 0.5), **texts)
+    Image.new("RGB", (30, 10), "red").save(tmp_path / "ink.sweep.jpg")
+    write_gallery(tmp_path, tmp_path / "gallery.html")
+    page = (tmp_path / "gallery.html").read_text("utf-8")
+    rows = dict(re.findall("<dt>(.*?)</dt><dd[^>]*>(.*?)</dd>", page))
+    assert {row: rows[row] for row in names.values()} == {row: texts[name] for name, row in names.items()}
+    assert (rows["strength"], rows["model"]) == ("0 to 0.5", fitted.record.model)
+    assert rows["size"] == f"{saved.stat().st_size / 1e6:.2f} MB"
+    assert f">{texts['description']}</p>" in page
+    assert len(Elements(tmp_path / "gallery.html").attributes("img")) == 1
+
+
 def test_page_has_no_element_or_address_of_a_stranger(folder: Path) -> None:
     write_gallery(folder, folder / "gallery.html")
     page = Elements(folder / "gallery.html")

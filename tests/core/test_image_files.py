@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from act_core.errors import FitError
-from act_core.image_files import Picture, as_rgb, as_values, check_pictures, read_pictures
+from act_core.image_files import Picture, as_rgb, as_values, check_pictures, has_captions, read_pictures
 
 RED = (255, 0, 0)
 
@@ -24,6 +24,10 @@ def test_pictures_come_in_order_with_captions(tmp_path: Path) -> None:
     pictures = read_pictures(tmp_path, captions=True)
     assert [picture.caption for picture in pictures] == ["a red thing", "a blue thing", "a green thing"]
     assert [picture.caption for picture in read_pictures(tmp_path)] == ["", "", ""]
+    assert has_captions(tmp_path)
+    for path in tmp_path.glob("*.txt"):
+        path.unlink()
+    assert not has_captions(tmp_path)
 
 
 def test_16_bits_are_scaled() -> None:
