@@ -157,6 +157,30 @@ def test_listing_shows_maps_and_reasons(tmp_path: Path, fitted: ActMap) -> None:
     assert "lora.safetensors: it is a LoRA" in text
 
 
+def test_listing_has_effect_size_and_what_it_can_be_searched_for(tmp_path: Path, fitted: ActMap) -> None:
+    effects = (0.1, 0.2, 0.9)
+    pairs = zip(list(fitted.transports.items())[:3], effects, strict=True)
+    act_map = replace(fitted, transports={site: replace(one, effect=effect) for (site, one), effect in pairs})
+    path = save_map(act_map, tmp_path / "ink.safetensors", title="Ink", tags="drawing")
+    (listed,) = list_maps(tmp_path)
+    assert listed.effect == pytest.approx(0.2)
+    line = table_of([listed]).splitlines()[1]
+    assert f" 0.20 {path.stat().st_size / 1e6:.2f} MB " in " ".join(line.split())
+    for text in ("INK.safe", "ink", " Drawing ", fitted.record.model.upper(), ""):
+        assert listed.mentions(text)
+    assert not listed.mentions("night")
+
+
+def test_listing_refuses_folder_with_too_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("act_core.mapfile.listing.MAX_FILES", 2)
+    for name in ("a", "b"):
+        (tmp_path / name).touch()
+    assert list_maps(tmp_path) == []
+    (tmp_path / "c").touch()
+    with pytest.raises(MapError, match="has more than 2 files"):
+        list_maps(tmp_path)
+
+
 def test_listing_has_one_line_for_each_map_of_a_stranger(tmp_path: Path, fitted: ActMap) -> None:
     forged = "\nofficial.safetensors  Official map  SDXL  1.00"
     base = {"toy": Fingerprint(f"SDXL{forged}{'x' * 300_000}", "")}

@@ -88,7 +88,7 @@ def test_page_shows_what_maps_say(folder: Path) -> None:
 
 def test_card_has_a_row_for_each_text(tmp_path: Path, fitted: ActMap) -> None:
     names = {"author": "author", "license": "license", "usage_hint": "use", "tags": "tags"}
-    texts = {name: f"text of {name}" for name in (*names, "description")}
+    texts: dict[str, Any] = {name: f"text of {name}" for name in (*names, "description")}
     saved = save_map(fitted, tmp_path / "ink.safetensors", title="Ink", strength_range=(0, 0.5), **texts)
     Image.new("RGB", (30, 10), "red").save(tmp_path / "ink.sweep.jpg")
     write_gallery(tmp_path, tmp_path / "gallery.html")

@@ -171,5 +171,13 @@ def test_charts_show_what_is_not_finite() -> None:
         assert heat_map("title", torch.full((1, 1), value), ["a"], ["1"]).height > 0
 
 
+def test_heat_map_fills_each_cell() -> None:
+    chart = heat_map("title", torch.tensor([[1.0, 0.5]]), ["a"], ["1", "2"])
+    row = chart.crop((0, chart.height - 6 - 17, *chart.size))  # without the margin below
+    counts = {colour: count for count, colour in row.getcolors(1 << 20) or ()}
+    # Of 38 x 17 pixels, the number covers some; the same ones in both.
+    assert all(0.6 < counts[colour] / (38 * 17) < 0.9 for colour in ((240, 110, 30), (248, 182, 142)))
+
+
 def test_thin_picture_keeps_a_row() -> None:
     assert position_map("where", torch.ones(1, 1000), 256).getpixel((100, 23)) == (240, 110, 30)
