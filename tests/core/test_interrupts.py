@@ -43,10 +43,11 @@ def interrupting(function: Callable[..., object], at: int) -> Generator[list[int
     Yields a list that holds the numbers of the instructions that were reached.
     """
     code: CodeType = function.__code__  # pyright: ignore
+    block = sys._getframe(2)  # called by dozens of functions of pytest, which need not be searched at each call
     reached: list[int] = []
 
     def is_inside(frame: FrameType | None) -> bool:
-        return frame is not None and (frame.f_code is code or is_inside(frame.f_back))
+        return frame is not None and frame is not block and (frame.f_code is code or is_inside(frame.f_back))
 
     def trace(frame: FrameType, event: str, _: object) -> Any:
         if event == "call" and (frame.f_code.co_filename in _OTHERS or not is_inside(frame)):
