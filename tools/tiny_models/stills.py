@@ -99,6 +99,14 @@ _HIDREAM_TEXT = {
     "num_attention_heads": 1,
     "num_key_value_heads": 1,
 }
+# It reads pictures that a prompt refers to, of which there are none here; in full it has 400 million weights.
+_HIDREAM_VISION = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_heads": 1,
+    "depth": 2,
+    "deepstack_visual_indexes": (1,),
+}
 _OMNIGEN: dict[str, Any] = {
     "image_model": "omnigen2",
     "patch_size": 2,
@@ -200,7 +208,11 @@ STILLS = {
     ),
     "HiDream-O1": Tiny(
         "HiDreamO1",
-        {"image_model": "hidream_o1", "text_config_overrides": _HIDREAM_TEXT},
+        {
+            "image_model": "hidream_o1",
+            "text_config_overrides": _HIDREAM_TEXT,
+            "vision_config_overrides": _HIDREAM_VISION,
+        },
         _PIXELS,
         extras={"text_input_ids": ids(1000, 1, TOKENS)},
     ),
