@@ -53,7 +53,7 @@ def any_model(args: argparse.Namespace, **settings: Any) -> TransformersModel | 
 def language_model(args: argparse.Namespace) -> TransformersModel:
     """The language model named by ``--model``."""
     print("Loading the language model ...", flush=True)
-    quiet_libraries()
+    quiet_libraries("transformers")  # the import of diffusers takes as long as all others
     from ..models.transformers import TransformersModel
 
     placed = _placed(args)
@@ -76,12 +76,15 @@ def pipeline(args: argparse.Namespace, **settings: Any) -> DiffusersModel:
     return DiffusersModel.from_pretrained(args.model, size=size, **_placed(args), **settings)
 
 
-def quiet_libraries() -> None:
-    """Turn off progress bars and hints of transformers and diffusers, if installed.
+def quiet_libraries(*names: str) -> None:
+    """Turn off progress bars and hints of libraries, if installed.
 
     This imports them first, because the import itself prints hints.
+
+    Args:
+        *names: of the libraries; transformers and diffusers by default.
     """
-    for name in ("transformers", "diffusers"):
+    for name in names or ("transformers", "diffusers"):
         if importlib.util.find_spec(name):
             logging: Any = importlib.import_module(f"{name}.utils.logging")
             logging.disable_progress_bar()

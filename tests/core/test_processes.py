@@ -167,7 +167,11 @@ def messages(run: subprocess.CompletedProcess[str]) -> list[str]:
     return [line for line in run.stderr.splitlines() if line.startswith("act-steering: ")]
 
 
-def test_fit_under_torchrun_writes_and_prints_once(tmp_path: Path, tiny: Path, prompt_set: Path, run: Any) -> None:
+def test_fit_under_torchrun_writes_and_prints_once(
+    tmp_path: Path, tiny: Path, prompt_set: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A map records the libraries that were imported; the command does not import this one for a language model.
+    monkeypatch.delitem(sys.modules, "diffusers", raising=False)
     arguments = ["fit", "--model", tiny, "--prompts", prompt_set, "--batch-size", "1", "--support", "observed"]
     single, several = tmp_path / "single.safetensors", tmp_path / "several.safetensors"
     assert run(*arguments, "--out", single)[0] == 0
