@@ -143,6 +143,7 @@ def streamed(folder: Path, rank: int, order: str, rooms: Sequence[int]) -> None:
 
 def command_line(folder: Path, rank: int, port: int, arguments: list[str]) -> None:
     """Run a command as under torchrun."""
+    dist.barrier()  # a process that is still connecting would fail
     dist.destroy_process_group()
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
