@@ -192,7 +192,7 @@ def prompts_of(text: object, side: str, node: str) -> list[str]:
     for item in texts:
         if not isinstance(item, str):
             raise FitError(
-                f"{side} of {node} is a {type(item).__name__}, not a text; connect a text with one prompt per line."
+                f"{side} of {node} is of type {type(item).__name__}; connect a text with one prompt per line."
             )
     prompts = [prompt for item in texts for prompt in prompt_lines(str(item))]
     if len(prompts) < 2:
@@ -227,5 +227,5 @@ def one_text(value: object, name: str, node: str) -> str:
         MapError: something else is connected, such as a list.
     """
     if not isinstance(value, str):
-        raise MapError(f"The {name} of {node} is a {type(value).__name__}, not a text; connect one text.")
+        raise MapError(f"The {name} of {node} is of type {type(value).__name__}; connect one text.")
     return value

@@ -23,7 +23,7 @@ def test_list_of_maps_takes_a_connected_text(results: dict[str, Any]) -> None:
 
 
 def test_list_of_maps_refuses_what_is_not_a_text(results: dict[str, Any]) -> None:
-    assert results["list of a number"] == "The input contains of List ACT Maps is a int, not a text; connect one text."
+    assert results["list of a number"] == "The input contains of List ACT Maps is of type int; connect one text."
 
 
 def test_language_models_are_those_in_their_folder(results: dict[str, Any]) -> None:
