@@ -49,6 +49,7 @@ def write_whole(path: Path, data: bytes, check: Check | None = None) -> None:
                 _write(file, data)
             if check is not None:
                 check(part)
+            part.replace(path)
         else:
             with unnamed as file:
                 _write(file, data)
@@ -57,7 +58,7 @@ def write_whole(path: Path, data: bytes, check: Check | None = None) -> None:
                     check(link)
                 # A folder is named, though it plays no part, since Python follows the link only then.
                 os.link(link, part, src_dir_fd=file.fileno())
-        part.replace(path)
+                part.replace(path)  # at once: a process that is killed before it leaves a hidden file
     finally:
         part.unlink(missing_ok=True)
     _remove_abandoned(path.parent)
