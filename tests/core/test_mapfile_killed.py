@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -65,6 +66,15 @@ _KILLED = """
     print(absent)
 """
 
+_KILLED_WHILE_WRITING = """
+    child = os.fork()
+    if not child:
+        os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+        save_map(maps[1.0], path)
+        os._exit(0)
+    print(os.WTERMSIG(os.waitpid(child, 0)[1]))
+"""
+
 _TWO_WRITERS = """
     save_map(maps[1.0], path)
     children = [writing((1.0,)), writing((2.0,))]
@@ -84,6 +94,11 @@ def run(script: str, path: Path) -> str:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_save_killed_while_it_writes_leaves_nothing(path: Path) -> None:
+    assert int(run(_KILLED_WHILE_WRITING, path)) == signal.SIGKILL
+    assert list(path.parent.iterdir()) == []
 
 
 def test_save_killed_at_random_moments_leaves_whole_file_or_none(path: Path) -> None:
